@@ -1,0 +1,156 @@
+"""The engine handler that scores every volume as it leaves the bundle's postprocessing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+from monai.utils import convert_to_numpy
+from numpy.typing import NDArray
+
+from convformer_monai.errors import InputRefused
+from convformer_monai.evaluation.metrics import VolumeScore, score_volume
+from convformer_monai.labels import Label
+
+__all__ = ["ScoreVolumes", "ScoredVolume"]
+
+logger = logging.getLogger(__name__)
+
+AFFINE_TOLERANCE = 1e-2  # mm, per entry
+
+
+@dataclass(frozen=True)
+class ScoredVolume:
+    """One scored volume and its label maps; a phase if the case is a cine.
+
+    Attributes:
+        score: its score.
+        predicted: (X, Y, Z) label map.
+        reference: (X, Y, Z) label map.
+        affine: (4, 4) voxel index to mm.
+        image_path: file of the image.
+        channel: index of the volume in that file, 0 but in a cine.
+    """
+
+    score: VolumeScore
+    predicted: NDArray[np.uint8]
+    reference: NDArray[np.uint8]
+    affine: NDArray[np.float64]
+    image_path: str
+    channel: int
+
+
+Listener: TypeAlias = Callable[[ScoredVolume], None]
+
+
+class ScoreVolumes:
+    """Scores predictions against labels as they were read, on the native grid; attach it to an evaluator.
+
+    After postprocessing, each item must hold ``pred`` and ``label``, (T, X, Y, Z) label maps with T = 1 but in a cine,
+    where every phase is a volume of its own, and the entries of :func:`convformer_monai.evaluation.read_cases`.
+
+    Args:
+        labels: the structures to score.
+        listeners: called with each scored volume.
+
+    Attributes:
+        scores: filled as the engine runs.
+    """
+
+    def __init__(self, labels: Sequence[Label], listeners: Sequence[Listener] = ()) -> None:
+        if not labels:
+            raise ValueError("labels must not be empty")
+        self.labels = tuple(labels)
+        self.listeners = tuple(listeners)
+        self.scores: list[VolumeScore] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Makes the engine score each batch."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def _start(self, _engine: Engine) -> None:
+        self.scores.clear()
+
+    def __call__(self, engine: Engine) -> None:
+        """Scores the items that the engine has just finished.
+
+        Raises:
+            InputRefused: if a label does not fit its image or holds unknown values.
+        """
+        cases: Any = engine.state.batch  # MONAI's engines hold lists of dicts here, ignite declares something else
+        outputs: Any = engine.state.output
+        for case, output in zip(cases, outputs, strict=True):
+            self.add(case, output["pred"], output["label"])
+            done, total = engine.state.iteration, engine.state.epoch_length
+            logger.info("%d/%s  %s: Dice %.3f", done, total, self.scores[-1].case, self.scores[-1].dice)
+
+    def add(self, case: Mapping[str, Any], predicted: MetaTensor, reference: MetaTensor) -> None:
+        """Scores one case.
+
+        Args:
+            case: ``id``, ``patient``, ``phase``, ``image_path``.
+            predicted: (T, X, Y, Z) label map.
+            reference: (T, X, Y, Z) label map.
+
+        Raises:
+            InputRefused: if the label does not fit its image or holds unknown values.
+        """
+        name = str(case["id"])
+        _check_grids(name, predicted, reference)
+        truth = self._checked_labels(name, reference)
+        guess = _plain(predicted).astype(np.uint8)
+        affine = np.asarray(convert_to_numpy(reference.affine), dtype=np.float64)
+        for channel in range(len(guess)):
+            score = VolumeScore(
+                case=name if len(guess) == 1 else f"{name}_t{channel:02d}",
+                patient=str(case["patient"]),
+                phase=str(case["phase"]),
+                structures=score_volume(guess[channel], truth[channel], affine, self.labels),
+            )
+            self.scores.append(score)
+            scored = ScoredVolume(score, guess[channel], truth[channel], affine, str(case["image_path"]), channel)
+            for listener in self.listeners:
+                listener(scored)
+
+    def _checked_labels(self, name: str, reference: MetaTensor) -> NDArray[np.uint8]:
+        """Returns the label map as uint8, if that changes nothing."""
+        values = _plain(reference)
+        known = [0, *(label.index for label in self.labels)]
+        found = np.unique(values)
+        unknown = found[~np.isin(found, known)]
+        if len(unknown):
+            raise InputRefused(
+                "LABEL_VALUES",
+                f"the label of case {name} holds {', '.join(f'{value:g}' for value in unknown[:5])}; "
+                f"allowed are {', '.join(map(str, known))} (0 is background, "
+                f"{', '.join(f'{label.index} is {label.name}' for label in self.labels)})",
+            )
+        return values.astype(np.uint8)
+
+
+def _plain(data: torch.Tensor) -> NDArray[Any]:
+    return np.asarray(convert_to_numpy(data))
+
+
+def _check_grids(name: str, predicted: MetaTensor, reference: MetaTensor) -> None:
+    """Refuses a label on another grid than its image."""
+    if predicted.shape != reference.shape:
+        raise InputRefused(
+            "GRIDS_DIFFER",
+            f"case {name}: the image has (phases, X, Y, Z) = {tuple(predicted.shape)}, its label "
+            f"{tuple(reference.shape)}; give the label that was drawn on this image",
+        )
+    first, second = (np.asarray(convert_to_numpy(data.affine), dtype=np.float64) for data in (predicted, reference))
+    if not np.allclose(first, second, rtol=0, atol=AFFINE_TOLERANCE):
+        raise InputRefused(
+            "GRIDS_DIFFER",
+            f"case {name}: image and label have affines that differ by up to {np.abs(first - second).max():.3g} mm; "
+            "correct the header, or give the label that was drawn on this image",
+        )

@@ -1,0 +1,19 @@
+"""ConvFormer blocks and the nets built from them."""
+
+from convformer_monai.networks.blocks import CFFN, CSA, ConvBlock, ConvFormerBlock, IdentityBlock, PoolingStem
+from convformer_monai.networks.encoder import Encoder
+from convformer_monai.networks.nets import ConvFormerUNet
+from convformer_monai.networks.registry import BLOCKS, NETS
+
+__all__ = [
+    "BLOCKS",
+    "CFFN",
+    "CSA",
+    "ConvBlock",
+    "ConvFormerBlock",
+    "ConvFormerUNet",
+    "Encoder",
+    "IdentityBlock",
+    "NETS",
+    "PoolingStem",
+]

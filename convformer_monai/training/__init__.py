@@ -1,0 +1,23 @@
+"""Training components that the bundles name: cached slices, augmentation of whole batches, handlers."""
+
+from convformer_monai.training.augmentation import BatchAugmentation
+from convformer_monai.training.handlers import (
+    BestWeights,
+    EpochTimeLimit,
+    ResumableCheckpoint,
+    ScheduleByIteration,
+    SeedEpoch,
+)
+from convformer_monai.training.slices import SliceBatches, SliceDataset, datalist_section
+
+__all__ = [
+    "BatchAugmentation",
+    "BestWeights",
+    "EpochTimeLimit",
+    "ResumableCheckpoint",
+    "ScheduleByIteration",
+    "SeedEpoch",
+    "SliceBatches",
+    "SliceDataset",
+    "datalist_section",
+]

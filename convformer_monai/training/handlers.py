@@ -1,0 +1,177 @@
+"""Engine handlers that MONAI and ignite do not have."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.utils import set_determinism
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+logger = logging.getLogger(__name__)
+
+
+class EpochTimeLimit:
+    """Ends a run at the end of an epoch, before the next one would pass the time limit.
+
+    Attach it before the checkpoint saver, whose ``save_final`` then keeps the state; the same command resumes.
+
+    Args:
+        max_minutes: wall-clock limit in minutes from the run's start; 0 or None for none.
+
+    Raises:
+        ValueError: the limit is negative.
+    """
+
+    def __init__(self, max_minutes: float | None = None) -> None:
+        if max_minutes is not None and max_minutes < 0:
+            raise ValueError(f"max_minutes must not be negative, got {max_minutes}")
+        self.limit = 60 * max_minutes if max_minutes else None
+        self.started = 0.0
+        self.epochs = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Watch ``engine``."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._check)
+
+    def _start(self, _engine: Engine) -> None:
+        self.started = time.monotonic()
+        self.epochs = 0
+
+    def _check(self, engine: Engine) -> None:
+        self.epochs += 1
+        elapsed = time.monotonic() - self.started
+        if self.limit is not None and elapsed * (self.epochs + 1) / self.epochs > self.limit:
+            logger.info("time limit: ends after epoch %d, %.1f minutes", engine.state.epoch, elapsed / 60)
+            engine.terminate()
+
+
+class SeedEpoch:
+    """Seeds all random numbers at the start of each epoch by seed and epoch, so that a resumed run goes on alike.
+
+    Args:
+        seed: of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def attach(self, engine: Engine) -> None:
+        """Watch ``engine``."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._seed)
+
+    def _seed(self, engine: Engine) -> None:
+        set_determinism(self.seed + 1000 * engine.state.epoch)
+
+
+class BestWeights:
+    """Keeps the weights of the best validation so far, across resumed runs, as ``best.pt`` and ``best.json``.
+
+    MONAI's ``CheckpointSaver`` forgets what was best when a run is resumed. Attach this to the evaluator; the metric
+    is the engine's key metric, larger is better.
+
+    Args:
+        network: whose state dict is kept.
+        output_dir: where the two files are written, atomically.
+    """
+
+    def __init__(self, network: nn.Module, output_dir: str) -> None:
+        self.network = network
+        self.folder = Path(output_dir)
+
+    def attach(self, engine: Engine) -> None:
+        """Watch ``engine``."""
+        engine.add_event_handler(Events.COMPLETED, self._keep)
+
+    def _keep(self, engine: Engine) -> None:
+        name = engine.state.key_metric_name  # type: ignore[attr-defined]
+        value = float(engine.state.metrics[name])
+        record = self.folder / "best.json"
+        if record.is_file() and json.loads(record.read_text())["value"] >= value:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = {key: tensor.detach().cpu() for key, tensor in self.network.state_dict().items()}
+        torch.save(state, self.folder / "best.pt.part")
+        os.replace(self.folder / "best.pt.part", self.folder / "best.pt")
+        (self.folder / "best.json.part").write_text(json.dumps({"metric": name, "value": value}) + "\n")
+        os.replace(self.folder / "best.json.part", record)
+        logger.info("best so far: %s %.4f", name, value)
+
+
+class ScheduleByIteration:
+    """Steps a torch learning-rate scheduler to the engine's iteration; nothing to save, so a run can be prolonged.
+
+    Args:
+        scheduler: counted in iterations.
+    """
+
+    def __init__(self, scheduler: LRScheduler) -> None:
+        self.scheduler = scheduler
+
+    def attach(self, engine: Engine) -> None:
+        """Watch ``engine``."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+
+    def _step(self, engine: Engine) -> None:
+        self.scheduler.last_epoch = engine.state.iteration - 1
+        self.scheduler.step()
+
+
+class ResumableCheckpoint:
+    """Writes one checkpoint after each epoch, atomically, and goes on from it when the run is started again.
+
+    MONAI has the two halves, ``CheckpointSaver`` and ``CheckpointLoader``; but a loader that restores the engine cannot
+    be named in a bundle's config, where handlers and trainer would refer to each other.
+
+    Args:
+        path: the file.
+        objects: what has a state dict, by name; the engine itself is added as ``trainer``.
+        resume: go on from the file if it exists; False starts anew and overwrites it.
+        write: False only reads, for all but one process of a distributed run.
+        device: where the file is loaded to.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        objects: Mapping[str, Any],
+        resume: bool = True,
+        write: bool = True,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.path = Path(path)
+        self.objects = objects
+        self.resume = resume
+        self.write = write
+        self.device = device
+
+    def attach(self, engine: Engine) -> None:
+        """Watch ``engine``."""
+        engine.add_event_handler(Events.STARTED, self._load)
+        if self.write:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+
+    def _load(self, engine: Engine) -> None:
+        if not (self.resume and self.path.is_file()):
+            return
+        max_epochs = engine.state.max_epochs
+        state = torch.load(self.path, map_location=self.device, weights_only=True)
+        for name, item in {**self.objects, "trainer": engine}.items():
+            item.load_state_dict(state[name])
+        engine.state.max_epochs = max_epochs
+        logger.info("resumed '%s' after epoch %d", self.path, engine.state.epoch)
+
+    def _save(self, engine: Engine) -> None:
+        state = {name: item.state_dict() for name, item in {**self.objects, "trainer": engine}.items()}
+        part = self.path.with_suffix(".part")
+        torch.save(state, part)
+        os.replace(part, self.path)

@@ -1,0 +1,131 @@
+"""Volumes preprocessed once and held in memory as slices of one size; whole batches are taken by index.
+
+Preprocessing is deterministic, so it runs once. Slices are kept as float16 images and uint8 labels on ``device``
+(a gigabyte of accelerator memory holds about 5,000 of 256 x 256), and a batch costs two index operations.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from monai.data import load_decathlon_datalist
+from monai.transforms import ResizeWithPadOrCrop
+from monai.utils import convert_to_tensor
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from convformer_monai.errors import InputRefused
+
+logger = logging.getLogger(__name__)
+
+
+def datalist_section(datalist: str, section: str) -> list[dict[str, Any]]:
+    """One section of a datalist JSON, with paths made absolute and checked.
+
+    Args:
+        datalist: the JSON file, ``{"train": [{"image": ..., "label": ...}, ...], "val": [...]}``; paths are relative
+            to the file.
+        section: ``train`` or ``val``.
+
+    Raises:
+        InputRefused: the file, the section or a file that it names is missing, or the section is empty.
+    """
+    path = Path(str(datalist))
+    if not path.is_file():
+        raise InputRefused("DATALIST_MISSING", f"no datalist at '{path}': give --data a folder with datalist.json")
+    try:
+        entries = load_decathlon_datalist(path, is_segmentation=True, data_list_key=section)
+    except (ValueError, TypeError) as error:  # JSON errors are ValueErrors
+        raise InputRefused("DATALIST_INVALID", f"'{path}' has no usable section '{section}': {error}") from error
+    if not entries:
+        raise InputRefused("DATALIST_EMPTY", f"section '{section}' of '{path}' names no case")
+    for entry in entries:
+        for key in ("image", "label"):
+            if not Path(str(entry.get(key, ""))).is_file():
+                raise InputRefused("FILE_MISSING", f"'{path}', section '{section}': no {key} at '{entry.get(key)}'")
+    return list(entries)
+
+
+def _on_canvas(volume: Tensor, canvas: Sequence[int], value: float) -> Tensor:
+    """Slices (Z, 1, *canvas) of a volume (1, X, Y, Z)."""
+    placed = ResizeWithPadOrCrop((*canvas, -1), value=value)(volume)
+    return convert_to_tensor(placed, track_meta=False).permute(3, 0, 1, 2)
+
+
+class SliceDataset(Dataset[dict[str, Tensor]]):
+    """All slices of a list of volumes, in memory.
+
+    Args:
+        data: dictionaries with ``image`` and ``label``.
+        transform: loads and preprocesses a dictionary to ``(1, X, Y, Z)`` image and label.
+        canvas: size (X, Y) that every slice is padded (with the volume's minimum) or cropped to, about its centre.
+        device: where the slices are kept.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[dict[str, Any]],
+        transform: Callable[[dict[str, Any]], dict[str, Any]],
+        canvas: Sequence[int] = (256, 256),
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.data = data
+        images, labels = [], []
+        for case in data:
+            volume = transform(dict(case))
+            images.append(_on_canvas(volume["image"], canvas, float(volume["image"].min())).half())
+            labels.append(_on_canvas(volume["label"], canvas, 0).to(torch.uint8))
+        self.images = torch.cat(images).to(device)  # (N, 1, X, Y)
+        self.labels = torch.cat(labels).to(device)
+        logger.info("%d slices of %d volumes in memory", len(self), len(data))
+
+    def __len__(self) -> int:
+        """Number of slices."""
+        return self.images.shape[0]
+
+    def __getitem__(self, index: int | Tensor) -> dict[str, Tensor]:
+        """One slice ``(1, X, Y)`` for an integer, a batch ``(B, 1, X, Y)`` for a tensor of indices."""
+        return {"image": self.images[index], "label": self.labels[index]}
+
+
+class SliceBatches:
+    """Shuffled batches of a :class:`SliceDataset`; with torch.distributed each process gets its own part.
+
+    Args:
+        dataset: the slices.
+        batch_size: slices a batch and process; an incomplete last batch is left out, unless it is the only one.
+        seed: of the order, which differs in every epoch and is the same in all processes.
+    """
+
+    def __init__(self, dataset: SliceDataset, batch_size: int, seed: int = 0) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+        distributed = dist.is_available() and dist.is_initialized()
+        self.rank, self.world_size = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return max(1, len(self.dataset) // (self.world_size * self.batch_size))
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """One epoch of batches ``{"image": (B, 1, X, Y), "label": (B, 1, X, Y)}``."""
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        self.epoch += 1
+        order = torch.randperm(len(self.dataset), generator=generator)[self.rank :: self.world_size]
+        for indices in order.to(self.dataset.images.device).split(self.batch_size)[: len(self)]:
+            yield self.dataset[indices]
+
+    def state_dict(self) -> dict[str, int]:
+        """The number of epochs begun."""
+        return {"epoch": self.epoch}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on after the epochs of ``state``."""
+        self.epoch = state["epoch"]

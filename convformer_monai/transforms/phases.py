@@ -1,0 +1,68 @@
+"""Network output of a cine back on its own grid, one phase at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import Invertd, InvertibleTransform
+from monai.utils import convert_to_tensor
+
+__all__ = ["InvertPhasesd"]
+
+
+class InvertPhasesd(Invertd):
+    """Inverts the preprocessing on class scores and takes the best class of each voxel of the native grid.
+
+    Class *probabilities* are interpolated (linearly, within each slice), not labels, which gives smooth outlines at any
+    native spacing. Only one phase at a time is held on the native grid, so a cine needs no more memory than a volume.
+
+    Args:
+        keys: class scores (T * K, X', Y', Z), phase-major, as
+            :class:`convformer_monai.inferers.SliceBatchInferer` returns them; replaced by labels (T, X, Y, Z) uint8.
+        transform: the preprocessing that was applied to ``orig_keys``.
+        orig_keys: the preprocessed image (T, X', Y', Z); it tells the number of phases.
+        allow_missing_keys: do not fail if a key is missing.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        transform: InvertibleTransform,
+        orig_keys: KeysCollection = "image",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(
+            keys, transform, orig_keys=orig_keys, nearest_interp=False, allow_missing_keys=allow_missing_keys
+        )
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replaces the scores by labels on the native grid.
+
+        Raises:
+            ValueError: if the number of channels is no multiple of the number of phases.
+        """
+        result = dict(data)
+        for key, orig_key in self.key_iterator(result, self.orig_keys):
+            scores = convert_to_tensor(result[key], track_meta=False)
+            phases = int(result[orig_key].shape[0])
+            if scores.shape[0] % phases:
+                raise ValueError(f"{key} has {scores.shape[0]} channels, no multiple of the {phases} phases")
+            volumes = scores.chunk(phases)  # T times (K, X', Y', Z)
+            result[key] = _joined([self._native_labels(key, volume, result) for volume in volumes])
+        return result
+
+    def _native_labels(self, key: Hashable, scores: torch.Tensor, data: Mapping[Hashable, Any]) -> MetaTensor:
+        """Inverts one phase: (K, X', Y', Z) scores to (1, X, Y, Z) labels."""
+        one = {**data, key: MetaTensor(scores.float().softmax(dim=0))}
+        inverted: MetaTensor = super().__call__(one)[key]
+        labels = MetaTensor(inverted.as_tensor().argmax(dim=0, keepdim=True).to(torch.uint8))
+        return labels.copy_meta_from(inverted)  # type: ignore[no-any-return]
+
+
+def _joined(phases: Sequence[MetaTensor]) -> MetaTensor:
+    labels = MetaTensor(torch.cat([phase.as_tensor() for phase in phases]))  # (T, X, Y, Z)
+    return labels.copy_meta_from(phases[0])  # type: ignore[no-any-return]

@@ -1,0 +1,72 @@
+"""Fixtures that every test may use."""
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The repository's root folder."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The real data, which is not part of the repository: `$CONVFORMER_DATA`, or `../shared/data` beside the clone."""
+    folder = Path(os.environ.get("CONVFORMER_DATA") or REPOSITORY.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"needs the real data, and there is none at {folder}: set CONVFORMER_DATA to its folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle_root() -> Path:
+    """The cardiac bundle's folder."""
+    return REPOSITORY / "bundles" / "cardiac_mri_convformer_segmentation"
+
+
+@pytest.fixture(autouse=True)
+def seed() -> int:
+    """Seeds every random generator before each test, so that a failure can be repeated."""
+    value = 0
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)
+    return value
+
+
+@pytest.fixture
+def randomise() -> Callable[..., nn.Module]:
+    """A function that gives a net random parameters and batch statistics, the same ones for the same seed.
+
+    A net as built hides faults: scales of 1, shifts of 0 and running means of 0 cancel in any order.
+    """
+
+    def fill(net: nn.Module, seed: int = 0, scale: float = 1.0) -> nn.Module:
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(like: torch.Tensor) -> torch.Tensor:
+            return torch.randn(like.shape, generator=generator).to(like)
+
+        with torch.no_grad():
+            for parameter in net.parameters():
+                # He's scale for weights, so that signals neither vanish nor explode through the layers.
+                fan_in = max(parameter[0].numel(), 1) if parameter.dim() > 1 else 4
+                parameter.copy_(normal(parameter) * scale * fan_in**-0.5)
+            for name, buffer in net.named_buffers():
+                if name.endswith("running_mean"):
+                    buffer.copy_(normal(buffer) * 0.1)
+                elif name.endswith("running_var"):
+                    buffer.copy_(torch.rand(buffer.shape, generator=generator).to(buffer) + 0.5)
+        return net
+
+    return fill

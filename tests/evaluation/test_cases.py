@@ -1,0 +1,75 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from convformer_monai.errors import InputRefused
+from convformer_monai.evaluation import read_cases
+
+Write = Callable[[Any], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes a datalist beside a.nii.gz and b.nii.gz."""
+    for name in "ab":
+        image = nib.Nifti1Image(np.zeros((4, 4, 2), dtype=np.int16), np.diag([1.5, 1.5, 8, 1]))
+        image.to_filename(tmp_path / f"{name}.nii.gz")
+
+    def put(content: Any) -> Path:
+        (tmp_path / "datalist.json").write_text(content if isinstance(content, str) else json.dumps(content))
+        return tmp_path
+
+    return put
+
+
+ENTRY = {"image": "a.nii.gz", "label": "b.nii.gz"}
+
+
+def test_reads_a_section_with_absolute_paths(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = {**ENTRY, "id": "patient002_frame01", "phase": "ED", "group": "DCM", "lv_ml": 2.5}
+    folder = write({"train": [], "val": [full, {**ENTRY, "id": "x_1", "patient": 7}]})
+    monkeypatch.chdir(folder)
+    for first, second in (read_cases("."), read_cases(folder / "datalist.json")):
+        assert (first["id"], first["patient"], first["phase"]) == ("patient002_frame01", "patient002", "ED")
+        assert (second["patient"], second["phase"]) == ("7", "")
+        assert Path(first["image"]).is_absolute() and Path(first["label"]).samefile(folder / "b.nii.gz")
+        assert first["image_path"] == first["image"]
+
+
+def test_id_defaults_to_the_image_and_stays_when_a_folder_has_its_name(write: Write) -> None:
+    folder = write({"test": [ENTRY, {**ENTRY, "id": "patient001"}]})
+    (folder / "patient001").mkdir()  # MONAI's own reader would make a path of the id
+    assert [case["id"] for case in read_cases(folder, "test")] == ["a", "patient001"]
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "message"),
+    [
+        ({"train": [ENTRY], "val": []}, "DATALIST_EMPTY", "'val'.*empty"),
+        ({"train": [ENTRY]}, "DATALIST_SECTION", "no section 'val', it has 'train'"),
+        ([ENTRY], "DATALIST_SECTION", "no section at all"),
+        ("{", "DATALIST_INVALID", "JSON"),
+        ({"val": ["a.nii.gz"]}, "DATALIST_INVALID", "no object"),
+        ({"val": [{"image": "a.nii.gz"}]}, "DATALIST_INVALID", "names no label"),
+        ({"val": [{**ENTRY, "image": 3}]}, "DATALIST_INVALID", "names no image"),
+        ({"val": [ENTRY, ENTRY]}, "DATALIST_INVALID", "'a' is used 2 times"),
+        ({"val": [{**ENTRY, "label": "c.nii.gz"}]}, "FILE_NOT_FOUND", "c.nii.gz does not exist"),
+        ({"val": [{**ENTRY, "image": "c.nii.gz"}]}, "FILE_NOT_FOUND", "c.nii.gz does not exist"),
+    ],
+)
+def test_unusable_datalists_are_refused(write: Write, content: Any, code: str, message: str) -> None:
+    with pytest.raises(InputRefused, match=message) as refusal:
+        read_cases(write(content))
+    assert refusal.value.code == code
+    assert "\n" not in refusal.value.message
+
+
+@pytest.mark.parametrize("where", ["nowhere", 2024])
+def test_missing_datalist_is_refused(tmp_path: Path, where: object) -> None:
+    with pytest.raises(InputRefused, match="no datalist"):
+        read_cases(tmp_path / where if isinstance(where, str) else where)

@@ -1,0 +1,96 @@
+"""The files around the package agree with each other."""
+
+import configparser
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+import convformer_monai
+
+LARGEST_FILE = 25 * 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def setup_cfg(repository: Path) -> configparser.ConfigParser:
+    config = configparser.ConfigParser()
+    config.read(repository / "setup.cfg", encoding="utf-8")
+    return config
+
+
+@pytest.fixture(scope="module")
+def tracked(repository: Path) -> list[Path]:
+    if not (repository / ".git").exists():
+        pytest.skip("not a git checkout, so nothing is tracked")
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=repository, capture_output=True, check=True, text=True).stdout
+    return [repository / name for name in names.split("\0") if name]
+
+
+def citation(repository: Path) -> dict:
+    return yaml.safe_load((repository / "CITATION.cff").read_text(encoding="utf-8"))
+
+
+def test_one_version(repository: Path, setup_cfg: configparser.ConfigParser) -> None:
+    newest = re.search(r"^## \[(.+?)\]", (repository / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert newest is not None
+    stated = {
+        "setup.cfg": setup_cfg["metadata"]["version"],
+        "CHANGELOG.md": newest.group(1),
+        "CITATION.cff": citation(repository)["version"],
+    }
+    assert stated == dict.fromkeys(stated, convformer_monai.__version__)
+
+
+def test_citation_names_the_paper_and_the_software(repository: Path) -> None:
+    software = citation(repository)
+    assert {"cff-version", "message", "title", "authors"} <= software.keys()
+    paper = software["preferred-citation"]
+    assert [author["family-names"] for author in paper["authors"]] == ["Lin", "Yan", "Deng", "Zheng", "Yu"]
+    assert "arXiv:2309.05674" in [identifier["value"] for identifier in paper["identifiers"]]
+
+
+def test_scripts_named_in_the_readme_can_be_run(repository: Path) -> None:
+    names = set(re.findall(r"\bscripts/[a-z_]+\b(?!\.)", (repository / "README.md").read_text(encoding="utf-8")))
+    assert {"scripts/demo", "scripts/test"} <= names
+    for name in sorted(names | {".ci/run"}):
+        assert os.access(repository / name, os.X_OK), f"{name} is missing or not executable"
+
+
+def test_readme_shows_the_two_commands_first(repository: Path) -> None:
+    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", (repository / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    commands = [line.split("#")[0].strip() for line in blocks[0].splitlines() if line.startswith("scripts/")]
+    assert commands[:2] == ["scripts/demo", "scripts/test"]
+
+
+def test_files_named_in_the_readme_exist(repository: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", (repository / "README.md").read_text(encoding="utf-8"))
+    for target in targets:
+        assert (repository / target).exists(), f"README.md links to {target}, which does not exist"
+
+
+def test_constraints_pin_every_requirement(repository: Path, setup_cfg: configparser.ConfigParser) -> None:
+    def plain(name: str) -> str:
+        return re.sub(r"[-_.]+", "-", name).lower()
+
+    lines = (repository / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.match(r"[\w.-]+==[\w.]+(; .+)?$", pin) for pin in pins)
+    pinned = {plain(pin.split("==")[0]) for pin in pins}
+
+    groups = [setup_cfg["options"]["install_requires"], *setup_cfg["options.extras_require"].values()]
+    required = {
+        plain(match.group())
+        for group in groups
+        for line in group.splitlines()
+        if (match := re.match(r"[\w.-]+", line)) and not line.startswith(("#", "convformer_monai["))
+    }
+    assert {"torch", "monai", "ruff", "onnx"} <= required
+    assert required <= pinned
+
+
+def test_no_large_file_is_tracked(tracked: list[Path]) -> None:
+    large = [path.name for path in tracked if path.is_file() and path.stat().st_size > LARGEST_FILE]
+    assert not large

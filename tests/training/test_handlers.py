@@ -1,0 +1,107 @@
+import json
+from pathlib import Path
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from convformer_monai.training import BestWeights, EpochTimeLimit, ResumableCheckpoint, ScheduleByIteration, SeedEpoch
+
+
+def trainer(*handlers) -> Engine:
+    engine = Engine(lambda _engine, _batch: None)
+    for handler in handlers:
+        handler.attach(engine)
+    return engine
+
+
+def test_time_limit_ends_after_a_whole_epoch(monkeypatch):
+    clock = iter(range(0, 10_000, 25))  # seconds: each look at the clock is 25 s later
+    monkeypatch.setattr("convformer_monai.training.handlers.time.monotonic", lambda: next(clock))
+    engine = trainer(EpochTimeLimit(max_minutes=2))
+    engine.run(range(3), max_epochs=100)
+    assert engine.state.epoch == 4, "a fifth epoch would have ended after 125 s"
+    assert engine.state.iteration == 12
+
+
+def test_no_limit():
+    engine = trainer(EpochTimeLimit(0))
+    engine.run(range(3), max_epochs=7)
+    assert engine.state.epoch == 7
+
+
+def test_seed_depends_on_the_epoch_only():
+    def draws(epochs: int) -> list[float]:
+        engine, drawn = trainer(SeedEpoch(5)), []
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda: drawn.append(float(torch.rand(1))))
+        engine.run(range(2), max_epochs=epochs)
+        return drawn
+
+    assert draws(3) == draws(3)
+    assert len(set(draws(3))) == 3
+
+
+def test_resumed_run_ends_like_an_uninterrupted_one(tmp_path):
+    def run(path: Path, epochs: int) -> tuple[nn.Module, Engine, float]:
+        torch.manual_seed(1)
+        net = nn.Linear(3, 1)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
+        checkpoint = ResumableCheckpoint(str(path), {"network": net, "optimizer": optimizer})
+
+        def step(_engine: Engine, _batch: int) -> None:
+            optimizer.zero_grad()
+            net(torch.rand(4, 3)).sum().backward()
+            optimizer.step()
+
+        engine = Engine(step)
+        for handler in (SeedEpoch(0), ScheduleByIteration(scheduler), checkpoint):
+            handler.attach(engine)
+        engine.run(range(5), max_epochs=epochs)
+        return net, engine, optimizer.param_groups[0]["lr"]
+
+    whole, _, rate = run(tmp_path / "whole.pt", 4)
+    run(tmp_path / "parts.pt", 2)
+    resumed, engine, resumed_rate = run(tmp_path / "parts.pt", 4)
+    assert engine.state.epoch == 4
+    assert engine.state.iteration == 20
+    assert rate == resumed_rate
+    assert torch.equal(whole.weight, resumed.weight)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_without_resume_a_run_starts_anew(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    for resume in (True, False):
+        seen = []
+        engine = trainer(ResumableCheckpoint(str(path), {}, resume=resume))
+        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda e, seen=seen: seen.append(e.state.epoch))
+        engine.run(range(2), max_epochs=3)
+        assert seen[0] == 1
+        assert len(seen) == 3
+
+
+def test_read_only_checkpoint_is_not_written(tmp_path):
+    engine = trainer(ResumableCheckpoint(str(tmp_path / "checkpoint.pt"), {}, write=False))
+    engine.run(range(2), max_epochs=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_best_weights_survive_a_worse_validation_also_after_a_restart(tmp_path):
+    net = nn.Linear(1, 1)
+
+    def validate(value: float, bias: float) -> None:
+        with torch.no_grad():
+            net.bias.fill_(bias)
+        engine = Engine(lambda _engine, _batch: None)
+        engine.state.key_metric_name = "dice"
+        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: engine.state.metrics.update(dice=value))
+        BestWeights(net, str(tmp_path)).attach(engine)
+        engine.run([0], max_epochs=1)
+
+    for value, bias in ((0.5, 1.0), (0.7, 2.0), (0.6, 3.0)):
+        validate(value, bias)
+    assert torch.load(tmp_path / "best.pt", weights_only=True)["bias"] == 2.0
+    assert json.loads((tmp_path / "best.json").read_text()) == {"metric": "dice", "value": 0.7}
+    validate(0.8, 4.0)
+    assert torch.load(tmp_path / "best.pt", weights_only=True)["bias"] == 4.0

@@ -1,0 +1,97 @@
+import json
+
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from convformer_monai.errors import InputRefused
+from convformer_monai.training import SliceBatches, SliceDataset, datalist_section
+
+
+def volume(case: dict) -> dict:
+    """A volume whose voxels and labels say which case and slice they are of."""
+    number, depth = case["number"], case["depth"]
+    image = torch.zeros(1, 20, 30, depth) + 100 * number + torch.arange(depth)
+    label = torch.zeros(1, 20, 30, depth) + number
+    return {"image": MetaTensor(image), "label": MetaTensor(label)}
+
+
+def dataset() -> SliceDataset:
+    cases = [{"number": 1, "depth": 4}, {"number": 2, "depth": 7}]
+    return SliceDataset(cases, volume, canvas=(24, 24))
+
+
+def test_all_slices_are_there_padded_and_cropped():
+    slices = dataset()
+    assert len(slices) == 11
+    assert slices.images.shape == slices.labels.shape == (11, 1, 24, 24)
+    assert type(slices.images) is torch.Tensor
+    assert slices[5]["image"][0, 12, 12] == 201
+    assert slices[5]["label"][0, 12, 12] == 2
+    assert slices[5]["image"][0, 0, 0] == 200, "padding is the volume's minimum"
+    assert slices[5]["label"][0, 0, 0] == 0
+
+
+def test_batches_cover_an_epoch_once_in_an_order_that_changes():
+    batches = SliceBatches(dataset(), batch_size=5, seed=1)
+    epochs = [torch.cat([batch["image"][:, 0, 12, 12] for batch in batches]) for _ in range(2)]
+    assert len(batches) == 2
+    assert all(len(epoch.unique()) == 10 for epoch in epochs)
+    assert not torch.equal(*epochs)
+
+
+def test_resumed_batches_go_on_in_the_same_order():
+    first, second = (SliceBatches(dataset(), batch_size=5, seed=1) for _ in range(2))
+    list(first)
+    second.load_state_dict(first.state_dict())
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one["image"], other["image"])
+
+
+def test_processes_share_an_epoch_without_overlap():
+    parts = []
+    for rank in range(2):
+        batches = SliceBatches(dataset(), batch_size=2, seed=1)
+        batches.rank, batches.world_size = rank, 2
+        assert len(batches) == 2
+        parts.append(torch.cat([batch["image"][:, 0, 12, 12] for batch in batches]))
+    assert len(torch.cat(parts).unique()) == 8
+
+
+def test_fewer_slices_than_a_batch_make_one_batch():
+    batches = SliceBatches(dataset(), batch_size=64)
+    assert [len(batch["image"]) for batch in batches] == [11]
+
+
+def test_datalist_paths_are_relative_to_the_file(tmp_path):
+    for name in ("a.nii.gz", "b.nii.gz"):
+        (tmp_path / name).touch()
+    file = tmp_path / "datalist.json"
+    file.write_text(json.dumps({"train": [{"image": "a.nii.gz", "label": "b.nii.gz", "phase": "ED"}], "val": []}))
+    (case,) = datalist_section(str(file), "train")
+    assert case["image"] == str(tmp_path / "a.nii.gz")
+    assert case["phase"] == "ED"
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (None, "DATALIST_MISSING"),
+        ("no json", "DATALIST_INVALID"),
+        ("[]", "DATALIST_INVALID"),
+        ("{}", "DATALIST_INVALID"),
+        ('{"train": []}', "DATALIST_EMPTY"),
+        ('{"train": [{"image": "a.nii.gz"}]}', "FILE_MISSING"),
+        ('{"train": ["a.nii.gz"]}', "DATALIST_INVALID"),
+        ('{"train": [{"image": "missing.nii.gz", "label": "a.nii.gz"}]}', "FILE_MISSING"),
+    ],
+)
+def test_bad_datalists_are_refused_in_one_line(tmp_path, content, code):
+    (tmp_path / "a.nii.gz").touch()
+    file = tmp_path / "datalist.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(InputRefused) as refusal:
+        datalist_section(str(file), "train")
+    assert refusal.value.code == code
+    assert "\n" not in refusal.value.message
