@@ -289,7 +289,7 @@ def _paint_body(canvas: _Canvas, frame: Array, anatomy: CardiacAnatomy, grain: A
     muscle = body + anatomy.fat * np.maximum(thickness, 0.4) + 3 * grain
     lung = _ellipse(x - 18, y + 6 - 12 * apical, 90 - 12 * apical, 100 - 24 * apical, power=2.2)
     inner = np.maximum(muscle + 13 + 3 * waves[1], lung)
-    canvas.paint(body, _TISSUE["skin fat"] * (0.9 + 0.2 * grain))
+    canvas.paint(body, _TISSUE["skin fat"] * (0.7 + 0.5 * grain))
     canvas.ink(muscle)
     canvas.paint(muscle, _TISSUE["muscle"] * (0.75 + 0.5 * grain) + 200 * np.clip((fine - 0.72) / 0.1, 0, 1))
     gaps = 6 - 14 * np.clip(np.cos(11 * angle + z / 11), 0, 1)
@@ -302,7 +302,7 @@ def _paint_body(canvas: _Canvas, frame: Array, anatomy: CardiacAnatomy, grain: A
 
     diaphragm = _diaphragm_height(z) + 18 * ((x - 20) / 90) ** 2 - y
     abdomen = np.maximum(diaphragm, muscle + 13 + 3 * waves[1])
-    canvas.paint(abdomen, _TISSUE["fat"] * (0.5 + 0.6 * grain))
+    canvas.paint(abdomen, _TISSUE["fat"] * (0.4 + 0.9 * grain))
     bowel = np.maximum(abdomen + 3, _ellipse(x - 60, y - 88 + 14 * apical, 44, 36))
     canvas.paint(bowel, _TISSUE["bowel"] * (0.4 + 0.5 * grain + 0.7 * fine))
     canvas.ink(bowel)
@@ -365,7 +365,7 @@ def _paint_heart(canvas: _Canvas, frame: Array, anatomy: CardiacAnatomy, c: floa
 def _bias(frame: Array) -> Array:
     """Smooth sensitivity of the surface coil: bright at the anterior chest wall, dim at the back."""
     x, y, z = frame / 100
-    return np.asarray(np.exp(-0.06 * x - 0.14 * y - 0.05 * z + 0.05 * x * y - 0.04 * (x * x + y * y)))
+    return np.asarray(np.exp(-0.08 * x - 0.22 * y - 0.05 * z + 0.06 * x * y - 0.07 * (x * x + y * y)))
 
 
 # --- grid and files --------------------------------------------------------------------------------------------------
@@ -575,6 +575,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
+        arguments.output_dir.mkdir(parents=True, exist_ok=True)  # tried first: a cine takes a while
         phantom = cardiac_phantom(seed=arguments.seed, num_phases=arguments.num_phases)
         paths = phantom.save(arguments.output_dir, "cardiac_phantom")
     except (ValueError, OSError) as error:

@@ -66,32 +66,30 @@ def test_voxels_count_up_to_the_true_volume(fine: Phantom, name: str, structure:
 
 def test_true_volumes_at_end_systole_match_the_truth_anywhere_in_the_patient() -> None:
     anatomy = replace(CardiacAnatomy.sample(1), rotation=(20.0, -30.0, 40.0))
-    points = np.random.default_rng(0).uniform(-105, 105, (1_500_000, 3))
-    labels = anatomy.label(points, time=1 / 3)
+    line = np.arange(-96, 96, 3.0)
+    labels = anatomy.label(np.stack(np.meshgrid(line, line, line), axis=-1), time=1 / 3)
     for name, structure in (("RV", RV), ("MYO", MYO), ("LV", LV)):
-        sampled = (labels == structure).mean() * 210**3 / 1000
-        assert sampled == pytest.approx(anatomy.volumes_ml(1 / 3)[name], rel=0.03)  # 4 standard errors
+        sampled = (labels == structure).sum() * 27 / 1000
+        assert sampled == pytest.approx(anatomy.volumes_ml(1 / 3)[name], rel=0.02)
 
 
 @pytest.mark.parametrize(
     "grid",
     [
         {"axcodes": "RAS"},
-        {"axcodes": "SLP", "shape": (58, 86, 76)},
-        {"shape": (115, 101, 20), "spacing": (1.5, 1.5, 6.0)},
-        {"shape": (64, 50, 38), "spacing": (3.0, 3.5, 3.0)},
-        {"affine": np.array([[2.4, 0.5, 0, -95], [-0.5, 2.4, 0.3, -70], [0, 0.2, 2.5, -66], [0, 0, 0, 1]])},
+        {"axcodes": "SLP", "shape": (39, 58, 51)},
+        {"shape": (76, 67, 20), "spacing": (2.3, 2.3, 6.0)},
+        {"shape": (44, 40, 58), "spacing": (4.0, 3.7, 2.0)},
+        {"affine": np.array([[3.0, 0.5, 0, -95], [-0.5, 3.0, 0.3, -70], [0, 0.2, 2.5, -66], [0, 0, 0, 1]])},
     ],
-    ids=["flipped", "permuted", "thick", "coarse", "oblique"],
+    ids=["flipped", "permuted", "thick", "thin", "oblique"],
 )
 def test_heart_stays_where_it_is_on_every_grid(fine: Phantom, grid: dict) -> None:
-    options = {"shape": (86, 76, 58), "spacing": (2.0, 2.0, 2.0)} | grid
-    if "affine" in options:
-        options["shape"] = (72, 68, 54)
-    other = cardiac_phantom(**options)
-    slack = 0.2 * np.linalg.norm(other.affine[:3, :3], axis=0).max()  # the flat base falls between two slices
+    other = cardiac_phantom(**({"shape": (58, 51, 50), "spacing": (3.0, 3.0, 3.0)} | grid))
+    # through the slices, the flat base may fall anywhere between two of them
+    slack = np.array([0.5, 0.5, 0.45 * np.linalg.norm(other.affine[:3, :3], axis=0).max()])
     for structure in (RV, MYO, LV):
-        assert centroid_mm(other, structure) == pytest.approx(centroid_mm(fine, structure), abs=slack)
+        assert (np.abs(centroid_mm(other, structure) - centroid_mm(fine, structure)) < slack).all()
 
 
 def test_axcodes_only_reorder_the_voxels() -> None:
@@ -234,7 +232,7 @@ def test_command_refuses_in_one_line(tmp_path: Path, arguments: list[str], capsy
     error = capsys.readouterr().err
     assert code == 2
     assert error.startswith("error: ") and error.count("\n") == 1
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("out/*"))
 
 
 def test_module_does_not_import_torch() -> None:

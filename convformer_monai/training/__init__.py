@@ -2,6 +2,7 @@
 
 from convformer_monai.training.augmentation import BatchAugmentation
 from convformer_monai.training.handlers import (
+    AverageWeights,
     BestWeights,
     EpochTimeLimit,
     ResumableCheckpoint,
@@ -11,6 +12,7 @@ from convformer_monai.training.handlers import (
 from convformer_monai.training.slices import SliceBatches, SliceDataset, datalist_section
 
 __all__ = [
+    "AverageWeights",
     "BatchAugmentation",
     "BestWeights",
     "EpochTimeLimit",

@@ -15,6 +15,7 @@ from ignite.engine import Engine, Events
 from monai.utils import set_determinism
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,26 @@ class SeedEpoch:
 
     def _seed(self, engine: Engine) -> None:
         set_determinism(self.seed + 1000 * engine.state.epoch)
+
+
+class AverageWeights:
+    """Updates torch's running average of the weights after each step.
+
+    Args:
+        average: the average, e.g. exponential, and of the buffers too (batch norm).
+        network: that is trained.
+    """
+
+    def __init__(self, average: AveragedModel, network: nn.Module) -> None:
+        self.average = average
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        """Watch ``engine``."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._update)
+
+    def _update(self, _engine: Engine) -> None:
+        self.average.update_parameters(self.network)
 
 
 class BestWeights:

@@ -53,8 +53,8 @@ def datalist_section(datalist: str, section: str) -> list[dict[str, Any]]:
 
 def _on_canvas(volume: Tensor, canvas: Sequence[int], value: float) -> Tensor:
     """Slices (Z, 1, *canvas) of a volume (1, X, Y, Z)."""
-    placed = ResizeWithPadOrCrop((*canvas, -1), value=value)(volume)
-    return convert_to_tensor(placed, track_meta=False).permute(3, 0, 1, 2)
+    placed: Tensor = convert_to_tensor(ResizeWithPadOrCrop((*canvas, -1), value=value)(volume), track_meta=False)
+    return placed.permute(3, 0, 1, 2)
 
 
 class SliceDataset(Dataset[dict[str, Tensor]]):
