@@ -316,7 +316,7 @@ def _paint_body(canvas: _Canvas, frame: Array, anatomy: CardiacAnatomy, grain: A
     canvas.paint(spine, _TISSUE["bone"])
     canvas.paint(spine + 2.5, _TISSUE["marrow"] * (0.8 + 0.4 * fine))
     canvas.paint(_ellipse(x - 6, y - 170, 9, 8), 600.0)  # spinal canal
-    aorta = np.hypot(x - 26, y - 74) - 11.5
+    aorta = np.hypot(x - 31, y - 82 - 6 * apical) - 11.0
     canvas.paint(aorta - 1.5, 120.0)
     canvas.paint(aorta, _TISSUE["LV blood"])
 
@@ -326,12 +326,12 @@ def _paint_heart(canvas: _Canvas, frame: Array, anatomy: CardiacAnatomy, c: floa
     x, y, z = frame
     s = anatomy.level(z, c)
     up = -s * anatomy.lv_length * (1 - c * anatomy.shortening)  # mm above the base; negative below it
-    rest = anatomy.level(z, 0.0)
-    beyond = (rest - 1) * anatomy.lv_length  # mm past the apex of the cavity
-    sac = np.maximum(anatomy.rv_distance(x, y, rest, 0.0) - 5.5, beyond + 6)
-    sac = np.minimum(sac, np.maximum(anatomy.lv_distances(x, y, rest, 0.0)[1] - 2.5, beyond - 9))
-    canvas.ink(sac, 0.5)
-    canvas.paint(sac, _TISSUE["fat"] * (0.4 + 0.9 * grain))
+    endocardium, epicardium = anatomy.lv_distances(x, y, s, c)
+    free_wall = anatomy.rv_distance(x, y, s, c)
+    past = (s - 1) * anatomy.lv_length  # mm beyond the apex of the cavity
+    sac = np.minimum(np.maximum(free_wall - 5.5, past + 6), np.maximum(epicardium - 0.8, past - 9))
+    canvas.ink(sac, 0.4)
+    canvas.paint(sac, _TISSUE["fat"] * (0.25 + 0.9 * grain))
 
     for cx, cy, size, value in ((10, 12, 25, 700), (-18, -14, 14, 740), (-50, 22, 24, 600), (-44, -24, 15, 640)):
         chamber = np.maximum(np.hypot(x - cx, y - cy) - size, -up)
@@ -339,20 +339,19 @@ def _paint_heart(canvas: _Canvas, frame: Array, anatomy: CardiacAnatomy, c: floa
         canvas.paint(chamber, value * (0.8 + 0.4 * grain))
 
     rv_end = np.maximum(up, (s - _RV_LEVELS[-1]) * anatomy.lv_length)
-    rv = np.maximum(anatomy.rv_distance(x, y, s, c), rv_end)
+    rv = np.maximum(free_wall, rv_end)
     canvas.ink(rv - 2.5, 0.5)
     canvas.paint(rv - 2.5, _TISSUE["myocardium"])
     streaks = np.clip((fine - 0.58) / 0.16, 0, 1) * np.clip(s * 2.5 - 0.4, 0, 1)
     canvas.paint(rv, _TISSUE["RV blood"] * (0.8 + 0.4 * grain) * (1 - 0.55 * streaks))
 
-    endocardium, epicardium = anatomy.lv_distances(x, y, s, c)
     lv_end = np.maximum(up, (s - anatomy.epicardial_end) * anatomy.lv_length)
     wall = np.maximum(epicardium, lv_end)
-    canvas.ink(wall, 0.35)
+    canvas.ink(wall, 0.2)
     canvas.paint(wall, _TISSUE["myocardium"] * (0.85 + 0.3 * fine))
     angle = np.arctan2(y, x)
     teeth = np.cos(9 * angle + z / 9) + np.cos(14 * angle - z / 7 + 1) + np.cos(23 * angle + z / 5 + 2)
-    teeth = 1.4 * np.clip(teeth, 0, 2) * np.clip(4 * s - 0.5, 0, 1) * np.clip(1.3 * np.cos(angle - 0.6) + 0.6, 0, 1)
+    teeth = 1.1 * np.clip(teeth, 0, 2) * np.clip(4 * s - 0.5, 0, 1) * np.clip(1.3 * np.cos(angle - 0.6) + 0.6, 0, 1)
     canvas.paint(np.maximum(endocardium + teeth, lv_end), _TISSUE["LV blood"] * (0.84 + 0.32 * grain))
     radius = anatomy.radii(s, c)[0]
     for direction, width in ((-0.15, 5.0), (0.35, 3.6), (1.65, 4.8), (2.1, 3.4)):  # the two papillary muscles, forked
