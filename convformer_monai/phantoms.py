@@ -244,7 +244,7 @@ def _diaphragm_height(z: Array) -> Array:
 
 _TISSUE = {
     "air": 4.0, "lung": 60.0, "muscle": 200.0, "skin fat": 930.0, "fat": 560.0, "liver": 245.0, "spleen": 350.0,
-    "bowel": 340.0, "bone": 70.0, "marrow": 290.0, "myocardium": 215.0, "LV blood": 760.0, "RV blood": 630.0,
+    "bowel": 340.0, "bone": 70.0, "marrow": 290.0, "myocardium": 232.0, "LV blood": 760.0, "RV blood": 630.0,
 }  # fmt: skip
 
 
@@ -329,7 +329,7 @@ def _paint_heart(canvas: _Canvas, frame: Array, anatomy: CardiacAnatomy, c: floa
     endocardium, epicardium = anatomy.lv_distances(x, y, s, c)
     free_wall = anatomy.rv_distance(x, y, s, c)
     past = (s - 1) * anatomy.lv_length  # mm beyond the apex of the cavity
-    sac = np.minimum(np.maximum(free_wall - 5.5, past + 6), np.maximum(epicardium - 0.8, past - 9))
+    sac = np.minimum(np.maximum(free_wall - 5.5, past + 6), np.maximum(epicardium - 6 * grain, past - 9))
     canvas.ink(sac, 0.4)
     canvas.paint(sac, _TISSUE["fat"] * (0.25 + 0.9 * grain))
 
@@ -343,15 +343,16 @@ def _paint_heart(canvas: _Canvas, frame: Array, anatomy: CardiacAnatomy, c: floa
     canvas.ink(rv - 2.5, 0.5)
     canvas.paint(rv - 2.5, _TISSUE["myocardium"])
     streaks = np.clip((fine - 0.58) / 0.16, 0, 1) * np.clip(s * 2.5 - 0.4, 0, 1)
-    canvas.paint(rv, _TISSUE["RV blood"] * (0.8 + 0.4 * grain) * (1 - 0.55 * streaks))
+    canvas.paint(rv + 0.5 + 0.8 * fine, _TISSUE["RV blood"] * (0.8 + 0.4 * grain) * (1 - 0.55 * streaks))
 
     lv_end = np.maximum(up, (s - anatomy.epicardial_end) * anatomy.lv_length)
     wall = np.maximum(epicardium, lv_end)
-    canvas.ink(wall, 0.2)
+    canvas.ink(wall, 0.4)
     canvas.paint(wall, _TISSUE["myocardium"] * (0.85 + 0.3 * fine))
     angle = np.arctan2(y, x)
     teeth = np.cos(9 * angle + z / 9) + np.cos(14 * angle - z / 7 + 1) + np.cos(23 * angle + z / 5 + 2)
-    teeth = 1.1 * np.clip(teeth, 0, 2) * np.clip(4 * s - 0.5, 0, 1) * np.clip(1.3 * np.cos(angle - 0.6) + 0.6, 0, 1)
+    side = np.clip(1.3 * np.cos(angle - 0.6) + 0.6, 0.3, 1)  # the free wall has more of them than the septum
+    teeth = 0.6 + 1.3 * np.clip(teeth + fine, 0, 2) * np.clip(4 * s, 0.4, 1) * side
     canvas.paint(np.maximum(endocardium + teeth, lv_end), _TISSUE["LV blood"] * (0.84 + 0.32 * grain))
     radius = anatomy.radii(s, c)[0]
     for direction, width in ((-0.15, 5.0), (0.35, 3.6), (1.65, 4.8), (2.1, 3.4)):  # the two papillary muscles, forked
@@ -429,10 +430,7 @@ class Phantom:
         image.header.set_zooms(zooms)
         image.set_sform(image.affine, code="aligned" if header_trap else "scanner", update_affine=False)
         image.set_qform(None if header_trap else image.affine, code=int(not header_trap), update_affine=False)
-        if header_trap:
-            image.header["pixdim"][1:4] = zooms[:3]
-            image.header["pixdim"][0] = 1
-        else:
+        if not header_trap:
             image.header.set_xyzt_units("mm", "sec")
         return image
 

@@ -136,7 +136,7 @@ def test_heart_beats(cine: Phantom) -> None:
     true = [cine.volume_ml("LV", phase) for phase in range(6)]
     counted = (cine.label == LV).sum(axis=(0, 1, 2)).tolist()
     for volumes in (true, counted):
-        assert volumes.index(max(volumes)) == 0 and volumes.index(min(volumes)) == 2
+        assert volumes[0] > volumes[1] > volumes[2] < volumes[3] < volumes[4] < volumes[5] < volumes[0]
     assert 1 - true[2] / true[0] == pytest.approx(cine.anatomy.ejection_fraction)
     assert cine.volume_ml("MYO", 2) == pytest.approx(cine.volume_ml("MYO", 0), rel=1e-3)
     assert cine.volume_ml("RV", 2) < 0.7 * cine.volume_ml("RV", 0)

@@ -19,33 +19,43 @@ __all__ = ["KeepLargestPerPhased", "keep_largest"]
 
 
 def keep_largest(labels: NDArray[np.uint8], structures: Sequence[int]) -> NDArray[np.uint8]:
-    """Sets all but the largest connected part of each structure to background.
+    """Sets all but the largest connected part of an organ, and then of each of its structures, to background.
+
+    The organ comes first, so that a large false part elsewhere cannot displace a structure of it.
 
     Args:
         labels: (X, Y, Z) label map.
-        structures: label values that are each one connected piece of anatomy; voxels touch at faces, edges, corners.
+        structures: label values that are each one connected piece of anatomy, and together one organ; voxels touch at
+            faces, edges, corners.
 
     Returns:
         The cleaned copy.
     """
-    from scipy import ndimage
-
     cleaned = labels.copy()
-    for structure in structures:
-        parts, count = ndimage.label(labels == structure, structure=np.ones((3, 3, 3)))
-        if count > 1:
-            sizes = np.bincount(parts.ravel())
-            sizes[0] = 0
-            cleaned[(parts > 0) & (parts != sizes.argmax())] = 0
+    for mask_of in (structures, *([structure] for structure in structures)):
+        mask = np.isin(cleaned, mask_of)
+        cleaned[mask & ~_largest_part(mask)] = 0
     return cleaned
 
 
+def _largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    from scipy import ndimage
+
+    parts, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
+    if count < 2:
+        return mask
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    largest: NDArray[np.bool_] = parts == sizes.argmax()
+    return largest
+
+
 class KeepLargestPerPhased(MapTransform):
-    """Keeps the largest connected part of each structure in each phase.
+    """Keeps the largest connected part of an organ and of each of its structures in each phase.
 
     Args:
         keys: label maps (T, X, Y, Z).
-        structures: label values to clean.
+        structures: label values that make up the organ.
         allow_missing_keys: do not fail if a key is missing.
     """
 

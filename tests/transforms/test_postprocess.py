@@ -11,26 +11,36 @@ from convformer_monai.transforms.postprocess import keep_largest
 
 
 def scene() -> np.ndarray:
+    """An organ of three structures that touch."""
     labels = np.zeros((12, 12, 4), np.uint8)
     labels[2:6, 2:6, :3] = 1
     labels[6, 6, 3] = 1  # touches the large part at a corner: the same part
-    labels[9:11, 9:11, 1] = 1
-    labels[2:4, 8:10, 2] = 2
-    labels[0, 0, 0] = 3
+    labels[2:4, 6:8, 2] = 2
+    labels[2:4, 8, 2] = 3
     return labels
 
 
-def test_only_the_largest_part_of_each_structure_stays() -> None:
+def test_an_organ_in_one_piece_is_left_alone() -> None:
+    np.testing.assert_array_equal(keep_largest(scene(), (1, 2, 3)), scene())
+
+
+def test_parts_away_from_the_organ_go_even_if_they_are_the_largest_of_their_structure() -> None:
     labels = scene()
-    labels[5, 10, 2] = 2
-    cleaned = keep_largest(labels, (1, 2, 3))
+    labels[9:12, 8:12, :] = 2  # 48 voxels, against 4 in the organ, which has 57
+    labels[0, 0, 0] = 3
+    np.testing.assert_array_equal(keep_largest(labels, (1, 2, 3)), scene())
+
+
+def test_only_the_largest_part_of_each_structure_of_the_organ_stays() -> None:
+    labels = scene()
+    labels[4, 8, 2] = 1  # within the organ, but away from the rest of its structure
     expected = scene()
-    expected[9:11, 9:11, 1] = 0
-    np.testing.assert_array_equal(cleaned, expected)
+    np.testing.assert_array_equal(keep_largest(labels, (1, 2, 3)), expected)
 
 
 def test_structures_not_named_stay() -> None:
     labels = scene()
+    labels[0, 11, 0] = 1
     np.testing.assert_array_equal(keep_largest(labels, (2,)), labels)
 
 
