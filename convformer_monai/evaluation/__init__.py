@@ -1,6 +1,5 @@
 """Evaluation on native grids, against untouched labels: scores, confidence intervals, files, pictures."""
 
-from convformer_monai.evaluation.cases import read_cases
 from convformer_monai.evaluation.handlers import ScoreVolumes
 from convformer_monai.evaluation.metrics import StructureScore, VolumeScore, score_structure, score_volume
 from convformer_monai.evaluation.overlays import WriteOverlays, draw_overlay
@@ -16,7 +15,6 @@ __all__ = [
     "WriteOverlays",
     "bootstrap_interval",
     "draw_overlay",
-    "read_cases",
     "score_structure",
     "score_volume",
     "summarise",

@@ -53,7 +53,7 @@ class ScoreVolumes:
     """Scores predictions against labels as they were read, on the native grid; attach it to an evaluator.
 
     After postprocessing, each item must hold ``pred`` and ``label``, (T, X, Y, Z) label maps with T = 1 but in a cine,
-    where every phase is a volume of its own, and the entries of :func:`convformer_monai.evaluation.read_cases`.
+    where every phase is a volume of its own, and the entries of :func:`convformer_monai.datalist.read_cases`.
 
     Args:
         labels: the structures to score.

@@ -14,8 +14,8 @@ from typing import Any
 
 from convformer_monai import __version__
 from convformer_monai.bundles import file_sha256
+from convformer_monai.datalist import datalist_path
 from convformer_monai.errors import InputRefused
-from convformer_monai.evaluation.cases import datalist_path
 from convformer_monai.evaluation.metrics import VolumeScore
 from convformer_monai.evaluation.summary import (
     ALL_PHASES,
@@ -73,7 +73,7 @@ def write_report(
         name: of the bundle.
         bundle_version: of the bundle.
         weights: file of the weights that were used.
-        dataset_dir: as for :func:`convformer_monai.evaluation.read_cases`.
+        dataset_dir: as for :func:`convformer_monai.datalist.read_cases`.
         section: as there.
         settings: what else was chosen for this run, e.g. overrides and device.
 

@@ -9,7 +9,7 @@ from convformer_monai.training.handlers import (
     ScheduleByIteration,
     SeedEpoch,
 )
-from convformer_monai.training.slices import SliceBatches, SliceDataset, datalist_section
+from convformer_monai.training.slices import SliceBatches, SliceDataset
 
 __all__ = [
     "AverageWeights",
@@ -21,5 +21,4 @@ __all__ = [
     "SeedEpoch",
     "SliceBatches",
     "SliceDataset",
-    "datalist_section",
 ]

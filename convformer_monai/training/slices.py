@@ -8,47 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from monai.data import load_decathlon_datalist
 from monai.transforms import ResizeWithPadOrCrop
 from monai.utils import convert_to_tensor
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from convformer_monai.errors import InputRefused
-
 logger = logging.getLogger(__name__)
-
-
-def datalist_section(datalist: str, section: str) -> list[dict[str, Any]]:
-    """One section of a datalist JSON, with paths made absolute and checked.
-
-    Args:
-        datalist: the JSON file, ``{"train": [{"image": ..., "label": ...}, ...], "val": [...]}``; paths are relative
-            to the file.
-        section: ``train`` or ``val``.
-
-    Raises:
-        InputRefused: the file, the section or a file that it names is missing, or the section is empty.
-    """
-    path = Path(str(datalist))
-    if not path.is_file():
-        raise InputRefused("DATALIST_MISSING", f"no datalist at '{path}': give --data a folder with datalist.json")
-    try:
-        entries = load_decathlon_datalist(path, is_segmentation=True, data_list_key=section)
-    except (ValueError, TypeError) as error:  # JSON errors are ValueErrors
-        raise InputRefused("DATALIST_INVALID", f"'{path}' has no usable section '{section}': {error}") from error
-    if not entries:
-        raise InputRefused("DATALIST_EMPTY", f"section '{section}' of '{path}' names no case")
-    for entry in entries:
-        for key in ("image", "label"):
-            if not Path(str(entry.get(key, ""))).is_file():
-                raise InputRefused("FILE_MISSING", f"'{path}', section '{section}': no {key} at '{entry.get(key)}'")
-    return list(entries)
 
 
 def _on_canvas(volume: Tensor, canvas: Sequence[int], value: float) -> Tensor:

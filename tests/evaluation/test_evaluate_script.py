@@ -9,6 +9,7 @@ import pytest
 def run(repository: Path, tmp_path: Path):
     """Runs scripts/evaluate with a Python that only shows what it was given."""
     (tmp_path / "repo" / "scripts").mkdir(parents=True)
+    shutil.copy(repository / "scripts" / "_arguments", tmp_path / "repo" / "scripts")
     script = Path(shutil.copy(repository / "scripts" / "evaluate", tmp_path / "repo" / "scripts"))
     (script.parent / "_environment").write_text(
         'root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)\npython=show\n'

@@ -1,11 +1,7 @@
-import json
-
-import pytest
 import torch
 from monai.data import MetaTensor
 
-from convformer_monai.errors import InputRefused
-from convformer_monai.training import SliceBatches, SliceDataset, datalist_section
+from convformer_monai.training import SliceBatches, SliceDataset
 
 
 def volume(case: dict) -> dict:
@@ -61,37 +57,3 @@ def test_processes_share_an_epoch_without_overlap():
 def test_fewer_slices_than_a_batch_make_one_batch():
     batches = SliceBatches(dataset(), batch_size=64)
     assert [len(batch["image"]) for batch in batches] == [11]
-
-
-def test_datalist_paths_are_relative_to_the_file(tmp_path):
-    for name in ("a.nii.gz", "b.nii.gz"):
-        (tmp_path / name).touch()
-    file = tmp_path / "datalist.json"
-    file.write_text(json.dumps({"train": [{"image": "a.nii.gz", "label": "b.nii.gz", "phase": "ED"}], "val": []}))
-    (case,) = datalist_section(str(file), "train")
-    assert case["image"] == str(tmp_path / "a.nii.gz")
-    assert case["phase"] == "ED"
-
-
-@pytest.mark.parametrize(
-    ("content", "code"),
-    [
-        (None, "DATALIST_MISSING"),
-        ("no json", "DATALIST_INVALID"),
-        ("[]", "DATALIST_INVALID"),
-        ("{}", "DATALIST_INVALID"),
-        ('{"train": []}', "DATALIST_EMPTY"),
-        ('{"train": [{"image": "a.nii.gz"}]}', "FILE_MISSING"),
-        ('{"train": ["a.nii.gz"]}', "DATALIST_INVALID"),
-        ('{"train": [{"image": "missing.nii.gz", "label": "a.nii.gz"}]}', "FILE_MISSING"),
-    ],
-)
-def test_bad_datalists_are_refused_in_one_line(tmp_path, content, code):
-    (tmp_path / "a.nii.gz").touch()
-    file = tmp_path / "datalist.json"
-    if content is not None:
-        file.write_text(content)
-    with pytest.raises(InputRefused) as refusal:
-        datalist_section(str(file), "train")
-    assert refusal.value.code == code
-    assert "\n" not in refusal.value.message

@@ -7,8 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from convformer_monai.datalist import read_cases
 from convformer_monai.errors import InputRefused
-from convformer_monai.evaluation import read_cases
 
 Write = Callable[[Any], Path]
 

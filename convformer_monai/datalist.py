@@ -1,4 +1,4 @@
-"""The cases to evaluate: one section of a datalist JSON, checked before any work is done.
+"""The cases to train on or to evaluate: one section of a datalist JSON, checked before any work is done.
 
 Why not MONAI's ``load_decathlon_datalist``: it turns every text that happens to name a file or folder beside the JSON
 into a path, so the id ``patient001`` changes when the data lie in a folder ``patient001``.
@@ -73,7 +73,7 @@ def _section(path: Path, section: str) -> list[Any]:
         raise InputRefused("DATALIST_SECTION", f"{path} has no section {section!r}, {there}; choose with --section")
     entries: list[Any] = content[section]
     if not entries:
-        raise InputRefused("DATALIST_EMPTY", f"section {section!r} of {path} is empty; there is nothing to evaluate")
+        raise InputRefused("DATALIST_EMPTY", f"section {section!r} of {path} is empty; name at least one case")
     return entries
 
 
