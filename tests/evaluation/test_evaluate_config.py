@@ -24,10 +24,10 @@ BOX = (12, 16)  # of each structure, voxels; through all slices
 
 
 def labels() -> np.ndarray:
-    """Three boxes that touch along y: one organ, which the bundle's clean-up leaves alone."""
+    """Three boxes that touch along x: one organ, which the bundle's clean-up leaves alone."""
     result = np.zeros(SHAPE, dtype=np.uint8)
     for label in (1, 2, 3):
-        result[20 : 20 + BOX[0], 2 + BOX[1] * (label - 1) : 2 + BOX[1] * label] = label
+        result[8 + BOX[0] * (label - 1) : 8 + BOX[0] * label, 12 : 12 + BOX[1]] = label
     return result
 
 
