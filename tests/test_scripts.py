@@ -1,0 +1,114 @@
+"""The scripts check what they are asked for, and pass it on, before anything is installed or run."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+BUNDLE = "bundles/cardiac_mri_convformer_segmentation"
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def call(repository: Path, tmp_path: Path) -> Run:
+    """Runs a script in a stub of the repository, with a Python that only shows what modules it was to run."""
+    root = tmp_path / "repo"
+    shutil.copytree(repository / "scripts", root / "scripts")
+    shutil.copytree(repository / BUNDLE / "configs", root / BUNDLE / "configs")
+    show = tmp_path / "bin" / "show"
+    show.parent.mkdir()
+    show.write_text(f'#!/bin/sh\n[ "$1" = -m ] || exec \'{sys.executable}\' "$@"\nprintf \'<%s>\\n\' "$@"\n')
+    show.chmod(0o755)
+    (root / "scripts" / "_environment").write_text(f"root='{root}' python='{show}'\n")
+    (tmp_path / "data").mkdir()
+
+    def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        script = root / "scripts" / name
+        return subprocess.run([script, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def options_of(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    assert done.returncode == 0, done.stderr
+    given = [line[1:-1] for line in done.stdout.splitlines()]
+    start = given.index("run") + 1
+    assert given[start - 2] == "monai.bundle"
+    return dict(zip(given[start::2], given[start + 1 :: 2], strict=True))
+
+
+def test_evaluate_passes_on_absolute_paths(call: Run, tmp_path: Path) -> None:
+    done = call(
+        "evaluate", "cardiac", "--data", "data", "--output_dir", "my out", "--overlays", "3", "--weights", "w.pt"
+    )
+    assert options_of(done) == {
+        "--config_file": "bundles/cardiac_mri_convformer_segmentation/configs/evaluate.json",
+        "--bundle_root": "bundles/cardiac_mri_convformer_segmentation",
+        "--dataset_dir": f"{tmp_path}/data",
+        "--output_dir": f"{tmp_path}/my out",
+        "--overlays": "3",
+        "--weights": f"{tmp_path}/w.pt",
+        "--weights_sha256": "",
+    }
+
+
+def test_train_passes_on_ids_of_the_config(call: Run, tmp_path: Path) -> None:
+    done = call("train", "cardiac", "--data", "data", "--max_minutes", "5", "--crop#0", "96", "--restart")
+    assert options_of(done) == {
+        "--config_file": f"{BUNDLE}/configs/train.json",
+        "--bundle_root": BUNDLE,
+        "--output_dir": "runs/cardiac",
+        "--max_minutes": "5",
+        "--crop#0": "96",
+        "--resume": "False",
+        "--dataset_dir": f"{tmp_path}/data",
+    }
+
+
+def test_train_starts_several_processes(call: Run) -> None:
+    done = call("train", "cardiac", "--data", "data", "--processes", "2")
+    assert "<torch.distributed.run>" in done.stdout
+    assert f"['{BUNDLE}/configs/train.json','{BUNDLE}/configs/multi_gpu_train.json']" in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "onnx"])
+def test_export_names_the_command_of_the_format(call: Run, tmp_path: Path, kind: str) -> None:
+    done = call("export", "cardiac", "--format", kind, "net")
+    assert f"<{ {'torchscript': 'ckpt_export', 'onnx': 'onnx_export'}[kind] }>" in done.stdout
+    assert f"<{tmp_path}/net>" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("evaluate", "names the bundle"),
+        ("evaluate brain --data data", "names the bundle"),
+        ("evaluate cardiac", "--data is missing"),
+        ("evaluate cardiac --data nowhere", "there is no"),
+        ("evaluate cardiac --data data --sectoin val", "unknown option --sectoin"),
+        ("evaluate cardiac --data data --section", "--section needs a value"),
+        ("evaluate cardiac --data a#b", "'#'"),
+        ("train brain --data data", "names the bundle"),
+        ("train cardiac", "--data is missing"),
+        ("train cardiac --data nowhere", "there is no"),
+        ("train cardiac --data data --max_minuts 5", "no id max_minuts"),
+        ("train cardiac --data data --seed", "--seed needs a value"),
+        ("export cardiac --weights nowhere.pt", "no such file"),
+        ("export cardiac --format tflite x", "torchscript or onnx"),
+        ("demo nowhere.nii.gz", "no such file"),
+        ("demo data", "is a folder"),
+    ],
+)
+def test_wrong_arguments_end_with_one_line_and_status_2(call: Run, command: str, message: str) -> None:
+    name, *arguments = command.split()
+    done = call(name, *arguments)
+    assert (done.returncode, done.stdout.startswith("<")) == (2, False)
+    assert message in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["demo", "evaluate", "export", "test", "train"])
+def test_help(call: Run, name: str) -> None:
+    assert call(name, "--help").stdout.startswith(f"usage: scripts/{name}")
