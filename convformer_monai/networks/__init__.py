@@ -1,8 +1,17 @@
 """ConvFormer blocks and the nets built from them."""
 
-from convformer_monai.networks.blocks import CFFN, CSA, ConvBlock, ConvFormerBlock, IdentityBlock, PoolingStem
+from convformer_monai.networks.blocks import (
+    CFFN,
+    CSA,
+    ConvBlock,
+    ConvFormerBlock,
+    IdentityBlock,
+    PatchEmbedding,
+    PoolingStem,
+    ViTBlock,
+)
 from convformer_monai.networks.encoder import Encoder
-from convformer_monai.networks.nets import ConvFormerUNet
+from convformer_monai.networks.nets import SETR, ConvFormerUNet
 from convformer_monai.networks.registry import BLOCKS, NETS
 
 __all__ = [
@@ -15,5 +24,8 @@ __all__ = [
     "Encoder",
     "IdentityBlock",
     "NETS",
+    "PatchEmbedding",
     "PoolingStem",
+    "SETR",
+    "ViTBlock",
 ]

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from convformer_monai.networks.checks import check_positive
 from convformer_monai.networks.registry import BLOCKS, lookup
 
 
@@ -22,7 +23,7 @@ class Encoder(nn.Module):
         block_kwargs: further arguments of the block's constructor.
 
     Raises:
-        ValueError: no block has that name.
+        ValueError: no block has that name, or an argument is out of its range.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Encoder(nn.Module):
         **block_kwargs: Any,
     ) -> None:
         super().__init__()
+        check_positive(num_layers=num_layers)
         make = lookup(BLOCKS, block)
         self.layers = nn.ModuleList(
             make(spatial_dims, in_channels, num_heads, head_dim, **block_kwargs) for _ in range(num_layers)
@@ -51,7 +53,7 @@ class Encoder(nn.Module):
         """The attention maps of each layer, first layer first: ``(B, heads, N, N)`` each."""
         maps = []
         for layer in self.layers:
-            maps.append(layer.attention(x))
+            maps.append(layer.attention(x))  # type: ignore[operator]
             x = layer(x)
         return maps
 

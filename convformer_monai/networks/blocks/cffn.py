@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from convformer_monai.networks.blocks.pooling import conv_norm_relu
+from convformer_monai.networks.checks import check_fraction, check_positive
 
 
 class CFFN(nn.Module):
@@ -21,6 +22,9 @@ class CFFN(nn.Module):
         mlp_dim: channels in between; the paper's is 4 C.
         final_activation: end in a ReLU, as published.
         dropout_rate: dropout on the hidden channels (none in the paper).
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
 
     def __init__(
@@ -32,11 +36,11 @@ class CFFN(nn.Module):
         dropout_rate: float = 0.0,
     ) -> None:
         super().__init__()
+        check_positive(mlp_dim=mlp_dim)
+        check_fraction(dropout_rate=dropout_rate)
         self.expand = conv_norm_relu(spatial_dims, in_channels, mlp_dim, kernel_size=1)
         self.dropout = nn.Dropout(dropout_rate)
-        self.project = conv_norm_relu(spatial_dims, mlp_dim, in_channels, kernel_size=1)
-        if not final_activation:
-            self.project = self.project[:-1]
+        self.project = conv_norm_relu(spatial_dims, mlp_dim, in_channels, kernel_size=1, activation=final_activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *spatial)`` to ``(B, C, *spatial)``."""

@@ -15,11 +15,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
 from convformer_monai.networks.blocks.convformer import ConvFormerBlock
-from convformer_monai.networks.blocks.pooling import conv_norm_relu
+from convformer_monai.networks.blocks.pooling import conv_norm_relu, same_size_conv
+from convformer_monai.networks.checks import check_positive
 from convformer_monai.networks.registry import BLOCKS
 
 
@@ -47,13 +47,11 @@ class IdentityMixer(nn.Module):
         **_gaussian: Any,
     ) -> None:
         super().__init__()
+        check_positive(num_heads=num_heads, head_dim=head_dim)
         self.num_heads = num_heads
         inner = num_heads * head_dim
-        self.to_v = Conv[Conv.CONV, spatial_dims](
-            in_channels, inner, qkv_kernel_size, padding=qkv_kernel_size // 2, bias=False
-        )
-        project = conv_norm_relu(spatial_dims, inner, in_channels, kernel_size=1)
-        self.project = project if final_activation else project[:-1]
+        self.to_v = same_size_conv(spatial_dims, in_channels, inner, qkv_kernel_size)
+        self.project = conv_norm_relu(spatial_dims, inner, in_channels, kernel_size=1, activation=final_activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *spatial)`` to ``(B, C, *spatial)``."""
@@ -62,7 +60,7 @@ class IdentityMixer(nn.Module):
     def attention(self, x: Tensor) -> Tensor:
         """Identity maps, ``(B, heads, N, N)``."""
         tokens = x[0, 0].numel()
-        return torch.eye(tokens, device=x.device).expand(x.shape[0], self.num_heads, tokens, tokens)
+        return torch.eye(tokens, dtype=x.dtype, device=x.device).expand(x.shape[0], self.num_heads, tokens, tokens)
 
 
 class ConvMixer(nn.Module):
@@ -89,12 +87,14 @@ class ConvMixer(nn.Module):
         **_gaussian: Any,
     ) -> None:
         super().__init__()
+        check_positive(num_heads=num_heads, head_dim=head_dim)
         inner = num_heads * head_dim
         attention_parameters = in_channels * inner * (3 * qkv_kernel_size**spatial_dims + 1) + num_heads
         hidden = max(1, round(attention_parameters / (2 * in_channels * 3**spatial_dims + 2)))
-        expand = conv_norm_relu(spatial_dims, in_channels, hidden)
-        project = conv_norm_relu(spatial_dims, hidden, in_channels)
-        self.body = nn.Sequential(expand, project if final_activation else project[:-1])
+        self.body = nn.Sequential(
+            conv_norm_relu(spatial_dims, in_channels, hidden),
+            conv_norm_relu(spatial_dims, hidden, in_channels, activation=final_activation),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *spatial)`` to ``(B, C, *spatial)``."""

@@ -32,7 +32,10 @@ class ConvFormerBlock(nn.Module):
         qkv_kernel_size: see :class:`CSA`.
         norm_first: batch norm before each branch.
         final_activation: end each branch in a ReLU, as published.
-        dropout_rate: dropout inside the feed-forward.
+        dropout_rate: dropout inside the feed-forward (none in the paper).
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
 
     mixer_class: type[nn.Module] = CSA
@@ -70,16 +73,17 @@ class ConvFormerBlock(nn.Module):
             final_activation=final_activation,
         )
         self.norm2 = norm()
-        self.cffn = CFFN(spatial_dims, in_channels, mlp_dim or 4 * in_channels, final_activation, dropout_rate)
+        hidden = 4 * in_channels if mlp_dim is None else mlp_dim
+        self.cffn = CFFN(spatial_dims, in_channels, hidden, final_activation, dropout_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *spatial)`` to ``(B, C, *spatial)``."""
         x = x + self.mixer(self.norm1(x))
-        return x + self.cffn(self.norm2(x))
+        return x + self.cffn(self.norm2(x))  # type: ignore[no-any-return]
 
     def attention(self, x: Tensor) -> Tensor:
         """The signed attention maps of ``x``: ``(B, heads, N, N)``."""
-        return self.mixer.attention(self.norm1(x))  # type: ignore[no-any-return,operator]
+        return self.mixer.attention(self.norm1(x))  # type: ignore[no-any-return, operator]
 
 
 BLOCKS.add("convformer", "ConvFormer: CNN-style self-attention and convolutional feed-forward", ConvFormerBlock)

@@ -5,82 +5,97 @@ Paper: Lin et al., "ConvFormer", MICCAI 2023 (arXiv 2309.05674), section 2.2:
     A_ij = cos(q_i, k_j) * G_ij,  G_ij = exp(-d_ij^2 / (2 s^2)) / sum_j exp(-d_ij^2 / (2 s^2)),  Z = A V
 
 with q, k, v from one 3x3 convolution, no softmax, d measured in fractions of the grid, and one learnable s per head,
-s = 0.003 + (alpha - 0.003) * sigmoid(theta).
+s = 0.003 + (alpha - 0.003) * sigmoid(theta). Z passes a 1x1 convolution, batch norm and ReLU.
 
-How it is computed here:
+Deviations:
 
-* q and k are divided by ``sqrt(|.|^2 + 1e-4)`` before their product. The published code divides the N x N product
-  and adds another 1e-4 to the product of the norms; the difference is the only deviation, about 1e-6 relative.
-* d^2 is a sum over axes, so G is an outer product of one small row-normalised matrix an axis: it is never stored.
-* Queries are processed in chunks whose N_chunk x N scores stay in the processor's cache: peak memory does not grow
-  with N^2. When gradients of a large grid are wanted, chunks are recomputed in the backward pass.
-* ``grid_size`` (ours) measures d in fractions of a fixed reference grid instead of the current one, so that the
+* The published code divides the N x N products of q and k by ``|q| |k| + 1e-4``; here q and k are scaled before
+  (:func:`normalise`): the same to about 1e-6 of the largest entry, 1e-5 for vectors shorter than 1.
+* In evaluation the distance map is kept between calls, and each head of a large grid takes the cheaper of the two
+  ways of :mod:`convformer_monai.networks.blocks.mixing`: no change but rounding.
+* ``grid_size``, optional, measures d in fractions of a fixed reference grid instead of the current one, so that the
   receptive field keeps its size in pixels when a net trained on crops sees a whole image.
+* ``initial_sigma``, ``qkv_kernel_size`` and ``final_activation``, optional, for ablations.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from convformer_monai.networks.blocks.pooling import conv_norm_relu
+from convformer_monai.networks.blocks.gaussian import axis_factors, axis_roots, distance_rows
+from convformer_monai.networks.blocks.mixing import TOLERANCE, mix_directly, mix_separably
+from convformer_monai.networks.blocks.pooling import conv_norm_relu, same_size_conv
+from convformer_monai.networks.checks import check_positive
 
 SIGMA_MIN = 0.003
 EPS = 1e-4
-SCORES_PER_CHUNK = 2**19  # scores of all heads of one image held at a time: 2 MiB in float32
-RECOMPUTE_ABOVE = 2**24  # scores of all heads of one image above which the backward pass recomputes them
 
 
-def gaussian_factor(sigma: Tensor, size: int, unit: int) -> Tensor:
-    """One axis of the Gaussian distance map.
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x`` in float32, or in float64 if it is."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def similarities(q: Tensor, k: Tensor, eps: float = EPS) -> Tensor:
+    """The published similarities ``q_i . k_j / (a_i b_j + eps)``, a and b the lengths of q and k.
 
     Args:
-        sigma: ``(heads,)`` standard deviations, in fractions of ``unit`` grid points.
-        size: grid points along the axis, n.
-        unit: grid points that count as distance 1.
+        q: ``(..., N, d)``.
+        k: ``(..., N, d)``.
+        eps: of the published code, also in the lengths ``sqrt(|.|^2 + eps)``.
 
     Returns:
-        ``(heads, n, n)``; each row sums to 1. The outer product of the factors of all axes is the map of the paper.
+        ``(..., N, N)``.
     """
-    position = torch.arange(size, device=sigma.device, dtype=sigma.dtype) / unit
-    squared = (position[:, None] - position[None, :]) ** 2  # (n, n)
-    return torch.softmax(-squared[None] / (2 * sigma[:, None, None] ** 2), dim=-1)
+    q, k = at_least_float32(q), at_least_float32(k)
+    a = torch.sqrt(q.square().sum(-1, keepdim=True) + eps)  # (..., N, 1)
+    b = torch.sqrt(k.square().sum(-1, keepdim=True) + eps)
+    return q @ k.transpose(-1, -2) / (a @ b.transpose(-1, -2) + eps)
 
 
-def _rows(factors: list[Tensor], start: int, stop: int, grid: list[int]) -> Tensor:
-    """Rows ``start:stop`` of the distance map over all tokens: ``(heads, stop - start, N)``."""
-    query = torch.arange(start, stop, device=factors[0].device)
-    below = 1
-    for size in grid:
-        below = below * size
-    rows = torch.ones(1, stop - start, 1, device=factors[0].device, dtype=factors[0].dtype)
-    for factor, size in zip(factors, grid):  # noqa: B905 (TorchScript knows no strict)
-        below = below // size
-        axis = factor[:, (query // below) % size]  # (heads, chunk, n)
-        rows = (rows[..., None] * axis[:, :, None]).flatten(2)  # (heads, chunk, n_1 * ... * n)
-    return rows
+def normalise(q: Tensor, k: Tensor, eps: float = EPS) -> tuple[Tensor, Tensor]:
+    """Scales queries and keys such that their products are the similarities.
+
+    ``1 / (a_i b_j + eps)`` is no product of a function of i and one of j, but nearly. Let A and B be typical lengths,
+    u = A / a_i, w = B / b_j and e = eps / (A B). Then it is ``1 / (a_i b_j)`` times
+
+        1 - e u w  =  (1 - e (u - 1/2)) (1 - e (w - 1/2))  -  e (u - 1) (w - 1)  +  terms in e^2
+
+    The first term is what is used here; leaving ``+ eps`` out would cost e u w, which matters for short vectors.
+
+    Args:
+        q: ``(..., N, d)``.
+        k: ``(..., N, d)``.
+        eps: see :func:`similarities`.
+
+    Returns:
+        q and k in the dtypes given, computed in float32 or better so that float16 cannot overflow.
+    """
+    wide_q, wide_k = at_least_float32(q), at_least_float32(k)
+    square_q = wide_q.square().sum(-1, keepdim=True)  # (..., N, 1)
+    square_k = wide_k.square().sum(-1, keepdim=True)
+    inverse_q = torch.rsqrt(square_q + eps)  # 1 / a
+    inverse_k = torch.rsqrt(square_k + eps)
+    typical_q = torch.rsqrt(square_q.detach().mean(-2, keepdim=True) + eps)  # 1 / A
+    typical_k = torch.rsqrt(square_k.detach().mean(-2, keepdim=True) + eps)
+    scale_q = inverse_q * (1 - eps * typical_k * (inverse_q - typical_q / 2))
+    scale_k = inverse_k * (1 - eps * typical_q * (inverse_k - typical_k / 2))
+    return (wide_q * scale_q).to(q.dtype), (wide_k * scale_k).to(k.dtype)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, factors: list[Tensor], start: int, stop: int, grid: list[int]) -> Tensor:
-    """Output of queries ``start:stop``; q, k unit length, all ``(B, heads, N, d)``. Returns (B, heads, chunk, d)."""
-    scores = torch.matmul(q[:, :, start:stop], k.transpose(-1, -2))  # (B, heads, chunk, N)
-    weights = _rows(factors, start, stop, grid).to(scores.dtype)
-    if scores.requires_grad or weights.requires_grad:
-        scores = scores * weights
-    else:
-        scores = scores.mul_(weights)
-    return torch.matmul(scores, v)
+class _DistanceMap(NamedTuple):
+    """The distance map of a grid as evaluation keeps it, with the parameters that it was made from."""
 
-
-def _unit_length(x: Tensor, eps: float = EPS) -> Tensor:
-    """Divide ``(..., d)`` by its length, computed in float32 so that float16 cannot overflow."""
-    squared = (x.float() * x.float()).sum(-1, keepdim=True)
-    return x * torch.rsqrt(squared + eps).to(x.dtype)
+    theta: Tensor
+    grid: list[int]
+    factors: list[Tensor]  # for each axis (heads, n, n)
+    roots: list[tuple[Tensor, Tensor] | None]  # for each head those of the last axis; None: go the direct way
+    reach: int  # along the first axis, of the heads that go the direct way
 
 
 class CSA(nn.Module):
@@ -92,14 +107,14 @@ class CSA(nn.Module):
         num_heads: attention heads.
         head_dim: channels of a head, d.
         alpha: upper bound of the Gaussian's standard deviation, as a fraction of the grid (paper: 0.4).
-        initial_sigma: where the standard deviations start, spread log-evenly over the heads between the two bounds;
-            None draws theta from a standard normal distribution as published.
+        initial_sigma: where the standard deviations start: spread log-evenly over the heads, from the smallest to
+            the largest value given; None draws theta from a standard normal distribution as published.
         grid_size: grid points an axis that count as distance 1; None takes the current grid, as published.
-        qkv_kernel_size: kernel of the convolution that makes q, k and v (paper: 3).
+        qkv_kernel_size: odd kernel of the convolution that makes q, k and v (paper: 3).
         final_activation: end in a ReLU, as published.
 
     Raises:
-        ValueError: ``alpha`` is not above 0.003, or ``initial_sigma`` is not within (0.003, alpha).
+        ValueError: an argument is out of its range.
     """
 
     def __init__(
@@ -115,100 +130,129 @@ class CSA(nn.Module):
         final_activation: bool = True,
     ) -> None:
         super().__init__()
+        check_positive(num_heads=num_heads, head_dim=head_dim, grid_size=1 if grid_size is None else grid_size)
         if alpha <= SIGMA_MIN:
             raise ValueError(f"alpha must be above {SIGMA_MIN}, got {alpha}")
         self.num_heads = num_heads
         self.head_dim = head_dim
         self.alpha = alpha
         self.sigma_min = SIGMA_MIN
-        self.scores_per_chunk = SCORES_PER_CHUNK
         self.grid_size = grid_size
         inner = num_heads * head_dim
-        self.to_qkv = Conv[Conv.CONV, spatial_dims](
-            in_channels, 3 * inner, qkv_kernel_size, padding=qkv_kernel_size // 2, bias=False
-        )
+        self.to_qkv = same_size_conv(spatial_dims, in_channels, 3 * inner, qkv_kernel_size)
         self.theta = nn.Parameter(self._initial_theta(initial_sigma))
-        self.project = conv_norm_relu(spatial_dims, inner, in_channels, kernel_size=1)
-        if not final_activation:
-            self.project = self.project[:-1]
-        self._cache: tuple[Tensor, tuple[object, ...], list[Tensor]] | None = None
+        self.project = conv_norm_relu(spatial_dims, inner, in_channels, kernel_size=1, activation=final_activation)
+        self._cache: _DistanceMap | None = None
 
     def _initial_theta(self, initial_sigma: Sequence[float] | None) -> Tensor:
         if initial_sigma is None:
             return torch.randn(self.num_heads)
-        low, high = min(initial_sigma), max(initial_sigma)
-        if not SIGMA_MIN < low <= high < self.alpha:
+        if not initial_sigma or not all(SIGMA_MIN < sigma < self.alpha for sigma in initial_sigma):
             raise ValueError(f"initial_sigma must lie within ({SIGMA_MIN}, alpha={self.alpha}), got {initial_sigma}")
-        sigma = torch.logspace(math.log10(low), math.log10(high), self.num_heads)
+        low, high = math.log10(min(initial_sigma)), math.log10(max(initial_sigma))
+        sigma = torch.logspace(low, high, self.num_heads)
         return torch.logit((sigma - SIGMA_MIN) / (self.alpha - SIGMA_MIN))
 
     def sigma(self) -> Tensor:
         """Standard deviation of each head's Gaussian, ``(heads,)`` in fractions of the grid."""
-        return self.sigma_min + (self.alpha - self.sigma_min) * torch.sigmoid(self.theta.float())
+        return self.sigma_min + (self.alpha - self.sigma_min) * torch.sigmoid(at_least_float32(self.theta))
 
-    def _new_factors(self, grid: list[int]) -> list[Tensor]:
+    def factors(self, grid: list[int]) -> list[Tensor]:
+        """The distance map of a grid: for each axis ``(heads, n, n)``, rows summing to 1."""
         sigma = self.sigma()
         unit = self.grid_size
-        return [gaussian_factor(sigma, size, size if unit is None else unit) for size in grid]
+        return [axis_factors(sigma, size, size if unit is None else unit) for size in grid]
 
     @torch.jit.unused
-    def _cached_factors(self, grid: list[int], dtype: torch.dtype) -> list[Tensor]:
-        """Factors of ``grid``, kept until theta's values, the grid, the device or the dtype change."""
-        key = (tuple(grid), self.theta.device, dtype)
-        if self._cache is None or self._cache[1] != key or not torch.equal(self._cache[0], self.theta):
-            factors = [factor.to(dtype) for factor in self._new_factors(grid)]
-            self._cache = (self.theta.detach().clone(), key, factors)
-        return self._cache[2]
+    def _distance_map(self, grid: list[int], like: Tensor) -> _DistanceMap:
+        """The distance map of ``grid`` for tensors like ``like``, kept until one of these or theta's values change."""
+        kept = self._cache
+        if (
+            kept is None
+            or kept.grid != grid
+            or kept.factors[0].dtype != like.dtype
+            or kept.theta.device != self.theta.device
+            or not torch.equal(kept.theta, self.theta)
+        ):
+            kept = self._cache = self._new_distance_map(grid, like)
+        return kept
 
-    def _factors(self, grid: list[int], dtype: torch.dtype) -> list[Tensor]:
+    @torch.jit.unused
+    def _new_distance_map(self, grid: list[int], like: Tensor) -> _DistanceMap:
+        """The distance map of ``grid``, with the cheaper way of each head chosen by its number of multiplications."""
+        tokens = math.prod(grid)
+        lines = tokens // grid[-1]
+        units = [self.grid_size or size for size in grid]
+        sigma = self.sigma().detach()
+        roots: list[tuple[Tensor, Tensor] | None] = []
+        reach = 0
+        for head, (left, right) in enumerate(axis_roots(sigma, grid[-1], units[-1], TOLERANCE)):
+            rows = math.ceil(float(sigma[head]) * units[0] * math.sqrt(-2 * math.log(TOLERANCE)))
+            direct = 2 * tokens * self.head_dim * min(grid[0], 2 * rows + 1) * (tokens // grid[0])
+            separable = len(right) * self.head_dim**2 * (2 * tokens + lines * sum(grid[:-1]))
+            if separable < direct:
+                roots.append((left.to(like), right.to(like)))
+            else:
+                roots.append(None)
+                reach = max(reach, rows)
+        factors = [factor.to(like) for factor in self.factors(grid)]
+        return _DistanceMap(self.theta.detach().clone(), grid, factors, roots, reach)
+
+    @torch.jit.unused
+    def _mix_in_evaluation(self, q: Tensor, k: Tensor, v: Tensor, grid: list[int]) -> Tensor:
+        """A V, each head by the cheaper way: ``(B, heads, N, d)``."""
+        _, _, factors, roots, reach = self._distance_map(grid, q)
+        direct = [head for head, root in enumerate(roots) if root is None]
+        if len(direct) == self.num_heads:
+            return mix_directly(q, k, v, factors, grid, reach)
+        z = torch.empty_like(v)
+        if direct:
+            few = [factor[direct] for factor in factors]
+            z[:, direct] = mix_directly(q[:, direct], k[:, direct], v[:, direct], few, grid, reach)
+        for head, root in enumerate(roots):
+            if root is not None:
+                others = [factor[head] for factor in factors[:-1]]
+                z[:, head] = mix_separably(q[:, head], k[:, head], v[:, head], others, root, grid)
+        return z
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, grid: list[int]) -> Tensor:
+        """The attention itself, A V.
+
+        Args:
+            q: queries, ``(B, heads, N, d)``.
+            k: keys, ``(B, heads, N, d)``.
+            v: values, ``(B, heads, N, d)``.
+            grid: grid points along each axis, N in all.
+
+        Returns:
+            ``(B, heads, N, d)``.
+        """
+        q, k = normalise(q, k)
         if not torch.jit.is_scripting():
-            if not (self.training or torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling()):
-                return self._cached_factors(grid, dtype)
-        return [factor.to(dtype) for factor in self._new_factors(grid)]
-
-    def train(self, mode: bool = True) -> CSA:
-        """Set the mode; the cached factors are dropped."""
-        self._cache = None
-        super().train(mode)
-        return self
-
-    def __getstate__(self) -> dict[str, object]:
-        """Leave the cache out of copies and pickles."""
-        return {**self.__dict__, "_cache": None}
+            if not (torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling()):
+                return self._mix_in_evaluation(q, k, v, grid)
+        factors = [factor.to(q.dtype) for factor in self.factors(grid)]
+        return mix_directly(q, k, v, factors, grid, grid[0])
 
     def _qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit-length q and k, and v: ``(B, heads, N, d)`` each."""
+        """Queries, keys and values: ``(B, heads, N, d)`` each, contiguous."""
         qkv = self.to_qkv(x).flatten(2)  # (B, 3 * heads * d, N)
-        qkv = qkv.unflatten(1, (3, self.num_heads, self.head_dim)).permute(1, 0, 2, 4, 3)  # (3, B, heads, N, d)
-        return _unit_length(qkv[0]), _unit_length(qkv[1]), qkv[2]
-
-    def _mix(self, q: Tensor, k: Tensor, v: Tensor, grid: list[int]) -> Tensor:
-        """A V for all queries: ``(B, heads, N, d)``."""
-        factors = self._factors(grid, q.dtype)
-        tokens = q.shape[2]
-        chunk = max(1, self.scores_per_chunk // (self.num_heads * tokens))
-        if chunk >= tokens:
-            return _attend(q, k, v, factors, 0, tokens, grid)
-        parts: list[Tensor] = []
-        for start in range(0, tokens, chunk):
-            stop = min(start + chunk, tokens)
-            if torch.jit.is_scripting():
-                parts.append(_attend(q, k, v, factors, start, stop, grid))
-            elif torch.is_grad_enabled() and self.num_heads * tokens * tokens > RECOMPUTE_ABOVE:
-                parts.append(checkpoint(_attend, q, k, v, factors, start, stop, grid, use_reentrant=False))
-            else:
-                parts.append(_attend(q, k, v, factors, start, stop, grid))
-        return torch.cat(parts, dim=2)
+        qkv = qkv.unflatten(1, (3, self.num_heads, self.head_dim)).permute(1, 0, 2, 4, 3).contiguous()
+        return qkv[0], qkv[1], qkv[2]
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *spatial)`` to ``(B, C, *spatial)``."""
         q, k, v = self._qkv(x)
-        z = self._mix(q, k, v, list(x.shape[2:]))
+        z = self.mix(q, k, v, list(x.shape[2:]))
         z = z.transpose(2, 3).flatten(1, 2).unflatten(2, x.shape[2:])  # (B, heads * d, *spatial)
         return self.project(z)  # type: ignore[no-any-return]
 
     def attention(self, x: Tensor) -> Tensor:
-        """The signed attention maps A of ``x``: ``(B, heads, N, N)``, queries before keys."""
+        """The signed attention maps A of ``x``, by their definition: ``(B, heads, N, N)``, queries before keys."""
         q, k, _ = self._qkv(x)
-        grid = x.shape[2:]
-        return q @ k.transpose(-1, -2) * _rows(self._factors(list(grid), q.dtype), 0, q.shape[2], list(grid))
+        grid = list(x.shape[2:])
+        return similarities(q, k) * distance_rows(self.factors(grid), grid, 0, q.shape[2])
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the distance map kept out of copies and pickles."""
+        return {**self.__dict__, "_cache": None}

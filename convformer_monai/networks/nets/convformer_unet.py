@@ -17,8 +17,9 @@ from monai.networks.layers.factories import Conv, Pool
 from torch import Tensor, nn
 
 from convformer_monai.networks.blocks.pooling import conv_norm_relu
+from convformer_monai.networks.checks import check_fraction, check_positive
 from convformer_monai.networks.encoder import Encoder
-from convformer_monai.networks.registry import NETS
+from convformer_monai.networks.registry import BLOCKS, NETS, lookup
 
 
 class Fuse(nn.Module):
@@ -64,7 +65,8 @@ class ConvFormerUNet(nn.Module):
         deep_supervision: in training mode, also return logits of the coarser decoder scales.
 
     Raises:
-        ValueError: ``channels``, ``num_layers`` and ``grid_sizes`` differ in length, or a name is unknown.
+        ValueError: ``channels``, ``num_layers`` and ``grid_sizes`` differ in length, an argument is out of its range,
+            or a name is unknown.
     """
 
     def __init__(
@@ -83,10 +85,18 @@ class ConvFormerUNet(nn.Module):
         deep_supervision: bool = False,
     ) -> None:
         super().__init__()
-        if len(num_layers) != len(channels) or (grid_sizes is not None and len(grid_sizes) != len(channels)):
-            raise ValueError(
-                f"channels, num_layers and grid_sizes must be of equal length, got {channels}, {num_layers}, {grid_sizes}"
-            )
+        if len(channels) < 2:
+            raise ValueError(f"channels must name at least two scales, got {tuple(channels)}")
+        for name, values in (("num_layers", num_layers), ("grid_sizes", grid_sizes)):
+            if values is not None and len(values) != len(channels):
+                raise ValueError(
+                    f"{name} must hold one number for each of the {len(channels)} channels, got {tuple(values)}"
+                )
+        if min(num_layers) < 0:
+            raise ValueError(f"num_layers must hold numbers of at least 0, got {tuple(num_layers)}")
+        check_positive(out_channels=out_channels, num_convs=num_convs, head_dim=head_dim)
+        check_fraction(dropout=dropout)
+        lookup(BLOCKS, block)  # also where no scale has blocks
         self.deep_supervision = deep_supervision
         self.encoder = nn.ModuleList()
         for level, width in enumerate(channels):
@@ -131,13 +141,12 @@ class ConvFormerUNet(nn.Module):
         for i, fuse in enumerate(self.decoder):
             x = fuse(x, skips[len(skips) - 2 - i])
             decoded.append(x)
-        logits: list[Tensor] = []
-        for i, head in enumerate(self.heads):
-            if self.training or i == len(self.heads) - 1:
-                logits.insert(0, head(decoded[len(decoded) - len(self.heads) + i]))
         if self.training and self.deep_supervision:
+            logits: list[Tensor] = []
+            for i, head in enumerate(self.heads):
+                logits.insert(0, head(decoded[i]))
             return logits
-        return logits[0]
+        return self.heads[-1](x)  # type: ignore[no-any-return]
 
 
 NETS.add("ConvFormerUNet", "U-shaped net with ConvFormer blocks at its deep levels", ConvFormerUNet)

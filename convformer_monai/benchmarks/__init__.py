@@ -1,0 +1,1 @@
+"""What ``scripts/benchmark NAME`` runs: one module a name, each with a ``main``."""

@@ -1,0 +1,89 @@
+"""The cardiac bundle on this machine: a volume and a cine as users run them, and its network beside MONAI's BasicUNet.
+
+Whole runs are processes of their own, from the command to the written mask; the first, on one tiny slice, shows what
+start-up alone takes. The two networks run in turn in one process, so that a busy machine slows them alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from monai.networks.nets import BasicUNet
+from torch import nn
+
+from convformer_monai.bundles import component
+from convformer_monai.inferers import SliceBatchInferer, has_fast_bf16
+from convformer_monai.phantoms import cardiac_phantom
+
+BUNDLE = Path("bundles") / "cardiac_mri_convformer_segmentation"
+RUNS = {  # name: (shape, phases), in the order of their memory: peaks of finished processes can only be read as maxima
+    "start-up (32 x 32, 1 slice)": ((32, 32, 1), 1),
+    "volume (216 x 256, 10 slices)": ((216, 256, 10), 1),
+    "cine (216 x 256, 10 slices, 25 phases)": ((216, 256, 10), 25),
+}
+
+
+def run_bundle(image: Path, output: Path) -> tuple[float, float]:
+    """Segments a file as the README says; returns seconds and the peak resident memory in MB."""
+    options = ["--config_file", str(BUNDLE / "configs" / "inference.json"), "--bundle_root", str(BUNDLE)]
+    options += ["--datalist", repr([str(image)]), "--output_dir", str(output), "--device", "cpu"]
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "monai.bundle", "run", *options], check=True, capture_output=True)
+    seconds = time.perf_counter() - start
+    return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6
+
+
+def milliseconds_a_slice(
+    networks: dict[str, nn.Module], repeats: int, size: int = 256, batch: int = 8
+) -> dict[str, float]:
+    """Median time of each network for a slice of ``size`` x ``size``, as the bundle's inferer calls it."""
+    image = torch.randn(1, 1, size, size, batch)
+    inferer = SliceBatchInferer(slice_batch_size=batch)
+    times: dict[str, list[float]] = {name: [] for name in networks}
+    for repeat in range(repeats + 1):
+        for name, network in networks.items():
+            start = time.perf_counter()
+            inferer(image, network)
+            if repeat:
+                times[name].append(time.perf_counter() - start)
+    return {name: 1000 * statistics.median(values) / batch for name, values in times.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures and writes the figures to standard output."""
+    parser = argparse.ArgumentParser(prog="scripts/benchmark cardiac", description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5, help="of the networks")
+    repeats = parser.parse_args(arguments).repeats
+    write = sys.stdout.write
+    write(f"{torch.get_num_threads()} threads, torch {torch.__version__}, ")
+    write(f"bfloat16 {'used' if has_fast_bf16(torch.device('cpu')) else 'not used: the processor has none'}\n\n")
+    write(f"{'python -m monai.bundle run':<40} {'seconds':>8} {'peak memory, MB':>16}\n")
+    with tempfile.TemporaryDirectory() as folder:
+        for index, (name, (shape, phases)) in enumerate(RUNS.items()):
+            image, _ = cardiac_phantom(shape=shape, num_phases=phases).save(folder, f"phantom{index}")
+            seconds, megabytes = run_bundle(image, Path(folder) / "out")
+            write(f"{name:<40} {seconds:>8.1f} {megabytes:>16.0f}\n")
+    networks = {
+        "ConvFormerUNet of the bundle": component(BUNDLE, "inference", "network_def").eval(),
+        "MONAI BasicUNet": BasicUNet(spatial_dims=2, in_channels=1, out_channels=4).eval(),
+    }
+    with torch.inference_mode():
+        times = milliseconds_a_slice(networks, repeats)
+    baseline = times["MONAI BasicUNet"]
+    write(f"\n{'network, 256 x 256':<40} {'ms a slice':>10} {'of BasicUNet':>14} {'parameters':>12}\n")
+    for name, network in networks.items():
+        count = sum(parameter.numel() for parameter in network.parameters())
+        write(f"{name:<40} {times[name]:>10.1f} {times[name] / baseline:>14.2f} {count:>12,}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""CSA beside its published formulation and torch's softmax attention, in one run on this machine.
+
+All three take the same queries, keys and values, ``(1, heads, N, d)``, and run in turn, so that a busy machine slows
+them alike. Peak memory is that of a process of its own: what it grows by during one call, the second of two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convformer_monai.networks import CSA
+
+EPS = 1e-4
+SOFTMAX = "torch softmax (SDPA)"  # another function, so without error
+
+
+def squared_distances(grid: Sequence[int], like: Tensor) -> Tensor:
+    """Squared distances ``(N, N)`` of all grid points, in fractions of the grid; the published code makes them once."""
+    axes = [torch.arange(size, device=like.device, dtype=like.dtype) / size for size in grid]
+    points = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2)  # (N, axes)
+    return sum((points[:, None, axis] - points[None, :, axis]) ** 2 for axis in range(len(grid)))  # type: ignore
+
+
+def published_csa(q: Tensor, k: Tensor, v: Tensor, sigma: Tensor, squared: Tensor) -> Tensor:
+    """CSA as published, with all N x N tensors (Lin et al., MICCAI 2023, arXiv 2309.05674).
+
+    Args:
+        q: queries, ``(B, heads, N, d)``.
+        k: keys, ``(B, heads, N, d)``.
+        v: values, ``(B, heads, N, d)``.
+        sigma: standard deviation of each head's Gaussian, ``(heads,)``.
+        squared: squared distances, ``(N, N)``.
+
+    Returns:
+        ``(B, heads, N, d)``.
+    """
+    gaussian = torch.exp(-squared / (2 * sigma[:, None, None] ** 2))  # (heads, N, N)
+    gaussian = gaussian / gaussian.sum(-1, keepdim=True)
+    length_q = torch.sqrt((q * q).sum(-1, keepdim=True) + EPS)
+    length_k = torch.sqrt((k * k).sum(-1, keepdim=True) + EPS)
+    cosine = q @ k.transpose(-1, -2) / (length_q @ length_k.transpose(-1, -2) + EPS)  # (B, heads, N, N)
+    return (cosine * gaussian) @ v
+
+
+class Case:
+    """One size: random inputs, a CSA with random parameters, and the three formulations as functions without argument.
+
+    Args:
+        size: grid points along each of two axes.
+        heads: attention heads.
+        head_dim: channels of a head.
+    """
+
+    def __init__(self, size: int, heads: int, head_dim: int) -> None:
+        torch.manual_seed(0)
+        self.grid = [size, size]
+        self.csa = CSA(2, 1, heads, head_dim).eval()
+        self.sigma = self.csa.sigma().detach()
+        self.q, self.k, self.v = torch.randn(3, 1, heads, size * size, head_dim)
+        self.squared = squared_distances(self.grid, self.q)
+        self.contestants: dict[str, Callable[[], Tensor]] = {
+            "ours": lambda: self.csa.mix(self.q, self.k, self.v, self.grid),
+            "published": lambda: published_csa(self.q, self.k, self.v, self.sigma, self.squared),
+            SOFTMAX: lambda: F.scaled_dot_product_attention(self.q, self.k, self.v),
+        }
+
+    def truth(self) -> Tensor:
+        """The published formulation in float64."""
+        squared = squared_distances(self.grid, self.q.double())
+        heads = []  # one at a time: a float64 tensor of 64 x 64 tokens squared takes 128 MiB a head
+        for h in range(len(self.sigma)):
+            q, k, v = (x[:, h : h + 1].double() for x in (self.q, self.k, self.v))
+            heads.append(published_csa(q, k, v, self.sigma[h : h + 1].double(), squared))
+        return torch.cat(heads, dim=1)
+
+
+def median_seconds(contestants: dict[str, Callable[[], Tensor]], repeats: int) -> dict[str, float]:
+    """Median time of each, called in turn ``repeats`` times after a first call that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for repeat in range(repeats + 1):
+        for name, call in contestants.items():
+            start = time.perf_counter()
+            call()
+            if repeat:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _peak_rss() -> int:
+    """Peak resident memory of this process in bytes."""
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def peak_growth(call: Callable[[], Tensor]) -> int:
+    """Bytes by which a call raises this process's memory above what it was before the call.
+
+    Linux lets the peak be reset; elsewhere the peak before the call is what it must exceed.
+    """
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not reset.exists():
+        before = _peak_rss()
+        call()
+        return _peak_rss() - before
+
+    def read(field: str) -> int:
+        line = next(line for line in status.read_text().splitlines() if line.startswith(field))
+        return int(line.split()[1]) * 1024
+
+    reset.write_text("5")
+    before = read("VmRSS")
+    call()
+    return read("VmHWM") - before
+
+
+def measure_memory(name: str, size: int, heads: int, head_dim: int) -> int:
+    """Peak memory growth of one contestant in a fresh process, in bytes."""
+    arguments = ["--memory-of", name, "--sizes", str(size), "--heads", str(heads), "--head-dim", str(head_dim)]
+    command = [sys.executable, "-m", "convformer_monai.benchmarks.csa", *arguments]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures and writes the table to standard output."""
+    parser = argparse.ArgumentParser(prog="scripts/benchmark csa", description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[16, 32, 64], help="grid points along an edge")
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--head-dim", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="1 is least disturbed by others")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    with torch.inference_mode():
+        if options.memory_of:
+            call = Case(options.sizes[0], options.heads, options.head_dim).contestants[options.memory_of]
+            sys.stdout.write(f"{peak_growth(call)}\n")
+            return
+        sys.stdout.write(
+            f"{options.heads} heads x {options.head_dim}, one image, float32, {torch.get_num_threads()} threads, "
+            f"torch {torch.__version__}, {platform.machine()}\n"
+            f"{'tokens':>8}  {'formulation':<22}{'median ms':>10}{'peak MiB':>10}{'relative error':>16}{'speed':>8}\n"
+        )
+        for size in options.sizes:
+            _write_rows(size, options.heads, options.head_dim, options.repeats)
+
+
+def _write_rows(size: int, heads: int, head_dim: int, repeats: int) -> None:
+    case = Case(size, heads, head_dim)
+    truth = case.truth()
+    seconds = median_seconds(case.contestants, repeats)
+    for name, call in case.contestants.items():
+        peak = measure_memory(name, size, heads, head_dim) / 2**20
+        error = "-" if name == SOFTMAX else f"{float((call() - truth).norm() / truth.norm()):.1e}"
+        ratio = seconds["published"] / seconds[name]
+        tokens = f"{size}x{size}"
+        sys.stdout.write(f"{tokens:>8}  {name:<22}{seconds[name] * 1e3:>10.1f}{peak:>10.1f}{error:>16}{ratio:>7.2f}x\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

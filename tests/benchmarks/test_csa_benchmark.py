@@ -1,0 +1,35 @@
+"""``scripts/benchmark``."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from convformer_monai.benchmarks.csa import main, peak_growth
+
+
+@pytest.mark.slow
+def test_table(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--sizes", "6", "--heads", "2", "--head-dim", "16", "--repeats", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    for line, name in zip(lines[2:], ("ours", "published", "torch softmax (SDPA)"), strict=True):
+        assert line.split()[0] == "6x6" and name in line and line.endswith("x")
+    assert float(lines[2].split()[4]) < 1e-5  # error of ours
+
+
+def test_peak_growth() -> None:
+    size = 2**28
+    assert size / 2 < peak_growth(lambda: torch.ones(size // 4)) < 2 * size
+
+
+def test_script(repository: Path) -> None:
+    script = repository / "scripts" / "benchmark"
+    shown = subprocess.run([script, "--help"], capture_output=True, text=True, check=True)
+    assert "usage: scripts/benchmark NAME" in shown.stdout
+    for arguments in ([], ["nothing"]):
+        refused = subprocess.run([script, *arguments], capture_output=True, text=True, check=False)
+        assert refused.returncode == 2 and "usage:" in refused.stderr

@@ -1,0 +1,163 @@
+"""The segmentation nets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from contract import Case, Contract, Randomise, relative_error
+from torch import nn
+
+from convformer_monai.networks import BLOCKS, NETS, SETR, ConvFormerUNet
+
+NAMES = sorted(BLOCKS.names)
+ODD_2D = ((37, 50), (16, 11), (3, 5))
+
+
+def setr(block: str) -> Case:
+    return Case(lambda: SETR(2, 3, 16, 4, 16, 2, 2, 8, 24, 0.1, block), 2, 3, (16, 20), ODD_2D)
+
+
+def unet(block: str, spatial_dims: int = 2, **arguments: object) -> Case:
+    def make() -> nn.Module:
+        widths = {"channels": (6, 8, 12), "num_layers": (0, 1, 2), "head_dim": 4}
+        return ConvFormerUNet(spatial_dims, 2, 3, block=block, dropout=0.1, **widths, **arguments)
+
+    if spatial_dims == 3:
+        return Case(make, 2, 3, (8, 12, 6), ((9, 7, 11), (3, 2, 5)))
+    return Case(make, 2, 3, (16, 24), ODD_2D)
+
+
+CASES = {
+    **{f"SETR-{block}": setr(block) for block in NAMES},
+    **{f"ConvFormerUNet-{block}": unet(block) for block in NAMES},
+    **{f"ConvFormerUNet-3d-{block}": unet(block, 3) for block in NAMES},
+    "ConvFormerUNet-deep": unet("convformer", num_convs=2, deep_supervision=True, grid_sizes=(32, 16, 8)),
+    "ConvFormerUNet-vit-deep": unet("vit", deep_supervision=True, grid_sizes=(32, 16, 8)),
+}
+QUICK = ("SETR-convformer", "SETR-vit", "ConvFormerUNet-3d-convformer", "ConvFormerUNet-deep")
+
+
+@pytest.fixture(params=[name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES])
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+class TestNet(Contract):
+    """The contract of all nets and blocks."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK)
+def test_onnx(name: str, randomise: Randomise, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    case = CASES[name]
+    net = randomise(case.make()).eval()
+    path = tmp_path / "net.onnx"
+    batch = ({0: torch.export.Dim("batch")},)
+    torch.onnx.export(net, (case.input(),), path, dynamo=True, dynamic_shapes=batch, input_names=["image"])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for size in (1, 3):
+        x = case.input(size)
+        with torch.no_grad():
+            assert relative_error(torch.from_numpy(session.run(None, {"image": x.numpy()})[0]), net(x)) < 1e-5
+
+
+def test_registry() -> None:
+    assert sorted(NETS.names) == ["ConvFormerUNet", "SETR"]
+    assert NETS["SETR"] is SETR
+
+
+@pytest.mark.parametrize("make", [lambda block: SETR(1, 2, 16, block=block), lambda block: ConvFormerUNet(block=block)])
+def test_unknown_block(make: object) -> None:
+    with pytest.raises(ValueError, match="block must be one of conv, convformer, identity, vit, got 'swin'"):
+        make("swin")  # type: ignore[operator]
+
+
+class TestSETR:
+    @pytest.mark.parametrize(("block", "millions"), [("vit", 39.1), ("convformer", 115.6)])
+    def test_published_number_of_parameters(self, block: str, millions: float) -> None:
+        with torch.device("meta"):
+            net = SETR(1, 4, 256, block=block)
+        assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, rel=0.02)
+
+    @torch.no_grad()
+    def test_analysis(self) -> None:
+        net = SETR(1, 2, 16, 4, 16, 3, 2, 8, 24).eval()
+        x = torch.randn(2, 1, 16, 12)
+        assert [tuple(features.shape) for features in net.features(x)] == [(2, 16, 4, 3)] * 4
+        assert [tuple(maps.shape) for maps in net.attention(x)] == [(2, 2, 12, 12)] * 3
+
+    @torch.no_grad()
+    def test_odd_sizes_do_not_shift_the_image(self) -> None:
+        """An image that is no multiple of the patch size is filled up at its end, and that is cut from the output."""
+        net = SETR(1, 2, (20, 24), 4, 16, 1, 2, 8, 24, block="vit").eval()
+        x = torch.randn(1, 1, 20, 24)
+        x[..., 22:] = x[..., 21:22]
+        x[..., 18:, :] = x[..., 17:18, :]
+        assert torch.equal(net(x[..., :18, :22]), net(x)[..., :18, :22])
+
+    @pytest.mark.parametrize("patch_size", [1, 2, 4, 8, 16])
+    @torch.no_grad()
+    def test_patch_sizes(self, patch_size: int) -> None:
+        net = SETR(1, 2, 32, patch_size, 8, 1, 1, 8, 8).eval()
+        assert net(torch.randn(1, 1, 32, 16)).shape == (1, 2, 32, 16)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"patch_size": 6}, "patch_size must be a power of two, got 6"),
+            ({"hidden_size": 30}, "hidden_size must be a multiple of 4, got 30"),
+            ({"num_layers": 0}, "num_layers must be a whole number of at least 1, got 0"),
+            ({"out_channels": 0}, "out_channels must be a whole number of at least 1, got 0"),
+            ({"img_size": 0, "block": "vit"}, "img_size must hold two numbers of at least 1, got 0"),
+            ({"img_size": (8, 8, 8), "block": "vit"}, "img_size must hold two numbers of at least 1, got"),
+        ],
+    )
+    def test_wrong_arguments(self, arguments: dict[str, object], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            SETR(**{"in_channels": 1, "out_channels": 2, "img_size": 16, **arguments})
+
+
+class TestConvFormerUNet:
+    @pytest.mark.parametrize("block", NAMES)
+    def test_deep_supervision(self, block: str) -> None:
+        net = ConvFormerUNet(2, 1, 4, (4, 6, 8, 10), 1, (0, 0, 1, 1), 4, block, deep_supervision=True)
+        x = torch.randn(2, 1, 24, 40)
+        outputs = net.train()(x)
+        assert [tuple(output.shape) for output in outputs] == [(2, 4, 24, 40), (2, 4, 12, 20), (2, 4, 6, 10)]
+        assert net.eval()(x).shape == (2, 4, 24, 40)
+
+    def test_one_output_without_deep_supervision(self) -> None:
+        net = ConvFormerUNet(2, 1, 4, (4, 6, 8), 1, (0, 0, 1), 4)
+        assert net.train()(torch.randn(2, 1, 24, 40)).shape == (2, 4, 24, 40)
+
+    def test_is_small(self) -> None:
+        with torch.device("meta"):
+            assert sum(p.numel() for p in ConvFormerUNet().parameters()) < 8e6
+
+    @torch.no_grad()
+    def test_single_pixels(self) -> None:
+        net = ConvFormerUNet(2, 1, 2, (4, 6, 8, 10), 1, (0, 0, 1, 1), 4).eval()
+        for size in ((1, 1), (1, 7), (2, 3)):
+            assert net(torch.randn(1, 1, *size)).shape == (1, 2, *size)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"channels": (8,), "num_layers": (1,)}, r"channels must name at least two scales, got \(8,\)"),
+            ({"num_layers": (0, 1)}, r"num_layers must hold one number for each of the 3 channels, got \(0, 1\)"),
+            ({"num_layers": (0, -1, 1)}, r"num_layers must hold numbers of at least 0, got \(0, -1, 1\)"),
+            ({"grid_sizes": (8,)}, r"grid_sizes must hold one number for each of the 3 channels, got \(8,\)"),
+            ({"num_convs": 0}, "num_convs must be a whole number of at least 1, got 0"),
+            ({"head_dim": 0}, "head_dim must be a whole number of at least 1, got 0"),
+            ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
+            ({"spatial_dims": 1}, "spatial_dims must be 2 or 3, got 1"),
+            ({"in_channels": 0}, "in_channels must be a whole number of at least 1, got 0"),
+        ],
+    )
+    def test_wrong_arguments(self, arguments: dict[str, object], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            ConvFormerUNet(**{"channels": (4, 6, 8), "num_layers": (0, 0, 1), **arguments})
