@@ -66,7 +66,7 @@ def test_onnx_with_a_dynamic_batch(bundle, tmp_path):
     file = tmp_path / "model.onnx"
     axes = {"image": {0: "batch"}, "pred": {0: "batch"}}
     names = {"input_names": ["image"], "output_names": ["pred"], "dynamic_axes": axes}
-    onnx_export(**options, filepath=str(file), converter_kwargs=names)
+    onnx_export(**options, filepath=str(file), input_shape=[2, 1, 160, 160], converter_kwargs=names)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     for size in SIZES:
         image = torch.randn(size)

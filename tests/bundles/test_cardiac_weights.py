@@ -1,0 +1,74 @@
+"""The trained weights that the bundle ships: what they are, and what they do on a phantom and on the real patients."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from convformer_monai.bundles import component, file_sha256
+from convformer_monai.labels import CARDIAC
+from convformer_monai.phantoms import cardiac_phantom
+
+
+@pytest.fixture(scope="module")
+def metadata(bundle_root: Path) -> dict:
+    return json.loads((bundle_root / "configs" / "metadata.json").read_text())
+
+
+def run(bundle_root: Path, config: str, folder: Path, **options: str) -> None:
+    command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(bundle_root)]
+    command += ["--config_file", str(bundle_root / "configs" / f"{config}.json"), "--output_dir", str(folder / "out")]
+    for name, value in options.items():
+        command += [f"--{name}", value]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def dice(mask: np.ndarray, truth: np.ndarray, label: int) -> float:
+    return 2 * float(np.sum((mask == label) & (truth == label))) / float(np.sum(mask == label) + np.sum(truth == label))
+
+
+def test_file_is_the_one_that_the_metadata_names(bundle_root: Path, metadata: dict) -> None:
+    file = bundle_root / "models" / "model.pt"
+    assert file.stat().st_size < 25e6
+    assert file_sha256(file) == metadata["weights_sha256"]
+
+
+def test_network_stays_well_under_eight_million_parameters(bundle_root: Path) -> None:
+    count = sum(parameter.numel() for parameter in component(bundle_root, "inference", "network_def").parameters())
+    assert count < 6e6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axcodes", ["LPS", "SRA"])
+def test_phantom_cine_with_real_contraction(bundle_root: Path, tmp_path: Path, axcodes: str) -> None:
+    """Three phases of another patient than the demo's, stored in two ways."""
+    shape, spacing = ((160, 180, 9), (1.8, 1.8, 9.0)) if axcodes == "LPS" else ((9, 160, 180), (9.0, 1.8, 1.8))
+    phantom = cardiac_phantom(shape=shape, spacing=spacing, num_phases=3, axcodes=axcodes, seed=1)
+    image, _ = phantom.save(tmp_path, "cine")
+    run(bundle_root, "inference", tmp_path, datalist=repr([str(image)]))
+    mask = np.asarray(nib.load(tmp_path / "out" / "cine_seg.nii.gz").dataobj)
+    assert mask.shape == phantom.label.shape
+    assert mask.dtype == np.uint8
+    lv = next(label.index for label in CARDIAC if label.name == "LV")
+    for phase in range(3):
+        assert dice(mask[..., phase], phantom.label[..., phase], lv) >= 0.8
+    volumes = [int(np.sum(mask[..., phase] == lv)) for phase in range(3)]
+    assert volumes[phantom.end_systole] < 0.8 * volumes[0]
+
+
+@pytest.mark.slow
+def test_evaluation_gives_the_figures_that_metadata_and_model_card_state(
+    bundle_root: Path, data_dir: Path, metadata: dict, tmp_path: Path
+) -> None:
+    run(bundle_root, "evaluate", tmp_path, dataset_dir=str(data_dir / "acdc"))
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    for structure, stated in metadata["eval_metrics"].items():
+        found = summary["results"]["all"][structure.removeprefix("dice_")]["dice"]["mean"]
+        assert found == pytest.approx(stated, abs=0.002)
+    card = (bundle_root / "docs" / "README.md").read_text()
+    assert f"{metadata['eval_metrics']['dice_mean']:.3f}" in card
