@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from convformer_monai.networks.blocks.gaussian import distance_rows
 
-TOLERANCE = 1e-7  # what may be neglected of an entry of G, relative to the largest entry of its row
+TOLERANCE = 1e-6  # what may be neglected of an entry of G, relative to the largest entry of its row
 CHUNK_ON_CPU = 2**21  # numbers held at a time: 8 MiB in float32, about a processor's last-level cache
 CHUNK = 2**24  # the same on an accelerator, and in exported graphs, in which each chunk is spelled out
 RECOMPUTE_ABOVE = 2**26  # scores of a batch above which the backward pass recomputes them
