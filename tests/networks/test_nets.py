@@ -161,3 +161,13 @@ class TestConvFormerUNet:
     def test_wrong_arguments(self, arguments: dict[str, object], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             ConvFormerUNet(**{"channels": (4, 6, 8), "num_layers": (0, 0, 1), **arguments})
+
+
+def test_odd_sizes_do_not_shift_the_features(randomise: Randomise) -> None:
+    """Without attention, what lies far from the far border cannot know the image's size."""
+    net = randomise(ConvFormerUNet(2, 1, 3, channels=(4, 4, 4, 4), num_layers=(0, 0, 0, 0))).eval()
+    x = torch.randn(1, 1, 128, 144)
+    with torch.no_grad():
+        whole, odd = net(x), net(x[..., :121, :131])
+    assert odd.shape == (1, 3, 121, 131)
+    assert relative_error(odd[..., :60, :70], whole[..., :60, :70]) < 1e-5

@@ -42,7 +42,10 @@ class Fuse(nn.Module):
 
     def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
         """``deep`` (B, in_channels, *small) and ``skip`` (B, out_channels, *large) to (B, out_channels, *large)."""
-        up = F.interpolate(self.narrow(deep), size=skip.shape[2:], mode=self.mode, align_corners=False)
+        # Exactly twice the size, then cropped: resizing to an odd size would shift the features against the skip.
+        up = F.interpolate(self.narrow(deep), scale_factor=2.0, mode=self.mode, align_corners=False)
+        for axis in range(2, skip.dim()):
+            up = up.narrow(axis, 0, skip.shape[axis])
         return self.convs(skip + up)  # type: ignore[no-any-return]
 
 
