@@ -16,24 +16,23 @@ import torch
 from monai.bundle import ConfigParser
 
 from convformer_monai.errors import InputRefused
-from convformer_monai.readers.nifti import SUFFIXES, NiftiReader
+from convformer_monai.readers.cases import NIFTI_SUFFIXES, find_cases, stem
+from convformer_monai.readers.nifti import check_nifti
 
-__all__ = ["component", "file_sha256", "find_images", "load_weights", "save_weights", "stem"]
+__all__ = ["component", "file_sha256", "find_images", "load_weights", "output_name", "save_weights"]
 
 logger = logging.getLogger(__name__)
-
-MASK_ENDINGS = ("_gt", "_seg", "_truth", "_label")
 
 
 def find_images(datalist: object, dataset_dir: object, allow_none: bool = False) -> list[dict[str, str]]:
     """Lists the images to segment, and checks them before any work is done.
 
-    Every file must exist and have an acceptable header, and no two may have one stem, because their masks would.
+    Every image must exist, NIfTI headers must be acceptable, and no two may have one stem, because their masks would.
 
     Args:
         datalist: paths, or dicts with an ``image`` path; or one path; ``None`` to search the folder instead.
-        dataset_dir: folder whose NIfTI files are taken if there is no datalist; its sub-folders are not searched,
-            and files whose name ends in ``_gt``, ``_seg``, ``_truth`` or ``_label`` are masks, no images.
+        dataset_dir: folder whose images are taken if there is no datalist, as
+            :func:`convformer_monai.readers.find_cases` finds them; it may itself hold a DICOM series.
         allow_none: return an empty list where there is no folder or no image. A bundle's ``dataset`` needs that, since
             MONAI builds it from the defaults to inspect a bundle; its ``run`` first calls this function without.
 
@@ -50,19 +49,24 @@ def find_images(datalist: object, dataset_dir: object, allow_none: bool = False)
             return []
         raise
     _refuse_equal_stems(paths)
-    reader = NiftiReader()
     for path in paths:
-        reader.check(path)
+        if path.name.lower().endswith(NIFTI_SUFFIXES):
+            check_nifti(path)
+        elif not path.exists():
+            raise InputRefused("FILE_NOT_FOUND", f"{path} does not exist; give an image file or a DICOM folder")
     return [{"image": str(path)} for path in paths]
 
 
-def stem(path: Path) -> str:
-    """Returns the name of a file without ``.nii`` or ``.nii.gz``."""
-    name = path.name
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return path.stem
+def output_name(meta: Mapping[str, Any], _saver: object = None) -> dict[str, Any]:
+    """Names an output after its input, for ``SaveImaged(output_name_formatter=...)``.
+
+    MONAI takes everything from the last dot on for an ending, which would cut the name of a folder such as ``1.2.840``.
+
+    Args:
+        meta: the image's metadata with the path that it was loaded from.
+    """
+    path = Path(str(meta.get("filename_or_obj") or "image")).absolute()
+    return {"subject": f"{stem(path)}.image", "idx": None}
 
 
 def _listed(datalist: object) -> list[Path]:
@@ -74,7 +78,7 @@ def _listed(datalist: object) -> list[Path]:
             f"datalist must be a list of paths, got {datalist!r}; write --datalist \"['a.nii.gz', 'b.nii.gz']\"",
         )
     if not items:
-        raise InputRefused("NO_IMAGES", "datalist is empty; name at least one .nii or .nii.gz file")
+        raise InputRefused("NO_IMAGES", "datalist is empty; name at least one image file or DICOM folder")
     return [_listed_path(item) for item in items]
 
 
@@ -90,16 +94,9 @@ def _images_in(dataset_dir: object) -> list[Path]:
     folder = Path(str(dataset_dir)).expanduser()
     if not folder.is_dir():
         raise InputRefused("FOLDER_NOT_FOUND", f"{folder} is no folder; give --dataset_dir or --datalist")
-    files = [p for p in sorted(folder.iterdir()) if p.name.lower().endswith(SUFFIXES) and not p.name.startswith(".")]
-    images = [path for path in files if not stem(path).lower().endswith(MASK_ENDINGS)]
-    if not images:
-        raise InputRefused(
-            "NO_IMAGES",
-            f"{folder} holds no NIfTI image (.nii or .nii.gz; masks and sub-folders do not "
-            "count); give another --dataset_dir or a --datalist",
-        )
-    logger.info("%s: %d images; %d masks left out", folder, len(images), len(files) - len(images))
-    return images
+    paths = [case.path for case in find_cases(folder)]
+    logger.info("%s: %d images", folder, len(paths))
+    return paths
 
 
 def _refuse_equal_stems(paths: Iterable[Path]) -> None:
@@ -185,10 +182,10 @@ def component(
     file = root / "configs" / f"{config}.json"
     if not file.is_file():
         raise ValueError(f"config must name a file of {root / 'configs'}, got {config!r}")
-    parser = ConfigParser()
-    parser.read_config(str(file))
-    parser.read_meta(str(root / "configs" / "metadata.json"))
-    changes = {"bundle_root": str(root), **(overrides or {})}
+    parser = ConfigParser(json.loads(file.read_text()))
+    parser["_meta_"] = json.loads((root / "configs" / "metadata.json").read_text())
+    # As a Path: the parser would take characters such as "$" and "@" in a text for its own.
+    changes = {"bundle_root": root, **(overrides or {})}
     ids = [id] if isinstance(id, str) else list(id)
     for key in (*changes, *ids):
         if key not in parser:

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from convformer_monai.bundles import stem
 from convformer_monai.errors import InputRefused
-from convformer_monai.readers import NiftiReader
+from convformer_monai.readers.cases import stem
+from convformer_monai.readers.nifti import check_nifti
 
 __all__ = ["datalist_path", "read_cases"]
 
@@ -44,10 +44,9 @@ def read_cases(dataset_dir: object, section: str = "val") -> list[dict[str, str]
     for name, count in Counter(case["id"] for case in cases).items():
         if count > 1:
             raise _invalid(path, section, f"the id {name!r} is used {count} times; give each case its own 'id'")
-    reader = NiftiReader()
     for case in cases:
-        reader.check(case["image"])
-        reader.check(case["label"])
+        check_nifti(case["image"])
+        check_nifti(case["label"])
     return cases
 
 

@@ -74,11 +74,10 @@ def test_train_starts_several_processes(call: Run) -> None:
     assert f"['{BUNDLE}/configs/train.json','{BUNDLE}/configs/multi_gpu_train.json']" in done.stdout
 
 
-@pytest.mark.parametrize("kind", ["torchscript", "onnx"])
-def test_export_names_the_command_of_the_format(call: Run, tmp_path: Path, kind: str) -> None:
-    done = call("export", "cardiac", "--format", kind, "net")
-    assert f"<{ {'torchscript': 'ckpt_export', 'onnx': 'onnx_export'}[kind] }>" in done.stdout
-    assert f"<{tmp_path}/net>" in done.stdout
+def test_export_passes_the_file_on(call: Run, tmp_path: Path) -> None:
+    done = call("export", "cardiac", "--output", "my net#1.onnx")
+    assert done.stdout.splitlines()[:2] == ["<-m>", "<convformer_monai.cli>"]
+    assert f"<{tmp_path}/my net#1.onnx>" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -97,7 +96,7 @@ def test_export_names_the_command_of_the_format(call: Run, tmp_path: Path, kind:
         ("train cardiac --data data --max_minuts 5", "no id max_minuts"),
         ("train cardiac --data data --seed", "--seed needs a value"),
         ("export cardiac --weights nowhere.pt", "no such file"),
-        ("export cardiac --format tflite x", "torchscript or onnx"),
+        ("export cardiac --output x.tflite", "must end in"),
         ("demo nowhere.nii.gz", "no such file"),
         ("demo data", "is a folder"),
     ],

@@ -63,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="scripts/benchmark cardiac", description=__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="of the networks")
     repeats = parser.parse_args(arguments).repeats
+    if repeats < 1:
+        parser.error("--repeats must be at least 1")
     write = sys.stdout.write
     write(f"{torch.get_num_threads()} threads, torch {torch.__version__}, ")
     write(f"bfloat16 {'used' if has_fast_bf16(torch.device('cpu')) else 'not used: the processor has none'}\n\n")

@@ -1,5 +1,7 @@
-"""Strict readers: a file becomes a volume with trustworthy geometry, or is refused."""
+"""Strict readers: a file or folder becomes an image with trustworthy geometry, or is refused."""
 
-from convformer_monai.readers.nifti import NiftiReader
+from convformer_monai.readers.cases import Case, find_cases, stem
+from convformer_monai.readers.read import StudyReader, read_study
+from convformer_monai.readers.study import Frame, Study
 
-__all__ = ["NiftiReader"]
+__all__ = ["Case", "Frame", "Study", "StudyReader", "find_cases", "read_study", "stem"]

@@ -1,20 +1,14 @@
-"""NIfTI in: what is not a plain scalar volume with one trustworthy geometry is refused.
-
-Nibabel reads nearly everything and picks one of up to three contradicting geometries of a header. Here they must agree.
-The one exception is the "sform without scale" that genuine ACDC files carry: unit direction vectors, no qform, and the
-true spacing in ``pixdim`` only. There the spacing is taken from ``pixdim`` and a warning says so.
-"""
+"""NIfTI in: what is not a plain scalar volume or cine with one trustworthy geometry is refused."""
 
 from __future__ import annotations
 
-import gzip
-import io
 import logging
+import struct
 import zlib
 from collections.abc import Sequence
-from itertools import product
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -22,24 +16,53 @@ from monai.config import PathLike
 from monai.data import ImageReader
 from monai.data.utils import is_supported_format
 from monai.utils import ensure_tuple
-from nibabel.arrayproxy import ArrayProxy
-from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
 from convformer_monai.errors import InputRefused
+from convformer_monai.readers.limits import (
+    MAX_SPACING_MM,
+    MAX_VOXELS,
+    MIN_SPACING_MM,
+    check_finite,
+    one_line,
+    read_capped,
+)
+from convformer_monai.readers.nifti_header import (
+    QFORM_FIELDS,
+    UNITS_MM,
+    checked_affine,
+    checked_shape,
+    header_geometry,
+    phase_step_ms,
+)
+from convformer_monai.readers.phases import chosen_phases
+from convformer_monai.readers.study import Study
+from convformer_monai.readers.volume import phase_tensor
 
-__all__ = ["NiftiReader"]
+__all__ = [
+    "MAX_SPACING_MM",
+    "MAX_VOXELS",
+    "MIN_SPACING_MM",
+    "QFORM_FIELDS",
+    "SUFFIXES",
+    "UNITS_MM",
+    "NiftiReader",
+    "check_nifti",
+    "read_nifti",
+]
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".nii", ".nii.gz")
-MIN_SPACING_MM, MAX_SPACING_MM = 0.05, 20.0
-MAX_VOXELS = 2**28  # 1 GiB as float32; a 512 x 512 x 20 cine of 30 phases has 1.6e8
+HEADERS: dict[int, type[nib.Nifti1Header]] = {
+    348: nib.Nifti1Header,
+    540: nib.Nifti2Header,
+}  # by size in bytes, which is the first field
+SINGLE_FILE_MAGIC = (b"n+1", b"n+2")
+MAX_OFFSET = 2**24  # of the voxels; header extensions come before them
 MAX_TRAILING_BYTES = 2**20  # after the voxels; none belong there
-SPACING_RTOL = 0.01
-UNITS_MASK, UNITS_UNKNOWN, UNITS_MM = 0x07, 0, 2
-QFORM_FIELDS = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
 UNREADABLE: tuple[type[Exception], ...] = (
     OSError,
     EOFError,
@@ -48,8 +71,52 @@ UNREADABLE: tuple[type[Exception], ...] = (
     TypeError,
     OverflowError,
     zlib.error,
+    struct.error,
+    HeaderDataError,
 )
-UNREADABLE += (ImageFileError, HeaderDataError)
+
+
+def read_nifti(path: PathLike, *, phase: int | str | None = None) -> Study:
+    """Reads one NIfTI file, strictly. NIfTI tells no modality.
+
+    Args:
+        path: a ``.nii`` or ``.nii.gz`` file.
+        phase: 0-based phase of a cine, or ``"all"``; ``None`` takes the only one, and refuses if there are more.
+
+    Returns:
+        The image. Its metadata hold under ``nifti`` the header's own geometry fields, so that
+        :class:`convformer_monai.results.masks.MaskWriter` gives the mask the very header of the input.
+
+    Raises:
+        InputRefused: if the file is no volume that can be trusted, or lacks the phase.
+        ValueError: if ``phase`` is none of those.
+    """
+    volume = _checked_header(Path(path))
+    count = volume.shape[3] if len(volume.shape) == 4 else 1
+    phases = chosen_phases(phase, count, volume.path)
+    data = _checked_values(volume)
+    shape = volume.shape if len(phases) == count else volume.shape[:3]
+    step = phase_step_ms(volume.header) if count > 1 else None
+    return Study(
+        image=phase_tensor(data, volume.affine, phases, {"nifti": header_geometry(volume.header, shape)}),
+        format="nifti",
+        path=volume.path,
+        phases=phases,
+        phase_times_ms=tuple(number * step for number in phases) if step else (),
+        warnings=volume.warnings,
+    )
+
+
+def check_nifti(path: PathLike) -> None:
+    """Checks existence and header of a file without reading its voxels.
+
+    Args:
+        path: the file.
+
+    Raises:
+        InputRefused: if :func:`read_nifti` would refuse it for its header.
+    """
+    _checked_header(Path(path))
 
 
 class NiftiReader(ImageReader):
@@ -85,196 +152,85 @@ class NiftiReader(ImageReader):
         """
         if not isinstance(img, Path):
             raise InputRefused("SEVERAL_FILES", "expected one NIfTI file for one volume, got a list of files")
-        image = _open(img)
-        shape = _checked_shape(image, img)
-        affine = _checked_affine(image.header, shape, img)
-        data = _checked_values(image, img)
+        volume = _checked_header(img)
+        for warning in volume.warnings:
+            logger.warning("%s: %s", img.name, warning)
+        data = _checked_values(volume)
         if data.ndim == 4 and data.shape[3] == 1:
             data = data[..., 0]
         meta = {
-            "affine": affine,
-            "original_affine": affine.copy(),
+            "affine": volume.affine,
+            "original_affine": volume.affine.copy(),
             "space": "RAS",
-            "spatial_shape": np.asarray(shape[:3]),
+            "spatial_shape": np.asarray(volume.shape[:3]),
             "original_channel_dim": "no_channel" if data.ndim == 3 else -1,
-            "nifti": _header_geometry(image.header, shape),
+            "nifti": header_geometry(volume.header, volume.shape),
         }
         return data, meta
 
-    def check(self, path: PathLike) -> None:
-        """Checks existence and header without reading the voxels.
 
-        Args:
-            path: the file.
+@dataclass(frozen=True)
+class _Volume:
+    """A file whose header has passed every check."""
 
-        Raises:
-            InputRefused: if :meth:`get_data` would refuse it for its header.
-        """
-        image = _open(Path(path))
-        _checked_affine(image.header, _checked_shape(image, Path(path)), Path(path), warn=False)
+    path: Path
+    header: nib.Nifti1Header
+    shape: tuple[int, ...]
+    affine: NDArray[np.float64]
+    warnings: tuple[str, ...]
 
 
-def _open(path: Path) -> nib.Nifti1Image:
-    """Opens the file without reading its voxels."""
+def _checked_header(path: Path) -> _Volume:
+    """Checks all that can be told without the voxels."""
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise InputRefused("FILE_NOT_FOUND", f"{path} {what}; give the path of a .nii or .nii.gz file")
     if not path.name.lower().endswith(SUFFIXES):
         raise InputRefused("NOT_NIFTI", f"{path} is not named .nii or .nii.gz; convert it to NIfTI")
     try:
-        image = nib.load(path)
+        header, pixdim = _parse_header(read_capped(path, max(HEADERS)), path)
+        shape = checked_shape(header, path)
     except UNREADABLE as error:
-        raise InputRefused("NIFTI_UNREADABLE", f"{path} cannot be read as NIfTI: {_one_line(error)}") from error
-    if not isinstance(image, nib.Nifti1Image):
-        raise InputRefused(
-            "NOT_NIFTI", f"{path} is no single-file NIfTI (a {type(image).__name__}); convert it to .nii.gz"
-        )
-    return image
+        raise InputRefused("NIFTI_UNREADABLE", f"{path} cannot be read as NIfTI: {one_line(error)}") from error
+    affine, warnings = checked_affine(header, pixdim, path)
+    return _Volume(path, header, shape, affine, warnings)
 
 
-def _checked_shape(image: nib.Nifti1Image, path: Path) -> tuple[int, ...]:
-    """Checks dimensions, type and size from the header alone."""
-    shape = tuple(int(n) for n in image.shape)
-    if len(shape) not in (3, 4):
-        raise InputRefused("DIMENSIONS", f"{path} has shape {shape}; a volume (3-D) or a cine (4-D) is needed")
-    if min(shape) < 1:
-        raise InputRefused("DIMENSIONS", f"{path} has shape {shape}; every dimension must be at least 1")
-    dtype = image.get_data_dtype()
-    if dtype.kind not in "iuf":
-        raise InputRefused(
-            "DATA_TYPE",
-            f"{path} holds {dtype} voxels (complex, colour or labels in records); a scalar grey-value volume is needed",
-        )
-    voxels = int(np.prod(shape, dtype=np.float64))
-    if voxels > MAX_VOXELS:
-        raise InputRefused(
-            "TOO_LARGE", f"{path} claims {voxels:,} voxels, above the limit of {MAX_VOXELS:,}; crop or split it"
-        )
-    return shape
+def _parse_header(raw: bytearray, path: Path) -> tuple[nib.Nifti1Header, NDArray[np.floating]]:
+    """Returns the header as nibabel repairs it, and pixdim as stored.
+
+    Header extensions are left alone: nothing in them is needed, and their sizes are not to be trusted.
+    """
+    sizes = {size for order in ("<i", ">i") for size in struct.unpack(order, raw[:4])} & set(HEADERS)
+    if not sizes or len(raw) < min(sizes):
+        raise InputRefused("NOT_NIFTI", f"{path} does not begin as NIfTI files do; convert it to .nii.gz")
+    size = sizes.pop()
+    block, kind = bytes(raw[:size]), HEADERS[size]
+    stored = kind(block, check=False)
+    if bytes(stored["magic"])[:3] not in SINGLE_FILE_MAGIC:
+        raise InputRefused("NOT_NIFTI", f"{path} is no single-file NIfTI (a .hdr and .img pair); convert it to .nii.gz")
+    return kind(block), stored["pixdim"]
 
 
-def _checked_affine(
-    header: nib.Nifti1Header, shape: tuple[int, ...], path: Path, warn: bool = True
-) -> NDArray[np.float64]:
-    """Returns the one geometry that the header's fields agree on, voxel index to RAS mm."""
-    spacing = _checked_spacing(header, path)
-    qform_code, sform_code = int(header["qform_code"]), int(header["sform_code"])
-    if qform_code <= 0 and sform_code <= 0:
-        raise InputRefused(
-            "NO_GEOMETRY",
-            f"{path} has neither qform nor sform code, so its orientation is unknown; write it again with its geometry",
-        )
-    qform = _qform(header, path) if qform_code > 0 else None
-    if sform_code <= 0:
-        assert qform is not None
-        return qform
-    sform = _checked_sform(header, path)
-    lengths = np.linalg.norm(sform[:3, :3], axis=0)
-    if not np.allclose(lengths, spacing, rtol=SPACING_RTOL):
-        if qform is not None or not np.allclose(lengths, 1.0, atol=1e-3):
-            raise InputRefused(
-                "GEOMETRY_DISAGREES",
-                f"{path}: sform says {_mm(lengths)}, pixdim says {_mm(spacing)}; correct the header",
-            )
-        sform[:3, :3] *= spacing
-        if warn:
-            logger.warning(
-                "%s: its sform has no scale and its qform no code; spacing %s taken from pixdim",
-                path.name,
-                _mm(spacing),
-            )
-    if qform is not None and _largest_shift(sform, qform, shape) > 0.5 * float(spacing.min()):
-        raise InputRefused(
-            "GEOMETRY_DISAGREES",
-            f"{path}: qform and sform place the voxels up to "
-            f"{_largest_shift(sform, qform, shape):.1f} mm apart; correct the header",
-        )
-    return sform
-
-
-def _checked_spacing(header: nib.Nifti1Header, path: Path) -> NDArray[np.float64]:
-    """Returns pixdim in mm if it is plausible."""
-    units = int(header["xyzt_units"]) & UNITS_MASK
-    if units not in (UNITS_UNKNOWN, UNITS_MM):
-        raise InputRefused("UNITS", f"{path} is not in millimetres (spatial unit code {units}); convert it to mm")
-    # as stored: nibabel turns a spacing of 0 into 1 and drops the sign
-    stored = type(header).from_fileobj(io.BytesIO(_read_bytes(path, header.sizeof_hdr)), check=False)
-    spacing = np.asarray(stored["pixdim"][1:4], dtype=np.float64)
-    if not np.all(np.isfinite(spacing)) or np.any(spacing < MIN_SPACING_MM) or np.any(spacing > MAX_SPACING_MM):
-        raise InputRefused(
-            "SPACING",
-            f"{path} has voxel spacing {_mm(spacing)}, outside {MIN_SPACING_MM}-"
-            f"{MAX_SPACING_MM:g} mm; correct the header",
-        )
-    return spacing
-
-
-def _checked_sform(header: nib.Nifti1Header, path: Path) -> NDArray[np.float64]:
-    """Returns the sform if it is finite and invertible."""
-    sform = np.asarray(header.get_sform(), dtype=np.float64)
-    lengths = np.linalg.norm(sform[:3, :3], axis=0)
-    volume = abs(np.linalg.det(sform[:3, :3])) if np.all(np.isfinite(sform)) else 0.0
-    if volume <= 1e-3 * float(np.prod(lengths)) or volume == 0.0:
-        raise InputRefused("AFFINE", f"{path} has a singular or non-finite sform; correct the header")
-    return sform
-
-
-def _qform(header: nib.Nifti1Header, path: Path) -> NDArray[np.float64]:
-    """Returns the qform if it is one."""
-    try:
-        qform = np.asarray(header.get_qform(), dtype=np.float64)
-    except (HeaderDataError, ValueError) as error:
-        raise InputRefused("AFFINE", f"{path} has an invalid qform: {_one_line(error)}; correct the header") from error
-    if not np.all(np.isfinite(qform)):
-        raise InputRefused("AFFINE", f"{path} has a non-finite qform; correct the header")
-    return qform
-
-
-def _largest_shift(first: NDArray[np.float64], second: NDArray[np.float64], shape: tuple[int, ...]) -> float:
-    """Returns the largest distance in mm between the places that two affines give to a corner voxel."""
-    corners = np.array([[*corner, 1.0] for corner in product(*((0.0, n - 1.0) for n in shape[:3]))])
-    return float(np.linalg.norm(corners @ (first - second).T, axis=1).max())
-
-
-def _checked_values(image: nib.Nifti1Image, path: Path) -> NDArray[np.float32]:
+def _checked_values(volume: _Volume) -> NDArray[np.float32]:
     """Reads the voxels as float32, scale applied, all finite."""
-    end = int(cast(ArrayProxy, image.dataobj).offset) + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
+    header, path, shape = volume.header, volume.path, volume.shape
     try:
-        content = _read_bytes(path, end + MAX_TRAILING_BYTES + 1)  # to the end: only there is gzip's checksum
+        offset, dtype, count = int(header.get_data_offset()), header.get_data_dtype(), int(np.prod(shape))
+        if not header.sizeof_hdr <= offset <= MAX_OFFSET:
+            raise ValueError(f"its voxels begin at byte {offset:,}")
+        end = offset + count * dtype.itemsize
+        content = read_capped(path, end + MAX_TRAILING_BYTES + 1)  # to the end: only there is gzip's checksum
+        if len(content) < end:
+            raise ValueError(f"it ends after {len(content):,} of {end:,} bytes")
         if len(content) > end + MAX_TRAILING_BYTES:
             raise ValueError(f"more than {MAX_TRAILING_BYTES:,} bytes follow the voxels")
+        stored = np.frombuffer(content, dtype, count, offset).reshape(shape, order="F")
         with np.errstate(over="ignore", invalid="ignore"):
-            data = type(image).from_bytes(content).get_fdata(dtype=np.float32, caching="unchanged")
+            slope, inter = header.get_slope_inter()  # None, None: no scale
+            scaled = apply_read_scaling(stored, np.float32(1.0 if slope is None else slope), np.float32(inter or 0.0))
+            data = scaled.astype(np.float32)
     except UNREADABLE as error:
-        raise InputRefused("NIFTI_UNREADABLE", f"{path} is truncated or corrupt: {_one_line(error)}") from error
-    if not np.isfinite(data).all():
-        count = int(data.size - np.isfinite(data).sum())
-        raise InputRefused("NOT_FINITE", f"{path} holds {count:,} voxels that are NaN or infinite; repair it")
+        raise InputRefused("NIFTI_UNREADABLE", f"{path} is truncated or corrupt: {one_line(error)}") from error
+    check_finite(data, path)
     return np.asarray(data, dtype=np.float32)
-
-
-def _header_geometry(header: nib.Nifti1Header, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Returns the header's own geometry fields, nothing else of it (free-text fields may name the patient)."""
-    return {
-        "shape": np.asarray(shape),
-        "pixdim": np.asarray(header["pixdim"], dtype=np.float64),
-        "qform_code": int(header["qform_code"]),
-        "sform_code": int(header["sform_code"]),
-        "quatern": np.asarray([header[name] for name in QFORM_FIELDS], dtype=np.float64),
-        "srow": np.stack([header[f"srow_{axis}"] for axis in "xyz"]).astype(np.float64),
-        "xyzt_units": int(header["xyzt_units"]),
-    }
-
-
-def _read_bytes(path: Path, count: int) -> bytes:
-    """Reads at most so many bytes, uncompressed."""
-    with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as file:
-        return file.read(count)
-
-
-def _mm(values: NDArray[np.float64]) -> str:
-    return " x ".join(f"{value:.4g}" for value in values) + " mm"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Masks as NIfTI: uint8, millimetres, the header geometry of the input, written atomically."""
+"""Masks as NIfTI (uint8, millimetres, the geometry of the input) and, of photographs, as PNG; written atomically."""
 
 from __future__ import annotations
 
@@ -16,12 +16,99 @@ from monai.utils import convert_to_numpy
 from numpy.typing import NDArray
 
 from convformer_monai.readers.nifti import QFORM_FIELDS, UNITS_MM
+from convformer_monai.readers.study import Study
+from convformer_monai.results.atomic import AtomicFiles, transaction, write_atomically
 
-__all__ = ["MaskWriter"]
+__all__ = ["MaskWriter", "write_mask", "write_png_mask"]
 
 logger = logging.getLogger(__name__)
 
-UNITS_TIME_MASK, UNITS_SECONDS = 0x38, 8
+UNITS_TIME_MASK, UNITS_UNKNOWN, UNITS_SECONDS = 0x38, 0, 8
+SHEAR_TOLERANCE = 1e-4  # cosine between two axes; 0.03 mm over 300 mm
+
+
+def write_mask(
+    path: str | os.PathLike[str],
+    labels: NDArray[np.uint8],
+    study: Study,
+    *,
+    overwrite: bool = False,
+    files: AtomicFiles | None = None,
+) -> None:
+    """Writes a mask as NIfTI: uint8, mm, on the grid of its study.
+
+    The mask of a NIfTI file gets that file's own geometry fields; all others their affine as sform and qform. A sheared
+    affine (gantry tilt) is no qform: it is the sform only, and the qform code is 0, so that a program that knows no
+    sform refuses the mask instead of showing it in a wrong place.
+
+    Args:
+        path: where, ending in ``.nii`` or ``.nii.gz``.
+        labels: (phases, X, Y, Z), or (X, Y) for a photograph; phases become the fourth dimension if there are several.
+        study: what was segmented.
+        overwrite: replace a file that exists.
+        files: transaction to join; its own ``overwrite`` holds then.
+
+    Raises:
+        ValueError: if the name does not end so, the shape is not the study's, or values are no labels of 0-255.
+        InputRefused: ``EXISTS`` or ``CANNOT_WRITE``; nothing is left behind then.
+    """
+    if not Path(path).name.lower().endswith((".nii", ".nii.gz")):
+        raise ValueError(f"path must end in .nii or .nii.gz, got {Path(path).name!r}")
+    labels = _labels(labels)
+    _check_shape(labels, study)
+    meta = dict(study.image.meta) | {"affine": study.affine}
+    volumes = labels[..., None, None] if study.is_photo else np.moveaxis(labels, 0, -1)  # (X, Y, Z, T)
+    if "nifti" in meta:
+        meta["nifti"] = _of_phases(meta["nifti"], len(study.phases))
+    image = _mask_image(volumes, meta)
+    if not study.spacing_known:
+        image.header["xyzt_units"] = UNITS_UNKNOWN
+    with transaction(files, overwrite) as files:
+        files.write(path, image.to_filename, lambda temporary: _holds(temporary, image))
+    logger.info("wrote %s", path)
+
+
+def write_png_mask(
+    path: str | os.PathLike[str],
+    labels: NDArray[np.uint8],
+    study: Study,
+    *,
+    overwrite: bool = False,
+    files: AtomicFiles | None = None,
+) -> None:
+    """Writes the mask of a photograph as PNG: one channel, 0 and 255, at the photograph's size.
+
+    Args:
+        path: where, ending in ``.png``.
+        labels: (X, Y), 0 and 1, X to the right and Y downwards.
+        study: what was segmented.
+        overwrite: replace a file that exists.
+        files: transaction to join; its own ``overwrite`` holds then.
+
+    Raises:
+        ValueError: if the name does not end so, the study is no photograph, its size is another, or values are not
+            0 and 1.
+        InputRefused: ``EXISTS`` or ``CANNOT_WRITE``; nothing is left behind then.
+    """
+    from PIL import Image
+
+    if not study.is_photo:
+        raise ValueError(f"study must be a photograph for a PNG mask, got format {study.format!r}")
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"path must end in .png, got {Path(path).name!r}")
+    labels = _labels(labels)
+    _check_shape(labels, study)
+    if labels.max(initial=0) > 1:
+        raise ValueError(f"labels must be 0 and 1 for a PNG mask, got {int(labels.max())}")
+    pixels = np.ascontiguousarray(labels.T) * np.uint8(255)  # (rows, columns)
+
+    def holds(temporary: Path) -> bool:
+        with Image.open(temporary) as again:
+            return again.mode == "L" and np.array_equal(np.asarray(again), pixels)
+
+    with transaction(files, overwrite) as files:
+        files.write(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG"), holds)
+    logger.info("wrote %s", path)
 
 
 class MaskWriter(NibabelWriter):
@@ -29,10 +116,9 @@ class MaskWriter(NibabelWriter):
 
     A mask of an image read by :class:`convformer_monai.readers.NiftiReader` gets the input's own geometry fields
     (pixdim, qform, sform and their codes), so every viewer lays it over the input, whichever of them it believes.
-    Other masks get their affine as both sform and qform. T comes last, units are mm and, with T, seconds.
+    Other masks get theirs as :func:`write_mask` says. T comes last, units are mm and, with T, seconds.
 
-    The file appears complete or not at all: it is written under a temporary name beside its place, read again,
-    compared, and then renamed.
+    The file appears complete or not at all, and replaces one that exists, as MONAI's writers do.
 
     Args:
         output_dtype: accepted for MONAI's sake; the file always holds uint8.
@@ -71,21 +157,36 @@ class MaskWriter(NibabelWriter):
 
         Raises:
             ValueError: if values are no labels of 0-255, or the shape is not the input's.
-            OSError: if the file cannot be written; nothing is left behind then.
+            CannotWrite: if the file cannot be written; nothing is left behind then.
         """
         image = _mask_image(_labels(self.data_obj), self.meta)
-        _write_atomically(image, Path(filename))
+        write_atomically(filename, image.to_filename, lambda path: _holds(path, image), overwrite=True)
         if verbose:
             logger.info("wrote %s", filename)
 
 
 def _labels(data: Any) -> NDArray[np.uint8]:
-    """Returns (X, Y, Z, T) as uint8 if that changes no value."""
+    """Returns the labels as uint8 if that changes no value."""
     array = np.asarray(convert_to_numpy(data))
     labels = array.astype(np.uint8)
     if not np.array_equal(labels, array):
         raise ValueError("a mask holds whole numbers from 0 to 255 only")
     return labels
+
+
+def _check_shape(labels: NDArray[np.uint8], study: Study) -> None:
+    """Refuses labels that are not on the grid of the study."""
+    grid = tuple(study.image.shape)[1 if study.is_photo else 0 :]
+    if labels.shape != grid:
+        raise ValueError(f"labels must have the shape of the study, {grid}, got {labels.shape}")
+
+
+def _of_phases(geometry: Mapping[str, Any], phases: int) -> dict[str, Any]:
+    """Returns the geometry fields of a NIfTI file for so many of its phases."""
+    shape = tuple(int(n) for n in geometry["shape"])
+    if len(shape) > 3 and shape[3] != phases:
+        shape = shape[:3] if phases == 1 else (*shape[:3], phases)
+    return {**geometry, "shape": np.asarray(shape)}
 
 
 def _mask_image(labels: NDArray[np.uint8], meta: Mapping[str, Any]) -> nib.Nifti1Image:
@@ -96,7 +197,7 @@ def _mask_image(labels: NDArray[np.uint8], meta: Mapping[str, Any]) -> nib.Nifti
         shape = tuple(int(n) for n in geometry["shape"])
         if [n for n in shape if n > 1] != [n for n in labels.shape if n > 1]:
             raise ValueError(f"the mask has shape {labels.shape}, its input {shape}")
-        if not np.allclose(affine, convert_to_numpy(meta["original_affine"]), atol=1e-3):
+        if not np.allclose(affine, convert_to_numpy(meta.get("original_affine", affine)), atol=1e-3):
             raise ValueError("the mask does not lie on the grid of its input: their affines differ")
         labels = labels.reshape(shape)
     elif labels.shape[-1] == 1:
@@ -106,8 +207,7 @@ def _mask_image(labels: NDArray[np.uint8], meta: Mapping[str, Any]) -> nib.Nifti
     header.set_data_shape(labels.shape)
     time_units = UNITS_SECONDS if labels.ndim > 3 else 0
     if geometry is None:
-        header.set_sform(affine, code=1)
-        header.set_qform(affine, code=1)
+        _set_affine(header, affine)
     else:
         _restore_header(header, geometry)
         time_units = int(geometry["xyzt_units"]) & UNITS_TIME_MASK or time_units
@@ -126,17 +226,17 @@ def _restore_header(header: nib.Nifti1Header, geometry: Mapping[str, Any]) -> No
         header[f"srow_{axis}"] = row
 
 
-def _write_atomically(image: nib.Nifti1Image, path: Path) -> None:
-    """Writes under a temporary name in the same folder, reads it again, and renames it."""
-    suffix = ".nii.gz" if path.name.lower().endswith(".gz") else ".nii"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial{suffix}")
-    try:
-        image.to_filename(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        again = nib.Nifti1Image.from_filename(temporary)
-        if not np.array_equal(np.asanyarray(again.dataobj), np.asanyarray(image.dataobj)):
-            raise OSError(f"{path} does not hold what was written")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _set_affine(header: nib.Nifti1Header, affine: NDArray[np.float64]) -> None:
+    """Sets the affine as sform and, unless it is sheared, as qform; the spacing is right in both cases."""
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    directions = affine[:3, :3] / spacing
+    sheared = not np.allclose(directions.T @ directions, np.eye(3), atol=SHEAR_TOLERANCE)
+    header.set_qform(affine, code=0 if sheared else 1)
+    header.set_sform(affine, code=1)
+    header["pixdim"][1:4] = spacing
+
+
+def _holds(path: Path, image: nib.Nifti1Image) -> bool:
+    """Tells whether the file has the image's voxels."""
+    again = nib.Nifti1Image.from_filename(path)
+    return np.array_equal(np.asanyarray(again.dataobj), np.asanyarray(image.dataobj))

@@ -1,9 +1,6 @@
-"""``scripts/benchmark``."""
+"""``scripts/benchmark csa``."""
 
 from __future__ import annotations
-
-import subprocess
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,12 +21,3 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
 def test_peak_growth() -> None:
     size = 2**28
     assert size / 2 < peak_growth(lambda: torch.ones(size // 4)) < 2 * size
-
-
-def test_script(repository: Path) -> None:
-    script = repository / "scripts" / "benchmark"
-    shown = subprocess.run([script, "--help"], capture_output=True, text=True, check=True)
-    assert "usage: scripts/benchmark NAME" in shown.stdout
-    for arguments in ([], ["nothing"]):
-        refused = subprocess.run([script, *arguments], capture_output=True, text=True, check=False)
-        assert refused.returncode == 2 and "usage:" in refused.stderr

@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import EnsureChannelFirst, LoadImage, SaveImaged
 from nifti_files import SHORT_AXIS, affine, save, trap
 
-from convformer_monai.readers import NiftiReader
+from convformer_monai.readers.nifti import NiftiReader
 from convformer_monai.results import MaskWriter
 
 NAMES = ["plain", "oblique", "qform only", "sform only", "codes", "trap", "cine", "one slice", "cine of one slice"]

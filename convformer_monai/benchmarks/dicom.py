@@ -1,0 +1,106 @@
+"""`convformer-monai segment` on DICOM, with every result, beside `monai.bundle run` on the same voxels as NIfTI.
+
+Whole runs, each a process of its own; the two commands take turns, so that a busy machine slows them alike. The head CT
+goes through the cardiac network (`--force-modality`) for the sake of its size: 40 slices of 512 x 512.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from convformer_monai.catalogue import bundle_path
+from convformer_monai.phantoms import cardiac_phantom
+from convformer_monai.phantoms.dicom import SliceStack, classic_series, save_series
+
+RESULTS = ["--format", "nifti,dicom-seg,dicom-sr", "--preview", "--device", "cpu", "--quiet", "--overwrite"]
+
+
+def run(command: Sequence[str]) -> float:
+    """Runs a command; returns seconds.
+
+    Raises:
+        RuntimeError: if it fails, with the last it said.
+    """
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    return time.perf_counter() - start
+
+
+def peak_megabytes() -> float:
+    """Largest resident memory of the processes that have ended."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6
+
+
+def inputs(folder: Path, size: int) -> dict[str, tuple[Path, Path, list[str]]]:
+    """Writes both images as DICOM and as NIfTI: name to DICOM folder, NIfTI file and further options.
+
+    Args:
+        folder: where to.
+        size: pixels a side of the CT; 512 for the real thing, less to try the program.
+    """
+    ct = cardiac_phantom(shape=(size, size, 40), spacing=(0.45, 0.45, 4.0))
+    cine = cardiac_phantom(shape=(216, 256, 10) if size == 512 else (48, 48, 2), num_phases=25)
+    made = {}
+    for name, phantom, modality, options in (
+        (f"CT, 40 slices of {size} x {size}", ct, "CT", ["--force-modality"]),
+        ("cine MRI, {2} slices x 25 phases of {0} x {1}".format(*cine.image.shape), cine, "MR", []),
+    ):
+        series = folder / modality
+        write_series(series, phantom.image, phantom.affine, modality)
+        nifti = folder / f"{modality}.nii.gz"
+        nib.save(nib.Nifti1Image(phantom.image, phantom.affine), nifti)
+        made[name] = (series, nifti, options)
+    return made
+
+
+def write_series(folder: Path, volume: NDArray[np.int16], affine: NDArray[np.float64], modality: str) -> None:
+    """Writes a volume or cine as a classic series."""
+    stack = SliceStack.from_affine(volume.shape[:3], affine)
+    save_series(classic_series(volume, stack, modality=modality), folder)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures and writes the figures to standard output."""
+    parser = argparse.ArgumentParser(prog="scripts/benchmark dicom", description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3, help="of each command (default 3)")
+    parser.add_argument("--size", type=int, default=512, help="pixels a side of the CT (default 512)")
+    options = parser.parse_args(arguments)
+    if options.repeats < 1 or options.size < 16:
+        parser.error("--repeats must be at least 1, --size at least 16")
+    bundle = bundle_path("cardiac")
+    baseline = ["-m", "monai.bundle", "run", "--config_file", str(bundle / "configs" / "inference.json")]
+    baseline += ["--bundle_root", str(bundle), "--device", "cpu"]
+    write = sys.stdout.write
+    write("convformer-monai segment: DICOM in; NIfTI, DICOM SEG, SR, measurements and preview out; start-up included\n")
+    write("baseline: python -m monai.bundle run, the same voxels as NIfTI in, NIfTI out\n\n")
+    write(f"{'':<48} {'seconds':>8} {'of the baseline':>16} {'peak memory, MB':>16}\n")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for name, (series, nifti, more) in inputs(folder, options.size).items():
+            ours = ["-m", "convformer_monai.cli", "segment", "-i", str(series), "-o", str(folder / "ours")]
+            theirs = [*baseline, "--datalist", repr([str(nifti)]), "--output_dir", str(folder / "baseline")]
+            times: dict[str, list[float]] = {"ours": [], "baseline": []}
+            for _ in range(options.repeats):
+                times["ours"].append(run([*ours, *RESULTS, *more]))
+                peak = peak_megabytes()
+                times["baseline"].append(run(theirs))
+            seconds, reference = (statistics.median(times[which]) for which in ("ours", "baseline"))
+            write(f"{name:<48} {seconds:>8.1f} {seconds / reference:>16.2f} {peak:>16.0f}\n")
+
+
+if __name__ == "__main__":
+    main()

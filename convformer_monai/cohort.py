@@ -1,0 +1,182 @@
+"""Many cases through one bundle: a bar, a line for each case, and no case lost because of another."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from convformer_monai.catalogue import bundle_path
+from convformer_monai.errors import EXIT_REFUSED, InputRefused, find_refusal
+from convformer_monai.outputs import Options, finished, folder_for, merge_measurements, process
+from convformer_monai.readers.cases import Case, find_cases
+from convformer_monai.segmenter import Segmenter
+
+__all__ = ["CaseResult", "Summary", "segment_cases"]
+
+logger = logging.getLogger(__name__)
+
+EXIT_FAULT = 1
+DONE, SKIPPED, REFUSED, FAILED = "done", "skipped", "refused", "failed"
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """How a case ended.
+
+    Attributes:
+        case: the case.
+        status: ``done``, ``skipped`` (done before), ``refused`` or ``failed`` (a fault of ours).
+        message: why, where it was not done; one line.
+        seconds: time taken.
+        files: what was written.
+        measurements: as in the case's JSON file.
+    """
+
+    case: Case
+    status: str
+    message: str = ""
+    seconds: float = 0.0
+    files: tuple[Path, ...] = ()
+    measurements: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns this as JSON types."""
+        return {
+            "case": self.case.name,
+            "input": str(self.case.path),
+            "status": self.status,
+            "message": self.message,
+            "seconds": round(self.seconds, 2),
+            "files": [str(file) for file in self.files],
+            "measurements": self.measurements,
+        }
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How all cases ended."""
+
+    results: list[CaseResult] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """0 if all are done, 1 if one failed by a fault of ours, else 2 if one was refused."""
+        statuses = {result.status for result in self.results}
+        if FAILED in statuses:
+            return EXIT_FAULT
+        return EXIT_REFUSED if REFUSED in statuses else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns this as JSON types."""
+        return {"exit_code": self.exit_code, "cases": [result.to_json() for result in self.results]}
+
+
+def segment_cases(
+    path: Path,
+    output_dir: Path,
+    bundle: str | Path,
+    options: Options,
+    *,
+    device: str = "auto",
+    flips: bool = False,
+    force_modality: bool = False,
+    quiet: bool = False,
+) -> Summary:
+    """Segments one image or a folder of cases, and writes the results.
+
+    In a folder, cases whose results are complete are skipped, and a bad case does not stop the others.
+
+    Args:
+        path: a file, a DICOM folder or a folder of cases.
+        output_dir: made if missing.
+        bundle: see :func:`convformer_monai.catalogue.bundle_path`.
+        options: what to write and how.
+        device: see :func:`convformer_monai.segmenter.choose_device`.
+        flips: see :class:`convformer_monai.segmenter.Segmenter`.
+        force_modality: see there.
+        quiet: no bar, no line for a good case.
+
+    Raises:
+        InputRefused: if there is no case, or the bundle, device or output folder cannot be used.
+    """
+    options.check()
+    bundle_path(bundle)
+    cases = find_cases(path, leave_out=output_dir)
+    clashes = {name for name, count in Counter(case.name for case in cases).items() if count > 1}
+    folder_for(output_dir, "")
+    segmenter = Segmenter(bundle, device, flips=flips, force_modality=force_modality)
+    results: list[CaseResult] = []
+    several = len(cases) > 1 or cases[0].path != path
+    with _bar(cases, quiet or not several) as bar:
+        for case in bar:
+            result = _one(segmenter, case, output_dir, options, several, case.name in clashes)
+            results.append(result)
+            _tell(result, several, quiet)
+    if several:
+        done = [result.case.name for result in results if result.status in (DONE, SKIPPED)]
+        if done:
+            merge_measurements(output_dir, done)
+        _tell_all(results, quiet)
+    return Summary(results)
+
+
+@contextlib.contextmanager
+def _bar(cases: list[Case], hidden: bool) -> Iterator[tqdm[Case]]:
+    with logging_redirect_tqdm([logging.getLogger()]):
+        with tqdm(cases, unit="case", disable=hidden, file=sys.stderr, dynamic_ncols=True) as bar:
+            yield bar
+
+
+def _one(
+    segmenter: Segmenter, case: Case, output_dir: Path, options: Options, several: bool, clashes: bool
+) -> CaseResult:
+    """Does one case, whatever happens to it."""
+    start = time.perf_counter()
+    try:
+        if clashes:
+            raise InputRefused(
+                "EQUAL_NAMES", f"{case.path} and another image would both be written as {case.name}_seg; rename one"
+            )
+        if several and not options.overwrite:
+            before = finished(case, output_dir, segmenter, options)
+            if before is not None:
+                return CaseResult(case, SKIPPED, "done before", measurements=before)
+        files, measurements = process(segmenter, case, output_dir, options)
+        return CaseResult(case, DONE, "", time.perf_counter() - start, files, measurements)
+    except Exception as error:
+        if not several:
+            raise
+        refusal = find_refusal(error)
+        status = FAILED if refusal is None else REFUSED
+        message = f"error[FAULT]: {type(error).__name__}, a fault of ours" if refusal is None else str(refusal)
+        return CaseResult(case, status, message, time.perf_counter() - start)
+
+
+def _tell(result: CaseResult, several: bool, quiet: bool) -> None:
+    if quiet:
+        return
+    if result.status == DONE:
+        if several:
+            logger.info("%s: done in %.1f s", result.case.name, result.seconds)
+    else:
+        logger.info("%s: %s (%s)", result.case.name, result.status, result.message)
+
+
+def _tell_all(results: list[CaseResult], quiet: bool) -> None:
+    """Says how many ended how, and lists the bad ones, which may have scrolled away."""
+    counts = Counter(result.status for result in results)
+    if not quiet:
+        logger.info("%s", ", ".join(f"{counts[status]} {status}" for status in (DONE, SKIPPED, REFUSED, FAILED)))
+    for result in results:
+        if result.status in (REFUSED, FAILED):
+            sys.stderr.write(f"{result.case.name}: {result.message}\n")

@@ -1,0 +1,117 @@
+"""A bundle's network for other programs: TorchScript, torch.export and ONNX, each checked against the original."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from convformer_monai.catalogue import bundle_path
+from convformer_monai.errors import InputRefused
+from convformer_monai.results.atomic import write_atomically
+
+__all__ = ["export_network"]
+
+logger = logging.getLogger(__name__)
+
+RTOL = 1e-3  # of the largest logit
+SIZE = 256  # the plane of the exported graph; the batch is free
+OPSET = 18
+
+
+def export_network(bundle: str | Path, path: Path, *, overwrite: bool = False) -> float:
+    """Writes the network of a bundle with its weights.
+
+    The graph takes any number of slices; ``.ts`` also any height and width, the others 256 x 256.
+
+    Args:
+        bundle: see :func:`convformer_monai.catalogue.bundle_path`.
+        path: file to write; its ending chooses the format: ``.ts`` TorchScript, ``.pt2`` torch.export, ``.onnx`` ONNX.
+        overwrite: replace a file that exists.
+
+    Returns:
+        The largest difference between the logits of the written file, read again, and those of the network, as a
+        fraction of the largest logit.
+
+    Raises:
+        InputRefused: if the bundle, the ending or the place cannot be used, or a package is not installed.
+    """
+    from convformer_monai.segmenter import Segmenter
+
+    formats: dict[str, tuple[Callable[[nn.Module, Tensor, Path], None], Callable[[Path, Tensor], Tensor]]] = {
+        ".ts": (_write_torchscript, _run_torchscript),
+        ".pt2": (_write_pt2, _run_pt2),
+        ".onnx": (_write_onnx, _run_onnx),
+    }
+    if path.suffix.lower() not in formats:
+        raise InputRefused("EXPORT_FORMAT", f"{path.name} must end in {', '.join(formats)}; the ending names the format")
+    if not path.parent.is_dir():
+        raise InputRefused("FOLDER_NOT_FOUND", f"there is no folder {path.parent}; make it first")
+    write, run = formats[path.suffix.lower()]
+    segmenter = Segmenter(bundle_path(bundle), "cpu")
+    network = segmenter.network
+    channels = segmenter.metadata["network_data_format"]["inputs"]["image"]["num_channels"]
+    example = torch.randn(2, channels, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    more = torch.randn(3, channels, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    worst = 0.0
+
+    def check(written: Path) -> bool:
+        nonlocal worst
+        for batch in (example, more):
+            with torch.inference_mode():
+                expected = network(batch)
+            worst = max(worst, float((run(written, batch) - expected).abs().max() / expected.abs().max()))
+        return worst <= RTOL
+
+    try:
+        write_atomically(path, lambda place: write(network, example, place), check, overwrite=overwrite)
+    except ModuleNotFoundError as error:
+        raise InputRefused(
+            "PACKAGE_MISSING", f"{path.suffix} needs {error.name}: pip install 'convformer_monai[export]'"
+        ) from error
+    logger.info("%s: %.1f MB, differs from the network by %.1g of its output", path, path.stat().st_size / 1e6, worst)
+    return worst
+
+
+def _write_torchscript(network: nn.Module, example: Tensor, path: Path) -> None:
+    torch.jit.script(network).save(str(path))
+
+
+def _run_torchscript(path: Path, batch: Tensor) -> Tensor:
+    return torch.jit.load(str(path), map_location="cpu")(batch)  # type: ignore[no-any-return]
+
+
+def _write_pt2(network: nn.Module, example: Tensor, path: Path) -> None:
+    program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    torch.export.save(program, str(path))
+
+
+def _run_pt2(path: Path, batch: Tensor) -> Tensor:
+    return torch.export.load(str(path)).module()(batch)  # type: ignore[no-any-return]
+
+
+def _write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
+    import onnxscript  # noqa: F401 (its absence is told before torch fails in its own words)
+
+    torch.onnx.export(
+        network,
+        (example,),
+        str(path),
+        input_names=["image"],
+        output_names=["pred"],
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        opset_version=OPSET,
+        external_data=False,
+        dynamo=True,
+        verbose=False,
+    )
+
+
+def _run_onnx(path: Path, batch: Tensor) -> Tensor:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {"image": batch.numpy()})[0])

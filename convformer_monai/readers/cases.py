@@ -1,0 +1,153 @@
+"""Which images a path holds: one file, one DICOM folder, or a folder of cases; found without reading any voxel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from convformer_monai.errors import InputRefused
+
+__all__ = ["Case", "find_cases", "is_dicom", "is_dicom_photo", "is_named_dicom", "stem"]
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+IMAGE_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES + PHOTO_SUFFIXES
+RESULT_ENDINGS = ("_gt", "_seg", "_truth", "_label", "_preview")
+PREAMBLE = 128
+PHOTO_CLASSES = "1.2.840.10008.5.1.4.1.1.77."  # visible light: endoscopy, photography, dermoscopy
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image to segment.
+
+    Attributes:
+        path: its file, or its DICOM folder.
+        name: the results' name below the output folder, without ending; ``/`` separates sub-folders.
+    """
+
+    path: Path
+    name: str
+
+
+def stem(path: Path) -> str:
+    """Returns the name of a file without the ending of an image format, or of a folder as it is."""
+    for suffix in IMAGE_SUFFIXES + DICOM_SUFFIXES:
+        if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
+            return path.name[: -len(suffix)]
+    return path.name
+
+
+def is_dicom(path: Path) -> bool:
+    """Tells whether a file begins as DICOM files do (PS3.10 section 7.1), whatever its name."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(PREAMBLE + 4)[PREAMBLE:] == b"DICM"
+    except OSError:
+        return False
+
+
+def is_named_dicom(path: Path) -> bool:
+    """Tells whether a file is called DICOM."""
+    return path.name.lower().endswith(DICOM_SUFFIXES)
+
+
+def is_dicom_photo(file: Path) -> bool:
+    """Tells whether a file is a DICOM photograph (visible light image)."""
+    return _header(file).get("SOPClassUID", "").startswith(PHOTO_CLASSES)
+
+
+def find_cases(path: Path, leave_out: Path | None = None) -> list[Case]:
+    """Finds the images of a path.
+
+    A folder with DICOM files in it is one case (DICOM photographs: one a file), and so is a folder whose sub-folders
+    all hold series of one DICOM study. Every other image file is a case. Sub-folders are searched. Files whose name
+    ends in ``_gt``, ``_seg``, ``_truth``, ``_label`` or ``_preview`` are masks and results, no images.
+
+    Args:
+        path: a file or folder.
+        leave_out: a folder inside that is not searched, as the output folder.
+
+    Returns:
+        The cases, by name. The name of a file or DICOM folder is its own; within a folder of cases, its place there.
+
+    Raises:
+        InputRefused: if the path does not exist or holds no image.
+    """
+    if path.is_file():
+        return [Case(path, stem(path))]
+    if not path.is_dir():
+        raise InputRefused("FILE_NOT_FOUND", f"{path} does not exist; give a file, a DICOM folder or a folder of cases")
+    found = list(_cases_in(path, leave_out.resolve() if leave_out else None))
+    if not found:
+        raise InputRefused(
+            "NO_IMAGES", f"{path} holds no image (DICOM, NIfTI, NRRD, MetaImage or photograph); give another folder"
+        )
+    return [Case(one, _name(one, path)) for one in sorted(found)]
+
+
+def _name(case: Path, root: Path) -> str:
+    if case == root:
+        return root.resolve().name or "dicom"
+    return case.relative_to(root).with_name(stem(case)).as_posix()
+
+
+def _cases_in(folder: Path, leave_out: Path | None) -> Iterator[Path]:
+    """Yields the image files and DICOM folders of a folder, itself among them."""
+    try:
+        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise InputRefused("CANNOT_READ", f"{folder} cannot be read: {error.strerror}; check its permissions") from error
+    files = [entry for entry in entries if entry.is_file()]
+    first_dicom = next((file for file in files if _may_be_dicom(file)), None)
+    if first_dicom is not None and not is_dicom_photo(first_dicom):
+        yield folder
+    for file in files:
+        if _is_image(file) or (first_dicom is not None and _may_be_dicom(file) and is_dicom_photo(file)):
+            yield file
+    below = [
+        list(_cases_in(entry, leave_out))
+        for entry in entries
+        if entry.is_dir() and entry.resolve() != leave_out and first_dicom is None
+    ]
+    cases = [case for group in below for case in group]
+    if len(cases) > 1 and not any(map(_is_image, files)) and _are_one_study(cases):
+        yield folder
+    else:
+        yield from cases
+
+
+def _is_image(file: Path) -> bool:
+    return file.name.lower().endswith(IMAGE_SUFFIXES) and not stem(file).lower().endswith(RESULT_ENDINGS)
+
+
+def _may_be_dicom(file: Path) -> bool:
+    """Tells whether a file is DICOM, or called so (a damaged one must be refused, not passed over)."""
+    if stem(file).lower().endswith(RESULT_ENDINGS) or file.name == "DICOMDIR":
+        return False
+    return is_named_dicom(file) or (not _is_image(file) and is_dicom(file))
+
+
+def _are_one_study(cases: list[Path]) -> bool:
+    """Tells whether all cases are DICOM folders of one study."""
+    studies = set()
+    for case in cases:
+        if not case.is_dir():
+            return False
+        file = next((entry for entry in sorted(case.iterdir()) if entry.is_file() and _may_be_dicom(entry)), None)
+        studies.add(_header(file).get("StudyInstanceUID") if file else None)
+    return len(studies) == 1 and None not in studies
+
+
+def _header(file: Path) -> dict[str, str]:
+    """Returns the two UIDs that are looked at here, or nothing if the file cannot be parsed."""
+    from pydicom import dcmread
+
+    try:
+        dataset = dcmread(file, stop_before_pixels=True, specific_tags=["SOPClassUID", "StudyInstanceUID"])
+        return {name: str(dataset[name].value) for name in ("SOPClassUID", "StudyInstanceUID") if name in dataset}
+    except Exception:  # whatever is wrong with it, its reader will say
+        return {}

@@ -1,0 +1,119 @@
+"""NRRD and MetaImage in, through SimpleITK, with the geometry turned from ITK's LPS to RAS."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from monai.config import PathLike
+from numpy.typing import NDArray
+
+from convformer_monai.errors import InputRefused
+from convformer_monai.readers.itk_headers import check_header
+from convformer_monai.readers.limits import check_finite, check_spacing, check_voxels
+from convformer_monai.readers.phases import chosen_phases
+from convformer_monai.readers.study import Study
+from convformer_monai.readers.volume import phase_tensor
+
+if TYPE_CHECKING:
+    import SimpleITK
+
+__all__ = ["checked_itk_affine", "read_itk"]
+
+IMAGE_IO = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
+MIN_DETERMINANT = 1e-3  # of the three directions; 1 if they are orthogonal
+
+
+def read_itk(path: PathLike, *, phase: int | str | None = None) -> Study:
+    """Reads one NRRD (``.nrrd``, ``.nhdr``) or MetaImage (``.mha``, ``.mhd``) file, strictly. They tell no modality.
+
+    Args:
+        path: the file; voxels in a file of their own must be in the same folder.
+        phase: 0-based phase of a cine (4-D), or ``"all"``; ``None`` takes the only one, and refuses if there are more.
+
+    Returns:
+        The image.
+
+    Raises:
+        InputRefused: if the file is no volume or cine that can be trusted, or lacks the phase.
+        ValueError: if ``phase`` is none of those.
+    """
+    where = Path(path)
+    if not where.is_file():
+        what = "is a folder" if where.is_dir() else "does not exist"
+        raise InputRefused("FILE_NOT_FOUND", f"{where} {what}; give the path of an NRRD or MetaImage file")
+    if where.suffix.lower() not in IMAGE_IO:
+        raise InputRefused("NOT_ITK", f"{where} is not named {', '.join(IMAGE_IO)}; give it the ending of its format")
+    try:
+        warnings = check_header(where)
+        image = _load(where)
+    except (OSError, EOFError, RuntimeError, zlib.error) as error:  # its text may quote the header: left out
+        raise InputRefused(
+            "ITK_UNREADABLE", f"{where} is truncated or corrupt ({type(error).__name__}); fetch or write it again"
+        ) from None
+    return _study(image, where, phase, warnings)
+
+
+def checked_itk_affine(
+    origin: Sequence[float], spacing: Sequence[float], direction: NDArray[np.float64], where: str | Path
+) -> NDArray[np.float64]:
+    """Makes the affine of an ITK geometry (LPS).
+
+    Args:
+        origin: mm, of the first voxel; three numbers, or four of a cine.
+        spacing: mm, as many.
+        direction: (n, n), unit directions of the axes as columns; not orthogonal if sheared.
+        where: the image, for messages.
+
+    Returns:
+        (4, 4) voxel index to RAS mm; the time axis of a cine left out.
+
+    Raises:
+        InputRefused: if it is no geometry, or time is mixed with space.
+    """
+    check_spacing(np.asarray(spacing[:3], dtype=np.float64), where)
+    axes = direction[:3, :3]
+    if np.any(direction[:3, 3:]) or np.any(direction[3:, :3]):
+        raise InputRefused("AFFINE", f"{where} mixes time with space in its directions; correct the header")
+    if not (np.all(np.isfinite(origin)) and np.all(np.isfinite(axes)) and abs(np.linalg.det(axes)) > MIN_DETERMINANT):
+        raise InputRefused("AFFINE", f"{where} has a singular or non-finite geometry; correct the header")
+    affine = np.eye(4)
+    affine[:3, :3] = axes * np.asarray(spacing[:3])
+    affine[:3, 3] = origin[:3]
+    return np.asarray(np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)  # LPS to RAS
+
+
+def _load(path: Path) -> SimpleITK.Image:
+    """Reads a file whose header has been checked; without ITK's warnings, which go to the terminal."""
+    import SimpleITK as sitk
+
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        reader = sitk.ImageFileReader()
+        reader.SetImageIO(IMAGE_IO[path.suffix.lower()])
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        check_voxels(reader.GetSize(), path)
+        if reader.GetNumberOfComponents() != 1:
+            raise InputRefused("DATA_TYPE", f"{path} holds vectors or colours, not one grey value a voxel; split it")
+        image: SimpleITK.Image = reader.Execute()
+        return image
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
+def _study(image: SimpleITK.Image, path: Path, phase: int | str | None, warnings: tuple[str, ...]) -> Study:
+    import SimpleITK as sitk
+
+    dimension = image.GetDimension()
+    direction = np.asarray(image.GetDirection()).reshape(dimension, dimension)
+    affine = checked_itk_affine(image.GetOrigin(), image.GetSpacing(), direction, path)
+    phases = chosen_phases(phase, image.GetSize()[3] if dimension == 4 else 1, path)
+    values = sitk.GetArrayViewFromImage(image).T  # (X, Y, Z[, T])
+    result = phase_tensor(values, affine, phases)
+    check_finite(result.numpy(), path)
+    return Study(image=result, format="itk", path=path, phases=phases, warnings=warnings)

@@ -1,0 +1,73 @@
+"""What every reader makes of a file or folder: one image with its geometry, its phases and where each frame came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from monai.data import MetaTensor
+from monai.utils import convert_to_numpy
+from numpy.typing import NDArray
+
+__all__ = ["Frame", "Study"]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The DICOM frame that a slice was read from.
+
+    Attributes:
+        path: its file.
+        sop_instance_uid: the instance.
+        sop_class_uid: its class.
+        number: 1-based frame number in a multi-frame instance, ``None`` in a single-frame one.
+        position: centre of its first pixel (image position, patient), LPS mm.
+        slice_index: its place along Z of the study's image: a whole number, unless uneven slices were resampled.
+    """
+
+    path: Path
+    sop_instance_uid: str
+    sop_class_uid: str
+    number: int | None
+    position: tuple[float, float, float]
+    slice_index: float
+
+
+@dataclass(frozen=True)
+class Study:
+    """An image that can be trusted, ready for a bundle.
+
+    Attributes:
+        image: volumes ``(phases, X, Y, Z)`` float32, with the affine from voxel index to RAS mm, which may be sheared
+            (gantry tilt); in DICOM X runs along the columns, Y along the rows, Z along the normal of the slices.
+            Photographs ``(3, X, Y)`` uint8, upright RGB, X to the right and Y downwards.
+        format: ``dicom``, ``nifti``, ``itk`` (NRRD, MetaImage) or ``photo``.
+        path: the file or folder it was read from.
+        modality: DICOM modality, ``None`` where the file does not tell.
+        phases: which phases of the source these are, 0-based, in time order.
+        phase_times_ms: time of each phase after the R wave, or since the first; empty if unknown.
+        frames: for DICOM, the frame behind each slice: ``frames[phase][k]``, along Z; empty else.
+        spacing_known: False where a photograph has no pixel spacing; its affine then counts pixels.
+        warnings: what the user should know of the reading, one line each, without personal data.
+    """
+
+    image: MetaTensor
+    format: str
+    path: Path
+    modality: str | None = None
+    phases: tuple[int, ...] = (0,)
+    phase_times_ms: tuple[float, ...] = ()
+    frames: tuple[tuple[Frame, ...], ...] = ()
+    spacing_known: bool = True
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """Voxel index to RAS mm, (4, 4)."""
+        return np.asarray(convert_to_numpy(self.image.affine), dtype=np.float64)
+
+    @property
+    def is_photo(self) -> bool:
+        """Whether this is a photograph, ``(3, X, Y)``."""
+        return self.format == "photo"

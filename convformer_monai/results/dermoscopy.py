@@ -1,0 +1,110 @@
+"""Size and shape of a skin lesion on a photograph.
+
+The asymmetry is the share of the lesion that does not overlap its mirror image, averaged over its two principal axes
+(through its centroid, along the eigenvectors of its second moments): 0% for an ellipse, about 25% for a half-moon. It
+regards the outline only, not the colours, so it is no "A" of the ABCD rule.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.measure import perimeter_crofton
+
+from convformer_monai.labels import DERMOSCOPY, Code
+from convformer_monai.readers.study import Study
+from convformer_monai.results.geometry import longest_diameter, outline_points
+from convformer_monai.results.measurements import Measurement
+
+__all__ = ["asymmetry_of", "measure_dermoscopy", "perimeter_of"]
+
+(LESION,) = DERMOSCOPY
+AREA = Code("SCT", "42798000", "Area")
+LONG_AXIS = Code("SCT", "103339001", "Long Axis")
+PERIMETER = Code("SCT", "131191004", "Perimeter")
+SAMPLES = 1_000_000  # of the lesion's pixels, for the asymmetry
+ISOTROPIC_RTOL = 1e-3
+
+
+def measure_dermoscopy(labels: NDArray[np.uint8], study: Study) -> tuple[list[Measurement], dict[str, Any]]:
+    """Measures the lesion: all labelled pixels together, should they be in several parts.
+
+    Args:
+        labels: (X, Y).
+        study: their photograph; the unit is mm where it knows its pixel spacing, else pixels.
+
+    Returns:
+        The measurements; and the details: ``image_share_percent``, ``components``, ``pixel_spacing_mm`` (or ``None``)
+        and ``notes``.
+    """
+    mask = labels == LESION.index
+    spacing = np.linalg.norm(study.affine[:3, :2], axis=0) if study.spacing_known else np.ones(2)
+    basis = np.diag(spacing)
+    area = float(np.count_nonzero(mask)) * float(np.prod(spacing))
+    diameter = perimeter = 0.0
+    asymmetry = None
+    if mask.any():
+        mask = mask[ndimage.find_objects(mask.astype(np.uint8))[0]]
+        diameter, _ = longest_diameter(outline_points(mask, basis))
+        perimeter = perimeter_of(mask, spacing)
+        asymmetry = asymmetry_of(mask, basis)
+    length_unit, area_unit = ("mm", "mm2") if study.spacing_known else ("{pixel}", "{pixel}")
+    suffix = "" if study.spacing_known else ", in pixels"
+    values: list[tuple[str, str, float | None, str, Code | None]] = [
+        ("area", f"Lesion area{suffix}", area, area_unit, AREA),
+        ("diameter", f"Largest lesion diameter{suffix}", diameter, length_unit, LONG_AXIS),
+        ("perimeter", f"Lesion perimeter{suffix}", perimeter, length_unit, PERIMETER),
+        ("asymmetry", "Asymmetry of the lesion's outline", asymmetry, "%", None),
+    ]
+    items = [
+        Measurement(name, title, value, unit, code, structure=LESION.index) for name, title, value, unit, code in values
+    ]
+    notes = [] if study.spacing_known else ["the photograph has no pixel spacing: sizes are in pixels, not in mm"]
+    details = {
+        "image_share_percent": 100 * float(np.count_nonzero(labels == LESION.index)) / labels.size,
+        "components": int(ndimage.label(mask, np.ones((3, 3)))[1]),
+        "pixel_spacing_mm": [float(one) for one in spacing] if study.spacing_known else None,
+        "notes": notes,
+    }
+    return items, details
+
+
+def perimeter_of(mask: NDArray[np.bool_], spacing: NDArray[np.float64]) -> float:
+    """Returns the length of the outlines by Crofton's formula, in the unit of the spacing.
+
+    Args:
+        mask: (X, Y).
+        spacing: of the pixels along X and Y; where they are not square, the mask is resampled first.
+    """
+    finest = float(spacing.min())
+    padded = np.pad(mask, 1)
+    if not np.allclose(spacing, finest, rtol=ISOTROPIC_RTOL):
+        padded = (
+            ndimage.zoom(padded.astype(np.float32), spacing / finest, order=1, grid_mode=True, mode="nearest") > 0.5
+        )
+    return float(perimeter_crofton(padded, directions=4)) * finest  # type: ignore[no-untyped-call]
+
+
+def asymmetry_of(mask: NDArray[np.bool_], basis: NDArray[np.float64]) -> float:
+    """Returns the asymmetry in percent; see the head of this file.
+
+    Args:
+        mask: (X, Y), not empty.
+        basis: (2, 2) from index to a length.
+    """
+    index = np.argwhere(mask)
+    points = index @ basis.T  # (N, 2)
+    centre = points.mean(axis=0)
+    axes = np.linalg.eigh(np.cov(points.T, ddof=0))[1]  # (2, 2), columns
+    back = np.linalg.inv(basis)
+    sample = (points - centre)[:: max(1, len(points) // SAMPLES)]
+    shares = []
+    for axis in axes.T:
+        mirrored = sample - 2 * np.outer(sample @ axis, axis) + centre
+        places = (mirrored @ back.T).T  # (2, N)
+        overlap = ndimage.map_coordinates(mask.astype(np.float32), places, order=1, mode="constant")
+        shares.append(1 - float(overlap.mean()))
+    return 100 * max(0.0, float(np.mean(shares)))

@@ -1,0 +1,282 @@
+"""Masks as DICOM Segmentation (PS3.3 A.51), by highdicom, each frame on the very slice it was predicted from.
+
+A slice of the mask goes to the source frame that :class:`Study` names for it, by SOP instance (and frame number), with
+that frame's own position; nothing is flipped, sorted or resampled here. So tilted, uneven, oblique and enhanced sources
+need no special care, and a mask of resampled slices comes back to the slices that were scanned.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convformer_monai import __version__
+from convformer_monai.errors import InputRefused
+from convformer_monai.labels import Code, Label
+from convformer_monai.readers.study import Frame, Study
+from convformer_monai.results.atomic import AtomicFiles, transaction
+from convformer_monai.results.dicom_sources import as_slices, restore_references, source_headers
+
+if TYPE_CHECKING:
+    from highdicom.seg import Segmentation, SegmentDescription
+    from pydicom.dataset import Dataset
+    from pydicom.sr.coding import Code as SRCode
+
+__all__ = ["dicom_seg", "need_highdicom", "write_dicom_seg"]
+
+logger = logging.getLogger(__name__)
+
+MANUFACTURER = "convformer_monai"
+PRIVATE_SCHEME = "99CONVFORMER"
+SERIES_NUMBER = 300
+FRAME_TOLERANCE = 0.5  # pixels that a frame may lie off the place that the affine gives to its slice
+NO_SERIAL_NUMBER = "none"  # type 1 in the standard, and software has none
+
+
+def write_dicom_seg(
+    path: str | os.PathLike[str],
+    labels: NDArray[np.uint8],
+    study: Study,
+    label_table: Sequence[Label],
+    *,
+    kind: str = "BINARY",
+    algorithm_name: str = "convformer_monai",
+    algorithm_version: str = __version__,
+    write_empty: bool = False,
+    overwrite: bool = False,
+    files: AtomicFiles | None = None,
+) -> list[Path]:
+    """Writes a mask as DICOM SEG, one instance a phase.
+
+    With several phases, the phase's number (0-based, as in :attr:`Study.phases`) goes into the name: ``x_seg.dcm``
+    becomes ``x_seg_phase00.dcm``, ``x_seg_phase01.dcm``, ... The files appear together or not at all.
+
+    The files hold the patient's identifiers, as the standard wants.
+
+    Args:
+        path: where, ending in ``.dcm``.
+        labels: see :func:`dicom_seg`.
+        study: what was segmented.
+        label_table: see :func:`dicom_seg`.
+        kind: see :func:`dicom_seg`.
+        algorithm_name: see :func:`dicom_seg`.
+        algorithm_version: see :func:`dicom_seg`.
+        write_empty: see :func:`dicom_seg`.
+        overwrite: replace files that exist.
+        files: transaction to join; its own ``overwrite`` holds then.
+
+    Returns:
+        The paths of the files, in the order of the phases; none for an empty mask.
+
+    Raises:
+        ValueError: as :func:`dicom_seg`, or if the name does not end in ``.dcm``.
+        InputRefused: as :func:`dicom_seg`, and ``EXISTS`` or ``CANNOT_WRITE``; nothing is left behind then.
+    """
+    target = Path(path)
+    if target.suffix.lower() != ".dcm":
+        raise ValueError(f"path must end in .dcm, got {target.name!r}")
+    segmentations = dicom_seg(
+        labels,
+        study,
+        label_table,
+        kind=kind,
+        algorithm_name=algorithm_name,
+        algorithm_version=algorithm_version,
+        write_empty=write_empty,
+    )
+    digits = max(2, len(str(max(study.phases))))
+    written = []
+    with transaction(files, overwrite) as files:
+        for phase, segmentation in segmentations.items():
+            name = target.name if len(study.phases) == 1 else f"{target.stem}_phase{phase:0{digits}d}{target.suffix}"
+            write_dataset(files, target.with_name(name), segmentation)
+            written.append(target.with_name(name))
+    for one in written:
+        logger.info("wrote %s", one)
+    return written
+
+
+def dicom_seg(
+    labels: NDArray[np.uint8],
+    study: Study,
+    label_table: Sequence[Label],
+    *,
+    kind: str = "BINARY",
+    algorithm_name: str = "convformer_monai",
+    algorithm_version: str = __version__,
+    write_empty: bool = False,
+) -> dict[int, Segmentation]:
+    """Makes DICOM SEG datasets of a mask, one a phase, all of one new series.
+
+    The phase of an instance is its InstanceNumber less 1. Every structure of the table becomes a segment, predicted or
+    not, so that a segment's number is always its label; only frames with something in them are stored. Tracking
+    identifiers are shared by the phases.
+
+    Args:
+        labels: (phases, X, Y, Z), or (X, Y) for a photograph.
+        study: what was segmented, read from DICOM.
+        label_table: the structures, with indices 1, 2, ...
+        kind: ``BINARY``, which everybody reads, or ``LABELMAP`` (Supplement 243), one frame a slice, which few do yet.
+        algorithm_name: name of the bundle.
+        algorithm_version: its version.
+        write_empty: also make segmentations without any structure, of all source frames; left out otherwise.
+
+    Returns:
+        The datasets by phase of the source (:attr:`Study.phases`).
+
+    Raises:
+        ValueError: if ``labels``, ``label_table`` or ``kind`` is not as said.
+        InputRefused: ``NOT_DICOM`` if the study was not read from DICOM, ``SOURCE_CHANGED`` if its files are no longer
+            what was read, ``NO_FRAME_OF_REFERENCE`` if they lack what a segmentation must have, ``MISSING_PACKAGE``
+            without highdicom.
+    """
+    _check(labels, study, label_table, kind)
+    need_highdicom()
+    from highdicom import UID
+    from highdicom.seg import Segmentation
+
+    from convformer_monai.readers.dicom.parsing import silent_pydicom
+
+    made: dict[int, Segmentation] = {}
+    with silent_pydicom:  # its warnings quote the patient's name
+        headers = source_headers(study)
+        common: dict[str, Any] = {
+            "segmentation_type": kind,
+            "segment_descriptions": _descriptions(label_table, algorithm_name, algorithm_version),
+            "series_instance_uid": UID(),
+            "series_number": SERIES_NUMBER,
+            "series_description": f"Segmentation by {algorithm_name}"[:64],
+            "manufacturer": MANUFACTURER,
+            "manufacturer_model_name": algorithm_name,
+            "software_versions": algorithm_version,
+            "device_serial_number": NO_SERIAL_NUMBER,
+            "content_label": "SEGMENTATION",
+            "content_description": f"{algorithm_name} {algorithm_version}"[:64],
+        }
+        for place, (phase, frames) in enumerate(zip(study.phases, study.frames, strict=True)):
+            pixels = _frames(labels if study.is_photo else labels[place], study, frames)
+            if not pixels.any() and not write_empty:
+                logger.info("phase %d of %s: nothing segmented, so no DICOM SEG", phase, study.path.name)
+                continue
+            slices = as_slices(frames, headers, photo=study.is_photo)
+            made[phase] = Segmentation(slices, pixels, sop_instance_uid=UID(), instance_number=phase + 1, **common)
+            made[phase].ContentCreatorName = None  # type 2, and nobody made it by hand
+            restore_references(made[phase], frames, headers)
+    return made
+
+
+def write_dataset(files: AtomicFiles, path: Path, dataset: Dataset) -> None:
+    """Writes a dataset as a DICOM file, read back and compared.
+
+    Args:
+        files: the open transaction.
+        path: where.
+        dataset: with its file meta information.
+    """
+    from convformer_monai.readers.dicom.parsing import silent_pydicom
+
+    buffer = io.BytesIO()
+    with silent_pydicom:
+        dataset.save_as(buffer)
+    content = buffer.getvalue()
+    files.write(path, lambda file: file.write_bytes(content), lambda file: file.read_bytes() == content)
+
+
+def need_highdicom() -> None:
+    """Refuses to go on without highdicom.
+
+    Raises:
+        InputRefused: ``MISSING_PACKAGE``.
+    """
+    try:
+        import highdicom  # noqa: F401
+    except ImportError as error:
+        raise InputRefused(
+            "MISSING_PACKAGE",
+            "DICOM results need the package highdicom: pip install 'convformer_monai[dicom]'",
+        ) from error
+
+
+def concept(code: Code) -> SRCode:
+    """Returns a code as pydicom and highdicom have it."""
+    from pydicom.sr.coding import Code as SRCode
+
+    return SRCode(code.value, code.scheme, code.meaning)
+
+
+def _check(labels: NDArray[np.uint8], study: Study, label_table: Sequence[Label], kind: str) -> None:
+    """Refuses what cannot become a segmentation of this study."""
+    if kind not in ("BINARY", "LABELMAP"):
+        raise ValueError(f"kind must be BINARY or LABELMAP, got {kind!r}")
+    indices = [label.index for label in label_table]
+    if indices != list(range(1, len(indices) + 1)) or not indices:
+        raise ValueError(f"label_table must have the indices 1, 2, ..., got {indices}")
+    grid = tuple(study.image.shape)[1 if study.is_photo else 0 :]
+    if labels.shape != grid or labels.dtype != np.uint8:
+        raise ValueError(f"labels must be uint8 with the study's shape {grid}, got {labels.dtype} {labels.shape}")
+    if labels.max(initial=0) > len(indices):
+        raise ValueError(f"labels must be 0 to {len(indices)}, as in label_table, got {int(labels.max())}")
+    if not study.frames:
+        raise InputRefused(
+            "NOT_DICOM",
+            f"{study.path.name} is not DICOM, so there is no study to put a DICOM result into; give DICOM, or write "
+            "NIfTI",
+        )
+
+
+def _frames(labels: NDArray[np.uint8], study: Study, frames: Sequence[Frame]) -> NDArray[np.uint8]:
+    """Takes the slice of the mask that lies on each source frame.
+
+    Args:
+        labels: (X, Y, Z), or (X, Y) for a photograph.
+        study: for its affine.
+        frames: where to.
+
+    Returns:
+        (frames, rows, columns).
+    """
+    if study.is_photo:
+        return np.ascontiguousarray(labels.T[None])
+    affine, slices = study.affine, labels.shape[2]
+    tolerance = FRAME_TOLERANCE * float(np.linalg.norm(affine[:3, :2], axis=0).min())
+    chosen = []
+    for frame in frames:
+        place = affine[:3, :3] @ (0.0, 0.0, frame.slice_index) + affine[:3, 3]
+        off = float(np.linalg.norm(place * (-1, -1, 1) - frame.position))  # RAS to LPS
+        index = int(np.floor(frame.slice_index + 0.5))
+        if off > tolerance or not 0 <= index < slices:
+            raise ValueError(f"study: frame {frame.sop_instance_uid} lies {off:.2f} mm off slice {frame.slice_index:g}")
+        chosen.append(labels[:, :, index].T)
+    return np.ascontiguousarray(np.stack(chosen))
+
+
+def _descriptions(label_table: Sequence[Label], name: str, version: str) -> list[SegmentDescription]:
+    """Makes a segment of each structure."""
+    from highdicom import UID, AlgorithmIdentificationSequence
+    from highdicom.color import CIELabColor
+    from highdicom.seg import SegmentDescription
+    from pydicom.sr.codedict import codes
+
+    algorithm = AlgorithmIdentificationSequence(name=name, family=codes.DCM.ArtificialIntelligence, version=version)
+    return [
+        SegmentDescription(
+            segment_number=label.index,
+            segment_label=label.long_name[:64],
+            segmented_property_category=concept(label.category or Code(PRIVATE_SCHEME, "structure", "Structure")),
+            segmented_property_type=concept(label.type or Code(PRIVATE_SCHEME, label.name[:16], label.long_name[:64])),
+            algorithm_type="AUTOMATIC",
+            algorithm_identification=algorithm,
+            tracking_uid=UID(),
+            tracking_id=label.name,
+            anatomic_regions=[concept(label.region)] if label.region else None,
+            display_color=CIELabColor.from_rgb(*label.colour),
+        )
+        for label in label_table
+    ]

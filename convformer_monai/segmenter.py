@@ -1,0 +1,227 @@
+"""A bundle loaded once, which segments any number of images in memory."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from convformer_monai.bundles import component, load_weights
+from convformer_monai.catalogue import bundle_path
+from convformer_monai.errors import InputRefused
+from convformer_monai.labels import LABELS, Label
+from convformer_monai.readers import Study, read_study
+from convformer_monai.readers.memory import like, study_from
+
+__all__ = ["Segmentation", "Segmenter", "choose_device"]
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+PARTS = ("modality", "weights", "weights_sha256", "network_def", "preparation", "inferer", "native_labels")
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What a bundle found in a study.
+
+    Attributes:
+        study: the image.
+        labels: ``(phases, X, Y, Z)`` uint8 on the image's own grid, with its affine; of a photograph ``(1, X, Y)``.
+        seconds: time taken by each stage.
+        disagreement: 1 - Dice between the plain and the flip-averaged result (of all structures together); ``None`` if
+            the bundle ran without flips.
+        notes: what happened on the way, for the user; one line each.
+    """
+
+    study: Study
+    labels: MetaTensor
+    seconds: dict[str, float] = field(default_factory=dict)
+    disagreement: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """Returns a device that exists.
+
+    Args:
+        device: ``auto`` takes CUDA, then MPS, then the CPU; or ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
+
+    Raises:
+        InputRefused: if this machine has no such device.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        raise InputRefused("DEVICE", f"{device!r} is no device: give auto, cpu, cuda, cuda:N or mps") from None
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (wanted.index or 0) >= count.get(wanted.type, 0):
+        raise InputRefused("DEVICE", f"this machine has no device {device}; give --device auto or cpu")
+    return wanted
+
+
+class Segmenter:
+    """A bundle, ready to segment.
+
+    Everything but the loading of files is what the bundle's ``configs/inference.json`` names, so that the result is
+    that of ``python -m monai.bundle run``.
+
+    Args:
+        bundle: see :func:`convformer_monai.catalogue.bundle_path`.
+        device: see :func:`choose_device`.
+        flips: average over the in-plane flips, and measure how far they disagree (five times the work).
+        force_modality: take images of any modality.
+
+    Raises:
+        InputRefused: if the bundle, the device or the weights cannot be used.
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path = "cardiac",
+        device: str = "auto",
+        *,
+        flips: bool = False,
+        force_modality: bool = False,
+    ) -> None:
+        self.root = bundle_path(bundle)
+        self.device = choose_device(device)
+        self.flips = flips
+        self.metadata: dict[str, Any] = json.loads((self.root / "configs" / "metadata.json").read_text())
+        self.name = self.root.resolve().name
+        self.labels: tuple[Label, ...] = LABELS.get(self.name) or _labels_of(self.metadata)
+        modality, weights, self.weights_sha256, network, self._prepare, self._inferer, self._to_labels = component(
+            self.root, "inference", PARTS, {"device": self.device, "flips": False}
+        )
+        self.modality = None if force_modality else modality
+        network = load_weights(network, weights, self.weights_sha256, "cpu")
+        self.network = network.to(self.device).eval()
+
+    def read(
+        self,
+        path: str | Path,
+        *,
+        series_uid: str | None = None,
+        phase: int | str | None = "all",
+        resample_uneven: bool = False,
+    ) -> Study:
+        """Reads an image for this bundle; see :func:`convformer_monai.readers.read_study`."""
+        return read_study(
+            path, series_uid=series_uid, phase=phase, modality=self.modality, resample_uneven=resample_uneven
+        )
+
+    def segment(self, x: Any) -> Any:
+        """Segments an image and answers in kind.
+
+        Args:
+            x: a path or a :class:`Study`, which give a :class:`Segmentation`; or a MetaTensor ``(X, Y, Z)`` or
+                ``(phases, X, Y, Z)``, or a nibabel, SimpleITK or itk image (3-D; 4-D with phases), which give a label
+                map of the same type, uint8, on exactly the same grid.
+
+        Raises:
+            InputRefused: if the image cannot be used.
+            TypeError: if ``x`` is none of these.
+        """
+        if isinstance(x, str | Path):
+            started = time.perf_counter()
+            study = self.read(x)
+            result = self.run(study)
+            return _with_seconds(result, read=time.perf_counter() - started - sum(result.seconds.values()))
+        if isinstance(x, Study):
+            return self.run(x)
+        result = self.run(study_from(x))
+        return like(x, result.labels.numpy())
+
+    def run(self, study: Study) -> Segmentation:
+        """Segments a study.
+
+        Raises:
+            InputRefused: if it is not of the kind that the bundle takes.
+        """
+        self._check(study)
+        notes: list[str] = []
+        start = time.perf_counter()
+        with torch.inference_mode():
+            data: dict[Any, Any] = self._prepare({"image": study.image.clone()})
+            prepared = time.perf_counter()
+            scores = self._retrying(lambda: self._scores(data["image"], self.flips), notes)
+            inferred = time.perf_counter()
+            labels = self._labelled(data, scores)
+            disagreement = None
+            if self.flips:
+                plain = self._retrying(lambda: self._scores(data["image"], False), notes)
+                disagreement = 1 - _dice(labels, self._labelled(data, plain))
+        seconds = {"prepare": prepared - start, "network": inferred - prepared, "native_grid": 0.0}
+        seconds["native_grid"] = time.perf_counter() - inferred
+        return Segmentation(study, labels, seconds, disagreement, tuple(notes))
+
+    def _check(self, study: Study) -> None:
+        expected = self.metadata["network_data_format"]["inputs"]["image"]["num_channels"]
+        if study.is_photo != (expected == 3):
+            kind = "a photograph" if study.is_photo else "no photograph"
+            raise InputRefused("WRONG_KIND", f"{study.path.name} is {kind}; the bundle {self.name} does not take that")
+
+    def _scores(self, image: Tensor, flips: bool) -> Tensor:
+        """Class scores ``(T * K, X', Y', Z)`` of the prepared image, on the CPU."""
+        self._inferer.flips = flips
+        return self._inferer(image[None].to(self.device), self.network)[0].cpu()  # type: ignore[no-any-return]
+
+    def _labelled(self, data: dict[Any, Any], scores: Tensor) -> MetaTensor:
+        return self._to_labels({**data, "pred": scores})["pred"]  # type: ignore[no-any-return]
+
+    def _retrying(self, work: Callable[[], T], notes: list[str]) -> T:
+        """Does the work; when the accelerator's memory runs out, again with smaller batches, at last on the CPU."""
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError:
+                notes.append(self._use_less())
+                logger.warning("%s", notes[-1])
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _use_less(self) -> str:
+        if self.device.type == "cpu":
+            raise InputRefused("OUT_OF_MEMORY", "the image does not fit into memory; segment a part, or one phase of it")
+        slices = self._inferer.slice_batch_size
+        if slices > 1:
+            self._inferer.slice_batch_size = slices // 2
+            return f"out of memory on {self.device}: again with {slices // 2} slices at once"
+        device, self.device = self.device, torch.device("cpu")
+        self.network = self.network.to(self.device)
+        return f"out of memory on {device}: again on the CPU"
+
+
+def _labels_of(metadata: dict[str, Any]) -> tuple[Label, ...]:
+    """Labels of a bundle that is none of ours: the names of its metadata, colours from a fixed round."""
+    channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+    colours = ((220, 65, 65), (90, 190, 100), (65, 130, 220), (230, 180, 60), (160, 90, 200))
+    return tuple(
+        Label(int(index), str(name), str(name), colours[int(index) % len(colours)])
+        for index, name in channels.items()
+        if int(index) > 0
+    )
+
+
+def _dice(first: Tensor, second: Tensor) -> float:
+    """Dice of two label maps, all structures together; 1 if both are empty."""
+    size = int((first > 0).sum() + (second > 0).sum())
+    return 1.0 if size == 0 else 2.0 * int(((first == second) & (first > 0)).sum()) / size
+
+
+def _with_seconds(result: Segmentation, **more: float) -> Segmentation:
+    return Segmentation(
+        result.study, result.labels, {**more, **result.seconds}, result.disagreement, result.notes
+    )

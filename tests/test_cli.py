@@ -1,0 +1,288 @@
+"""The command as a stranger runs it: arguments, files, exit codes, and what it says."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from dicom_series import write_volume
+
+from convformer_monai.cli import main
+from convformer_monai.errors import InputRefused
+from convformer_monai.phantoms.cardiac import Phantom, cardiac_phantom
+from convformer_monai.phantoms.dicom import Identity
+
+ODD = "a $b @c %d #e"
+SECRETS = tuple(Identity().planted.values())
+
+
+@pytest.fixture(scope="module")
+def phantom() -> Phantom:
+    return cardiac_phantom(shape=(96, 104, 3), spacing=(1.8, 1.8, 10.0))
+
+
+@pytest.fixture(scope="module")
+def cine() -> Phantom:
+    return cardiac_phantom(shape=(80, 84, 3), spacing=(2.2, 2.2, 12.0), num_phases=4, rotation=(10.0, 20.0, 0.0))
+
+
+def python(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    """Runs the command in a process of its own."""
+    code = f"{before}\nimport sys\nfrom convformer_monai.cli import main\nsys.exit(main(sys.argv[1:]))"
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("command", [[], ["segment"], ["measure"], ["info"], ["export"]])
+def test_help_imports_nothing_heavy(command):
+    heavy = "import atexit\natexit.register(lambda: print('HEAVY', 'torch' in sys.modules, 'monai' in sys.modules))"
+    done = python(*command, "--help", before=f"import sys\n{heavy}")
+    assert done.returncode == 0
+    assert "HEAVY False False" in done.stdout
+    assert "Usage: convformer-monai" in done.stdout and done.stderr == ""
+
+
+def test_info_imports_no_torch():
+    done = python("info", "--json", before="import sys; sys.modules['torch'] = None; sys.modules['monai'] = None")
+    assert done.returncode == 0, done.stderr
+    content = json.loads(done.stdout)
+    cardiac = next(bundle for bundle in content["bundles"] if bundle["name"] == "cardiac")
+    assert len(cardiac["weights_sha256"]) == 64 and cardiac["eval_metrics"]["dice_mean"] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["segment", "--bogus"], "--bogus"),
+        (["segment", "--inp", "x", "-o", "y"], "--inp"),
+        (["segment", "-o", "y"], "--input"),
+        (["segment", "-i", "x", "-o", "y", "--ed", "-1"], "-1"),
+        (["segment", "-i", "x", "-o", "y", "--ed", "one"], "one"),
+        (["nothing"], "nothing"),
+        (["info", "-b", "brain"], "brain"),
+    ],
+)
+def test_wrong_arguments(arguments, said, capsys):
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert said in err and out == "" and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (["--format", "niftii"], "OPTION"),
+        (["--format", ""], "OPTION"),
+        (["--phase", "diastole"], "OPTION"),
+        (["--device", "cuda:77"], "DEVICE"),
+        (["-b", "nowhere"], "BUNDLE_NOT_FOUND"),
+        (["--format", "dicom-seg"], "NOT_DICOM"),
+        (["--ed", "5"], "PHASE_NOT_FOUND"),
+        (["--series-uid", "1.2.3"], "NOT_DICOM"),
+    ],
+)
+def test_a_refusal_is_one_line_and_leaves_nothing(phantom, tmp_path, capsys, options, code):
+    path, _ = phantom.save(tmp_path / "in", "case")
+    assert main(["segment", "-i", str(path), "-o", str(tmp_path / "out"), *options]) == 2
+    err = capsys.readouterr().err.splitlines()
+    assert err[-1].startswith(f"error[{code}]: ") and "Traceback" not in "".join(err)
+    assert not [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
+
+
+def test_nifti(phantom, tmp_path, capsys):
+    path, _ = phantom.save(tmp_path / "in", ODD)
+    assert main(["segment", "-i", str(path), "-o", str(tmp_path / ODD), "--preview", "--json", "-q"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    written = {file.name for file in (tmp_path / ODD).iterdir()}
+    assert {
+        f"{ODD}_{end}"
+        for end in ("seg.nii.gz", "measurements.json", "measurements.csv", "report.json", "preview.png")
+    } <= written
+    assert {Path(file).name for file in summary["cases"][0]["files"]} == written
+    mask = nib.load(tmp_path / ODD / f"{ODD}_seg.nii.gz")
+    np.testing.assert_allclose(mask.affine, phantom.affine, atol=1e-5)
+    assert mask.get_data_dtype() == np.uint8 and mask.header.get_xyzt_units()[0] == "mm"
+    volume = np.count_nonzero(np.asanyarray(mask.dataobj) == 3) * abs(np.linalg.det(phantom.affine[:3, :3])) / 1000
+    measured = json.loads((tmp_path / ODD / f"{ODD}_measurements.json").read_text())
+    assert measured == summary["cases"][0]["measurements"]
+    lv = [item["value"] for item in measured["measurements"] if item["structure"] == "LV" and item["unit"] == "mL"]
+    assert any(value == pytest.approx(volume, rel=1e-4) for value in lv)
+    report = json.loads((tmp_path / ODD / f"{ODD}_report.json").read_text())
+    assert len(report["bundle"]["weights_sha256"]) == 64
+
+
+def test_dicom_cine_with_everything(cine, tmp_path, capsys):
+    folder = write_volume(tmp_path / "1.2.840.55", cine.image, cine.affine)
+    assert SECRETS[0].encode() in next(folder.iterdir()).read_bytes()
+    out = tmp_path / "out"
+    options = ["--format", "nifti,dicom-seg,dicom-sr", "--preview"]
+    assert main(["segment", "-i", str(folder), "-o", str(out), *options]) == 0
+    files = sorted(file.name for file in out.iterdir())
+    assert "1.2.840.55_seg.nii.gz" in files and "1.2.840.55_sr.dcm" in files and "1.2.840.55_preview.png" in files
+    assert len([name for name in files if name.endswith(".dcm") and "_seg" in name]) == 4
+    mask = nib.load(out / "1.2.840.55_seg.nii.gz")
+    assert mask.shape == (*cine.image.shape[:3], 4)
+    names = {item["name"] for item in json.loads((out / "1.2.840.55_measurements.json").read_text())["measurements"]}
+    assert any("ef" in name for name in names)
+    said = "".join(capsys.readouterr())
+    for secret in SECRETS:
+        assert secret not in said
+        for file in out.iterdir():
+            if file.suffix != ".dcm":
+                assert secret.encode() not in nifti_or_bytes(file), f"{secret} in {file.name}"
+
+
+def nifti_or_bytes(path: Path) -> bytes:
+    import gzip
+
+    return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+
+
+@pytest.mark.parametrize("phase", ["ed", "es", "1"])
+def test_one_phase_of_a_cine(cine, tmp_path, phase):
+    path, _ = cine.save(tmp_path, "cine")
+    arguments = ["segment", "-i", str(path), "-o", str(tmp_path / "out"), "--phase", phase, "-q"]
+    assert main([*arguments, "--ed", "0", "--es", "2"] if phase != "1" else arguments) == 0
+    assert nib.load(tmp_path / "out" / "cine_seg.nii.gz").shape[:3] == cine.image.shape[:3]
+    everything = ["segment", "-i", str(path), "-o", str(tmp_path / "all"), "-q"]
+    assert main(everything) == 0
+    whole = np.asanyarray(nib.load(tmp_path / "all" / "cine_seg.nii.gz").dataobj)
+    one = np.asanyarray(nib.load(tmp_path / "out" / "cine_seg.nii.gz").dataobj).squeeze()
+    np.testing.assert_array_equal(one, whole[..., {"ed": 0, "es": 2, "1": 1}[phase]])
+
+
+def test_a_folder_of_cases(phantom, tmp_path, capsys):
+    source, out = tmp_path / "in", tmp_path / "out"
+    phantom.save(source / "ward 1", "scan")
+    phantom.save(source / "ward 2", "scan")
+    (source / "broken.nii.gz").write_bytes(b"no image")
+    assert main(["segment", "-i", str(source), "-o", str(out)]) == 2
+    err = capsys.readouterr().err
+    assert "2 done, 0 skipped, 1 refused, 0 failed" in err
+    assert err.splitlines()[-1].startswith("broken: error[NIFTI_UNREADABLE]: ")
+    for ward in ("ward 1", "ward 2"):
+        assert (out / ward / "scan_seg.nii.gz").is_file()
+    with open(out / "measurements.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows and set(rows[0]) >= {"case", "name", "value", "unit"}
+
+    # the second run does only what is left to do
+    before = (out / "ward 1" / "scan_seg.nii.gz").stat().st_mtime_ns
+    (out / "ward 2" / "scan_seg.nii.gz").unlink()
+    (out / "ward 2" / "scan_report.json").unlink()
+    for file in (out / "ward 2").iterdir():
+        file.unlink()
+    (source / "broken.nii.gz").unlink()
+    assert main(["segment", "-i", str(source), "-o", str(out)]) == 0
+    assert "1 done, 1 skipped, 0 refused, 0 failed" in capsys.readouterr().err
+    assert (out / "ward 1" / "scan_seg.nii.gz").stat().st_mtime_ns == before
+
+
+def test_nothing_is_overwritten_without_the_flag(phantom, tmp_path, capsys):
+    path, _ = phantom.save(tmp_path, "case")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "case_seg.nii.gz").write_bytes(b"precious")
+    arguments = ["segment", "-i", str(path), "-o", str(out), "-q"]
+    assert main(arguments) == 2
+    assert "error[EXISTS]" in capsys.readouterr().err and (out / "case_seg.nii.gz").read_bytes() == b"precious"
+    assert main([*arguments, "--overwrite"]) == 0
+    assert nib.load(out / "case_seg.nii.gz").shape == phantom.image.shape
+
+
+def test_equal_names_in_one_folder_are_refused(phantom, tmp_path, capsys):
+    path, _ = phantom.save(tmp_path / "in", "case")
+    nib.save(nib.load(path), tmp_path / "in" / "case.nii")
+    assert main(["segment", "-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-q"]) == 2
+    assert "error[EQUAL_NAMES]" in capsys.readouterr().err
+
+
+def test_measure_an_existing_mask(cine, tmp_path, capsys):
+    _, truth = cine.save(tmp_path, "cine")
+    assert main(["measure", "-m", str(truth), "--json"]) == 0
+    measured = {item["name"]: item["value"] for item in json.loads(capsys.readouterr().out)["measurements"]}
+    assert any("ef" in name for name in measured)
+    assert main(["measure", "-m", str(truth), "-o", str(tmp_path / "out"), "--ed", "0", "--es", "1"]) == 0
+    assert re.search(r"ejection fraction", capsys.readouterr().out, re.IGNORECASE)
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        "cine_truth_measurements.json",
+        "cine_truth_measurements.csv",
+    }
+
+
+def test_an_image_is_no_mask(phantom, tmp_path, capsys):
+    path, _ = phantom.save(tmp_path, "case")
+    assert main(["measure", "-m", str(path)]) == 2
+    assert "error[NOT_A_MASK]" in capsys.readouterr().err
+
+
+def test_a_fault_of_ours_is_one_line_too(monkeypatch, capsys):
+    def fail(*_arguments: object) -> None:
+        raise ZeroDivisionError("Doe^John")
+
+    monkeypatch.setattr("convformer_monai.about.about", fail)
+    assert main(["info"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error[FAULT]: ZeroDivisionError") and "Doe" not in err and err.count("\n") == 1
+    monkeypatch.setenv("CONVFORMER_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        main(["info"])
+
+
+def test_interruption(monkeypatch, capsys):
+    def interrupt(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("convformer_monai.about.about", interrupt)
+    assert main(["info"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_refusal_inside_another_error_is_found(monkeypatch, capsys):
+    def refuse(*_arguments: object) -> None:
+        try:
+            raise InputRefused("CODE", "what, where, what to do")
+        except InputRefused as refusal:
+            raise RuntimeError("wrapped") from refusal
+
+    monkeypatch.setattr("convformer_monai.about.about", refuse)
+    assert main(["info"]) == 2
+    assert capsys.readouterr().err == "error[CODE]: what, where, what to do\n"
+
+
+@pytest.mark.slow
+def test_the_whole_command_needs_no_network(phantom, tmp_path):
+    path, _ = phantom.save(tmp_path, "case")
+    block = (
+        "import socket\n"
+        "def refuse(*a, **k): raise AssertionError('network')\n"
+        "socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.create_connection = refuse"
+    )
+    done = python("segment", "-i", str(path), "-o", str(tmp_path / "out"), "--preview", before=block)
+    assert done.returncode == 0, done.stderr
+    if os.geteuid() == 0 and Path("/usr/bin/unshare").exists():
+        code = [sys.executable, "-m", "convformer_monai.cli", "segment", "-i", str(path), "-o", str(tmp_path / "out2")]
+        alone = subprocess.run(["unshare", "--net", *code], capture_output=True, text=True, check=False)
+        assert alone.returncode == 0, alone.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [".ts", ".pt2", ".onnx"])
+def test_export(tmp_path, capsys, ending):
+    path = tmp_path / f"net{ending}"
+    assert main(["export", "-o", str(path)]) == 0
+    assert path.stat().st_size > 1e6 and [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert main(["export", "-o", str(path)]) == 2
+    assert "error[EXISTS]" in capsys.readouterr().err
+
+
+def test_export_knows_its_formats(tmp_path, capsys):
+    assert main(["export", "-o", str(tmp_path / "net.pth")]) == 2
+    assert "error[EXPORT_FORMAT]" in capsys.readouterr().err

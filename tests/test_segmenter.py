@@ -1,0 +1,209 @@
+"""A bundle loaded once: every kind of image in, the same kind of answer out, on exactly its grid."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import itk
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK
+import torch
+from dicom_series import write_volume
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+
+from convformer_monai.errors import InputRefused
+from convformer_monai.phantoms.cardiac import Phantom, cardiac_phantom
+
+from convformer_monai.readers import read_study
+from convformer_monai.segmenter import Segmentation, Segmenter, choose_device
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return Segmenter("cardiac", "cpu")
+
+
+@pytest.fixture(scope="module")
+def phantom() -> Phantom:
+    """Oblique, anisotropic, small."""
+    return cardiac_phantom(shape=(112, 128, 3), spacing=(1.4, 1.6, 9.0), rotation=(20.0, -15.0, 30.0))
+
+
+@pytest.fixture(scope="module")
+def expected(segmenter: Segmenter, phantom: Phantom) -> np.ndarray:
+    labels: MetaTensor = segmenter.segment(MetaTensor(torch.from_numpy(phantom.image), affine=phantom.affine))
+    assert len(np.unique(labels.numpy())) == 4, "the phantom shows all three structures"
+    return labels.numpy()
+
+
+def simple_itk(phantom: Phantom) -> SimpleITK.Image:
+    image = SimpleITK.GetImageFromArray(phantom.image.T)
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ phantom.affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    return image
+
+
+def test_meta_tensor(segmenter, phantom, expected):
+    labels = segmenter.segment(MetaTensor(torch.from_numpy(phantom.image)[None], affine=phantom.affine))
+    assert isinstance(labels, MetaTensor)
+    assert labels.shape == (1, *phantom.image.shape) and labels.dtype == torch.uint8
+    np.testing.assert_array_equal(labels.affine, phantom.affine)
+    np.testing.assert_array_equal(labels[0], expected.reshape(phantom.image.shape))
+
+
+def test_nibabel(segmenter, phantom, expected):
+    image = nib.Nifti1Image(phantom.image, phantom.affine)
+    labels = segmenter.segment(image)
+    assert isinstance(labels, nib.Nifti1Image) and labels.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(labels.affine, image.affine)
+    np.testing.assert_array_equal(np.asanyarray(labels.dataobj), expected.reshape(phantom.image.shape))
+
+
+def test_simple_itk(segmenter, phantom, expected):
+    image = simple_itk(phantom)
+    labels = segmenter.segment(image)
+    assert isinstance(labels, SimpleITK.Image) and labels.GetPixelID() == SimpleITK.sitkUInt8
+    assert labels.GetSpacing() == image.GetSpacing() and labels.GetOrigin() == image.GetOrigin()
+    assert labels.GetDirection() == image.GetDirection()
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(labels).T, expected.reshape(phantom.image.shape))
+
+
+def test_itk(segmenter, phantom, expected):
+    like = simple_itk(phantom)
+    image = itk.image_from_array(np.ascontiguousarray(phantom.image.T))
+    image.SetSpacing(like.GetSpacing())
+    image.SetOrigin(like.GetOrigin())
+    image.SetDirection(np.reshape(like.GetDirection(), (3, 3)))
+    labels = segmenter.segment(image)
+    assert labels.GetSpacing() == image.GetSpacing() and labels.GetOrigin() == image.GetOrigin()
+    np.testing.assert_array_equal(np.asarray(labels.GetDirection()), np.asarray(image.GetDirection()))
+    np.testing.assert_array_equal(itk.array_from_image(labels).T, expected.reshape(phantom.image.shape))
+
+
+def test_file_study_and_dicom_folder_give_the_same_mask(segmenter, phantom, expected, tmp_path):
+    path, _ = phantom.save(tmp_path, "a $b @c %d #e")
+    write_volume(tmp_path / "series", phantom.image, phantom.affine, modality="MR")
+    from_file = segmenter.segment(path)
+    assert isinstance(from_file, Segmentation)
+    assert set(from_file.seconds) == {"read", "prepare", "network", "native_grid"}
+    from_study = segmenter.segment(read_study(str(path)))
+    from_dicom = segmenter.segment(tmp_path / "series")
+    for result in (from_file, from_study, from_dicom):
+        np.testing.assert_array_equal(result.labels, expected.reshape(1, *phantom.image.shape))
+        np.testing.assert_allclose(result.labels.affine, phantom.affine, atol=1e-4)
+
+
+def test_the_same_mask_as_the_bundle_run(segmenter, phantom, expected, bundle_root, tmp_path):
+    path, _ = phantom.save(tmp_path, "case")
+    config: dict[str, Any] = json.loads((bundle_root / "configs" / "inference.json").read_text())
+    config["_meta_"] = json.loads((bundle_root / "configs" / "metadata.json").read_text())
+    parser = ConfigParser(config)
+    parser.update({"bundle_root": bundle_root, "datalist": [str(path)], "output_dir": tmp_path / "out"})
+    parser.get_parsed_content("run")
+    mask = nib.load(tmp_path / "out" / "case_seg.nii.gz")
+    np.testing.assert_array_equal(np.asanyarray(mask.dataobj), expected.reshape(phantom.image.shape))
+
+
+def test_cine_keeps_its_phases(segmenter):
+    cine = cardiac_phantom(shape=(96, 96, 2), spacing=(2.0, 2.0, 10.0), num_phases=3)
+    image = MetaTensor(torch.from_numpy(cine.image).permute(3, 0, 1, 2), affine=cine.affine)
+    labels = segmenter.segment(image)
+    assert labels.shape == image.shape
+    alone = segmenter.segment(image[1:2])
+    np.testing.assert_array_equal(labels[1:2], alone)
+
+
+def test_flips_measure_disagreement(phantom):
+    both = Segmenter("cardiac", "cpu", flips=True)
+    result = both.run(both_study(phantom))
+    assert result.disagreement is not None and 0.0 <= result.disagreement < 0.3
+
+
+def both_study(phantom: Phantom) -> Any:
+    from convformer_monai.readers.memory import study_from
+
+    return study_from(MetaTensor(torch.from_numpy(phantom.image), affine=phantom.affine))
+
+
+def test_when_memory_runs_out_it_tries_with_less_and_says_so(phantom, caplog):
+    segmenter = Segmenter("cardiac", "cpu")
+    segmenter.device = torch.device("meta")  # stands for an accelerator
+    moved: list[int] = []
+
+    class Small(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            moved.append(len(x))
+            if segmenter.device.type != "cpu":
+                raise torch.OutOfMemoryError("none left")
+            return x.new_zeros(len(x), 4, *x.shape[2:])
+
+    segmenter.network = Small()
+    segmenter._inferer.slice_batch_size = 2
+    result = segmenter.run(both_study(phantom))
+    assert moved == [2, 1, 1, 1, 1]
+    assert len(result.notes) == 2 and "1 slices" in result.notes[0] and "CPU" in result.notes[1]
+    assert not result.labels.any()
+    assert result.notes[0] in caplog.text
+
+
+def test_modality_is_checked_and_can_be_forced(segmenter, phantom, tmp_path):
+    write_volume(tmp_path / "ct", phantom.image, phantom.affine, modality="CT")
+    with pytest.raises(InputRefused) as refusal:
+        segmenter.segment(tmp_path / "ct")
+    assert refusal.value.code == "WRONG_MODALITY"
+    forced = Segmenter("cardiac", "cpu", force_modality=True)
+    assert forced.segment(tmp_path / "ct").labels.shape == (1, *phantom.image.shape)
+
+
+def test_photographs_are_refused(segmenter, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (40, 30), (200, 150, 120)).save(tmp_path / "skin.png")
+    with pytest.raises(InputRefused) as refusal:
+        segmenter.segment(tmp_path / "skin.png")
+    assert refusal.value.code == "WRONG_KIND"
+
+
+def test_other_types_are_no_image(segmenter):
+    with pytest.raises(TypeError, match="int"):
+        segmenter.segment(3)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "tpu", "gpu", "mps:5"])
+def test_a_device_that_is_not_there(device):
+    with pytest.raises(InputRefused) as refusal:
+        choose_device(device)
+    assert refusal.value.code == "DEVICE" and device in refusal.value.message
+
+
+def test_bundle_from_a_folder_with_odd_characters(bundle_root, phantom, expected, tmp_path):
+    folder = tmp_path / "my $bundle @1 %2 #3" / bundle_root.name
+    shutil.copytree(bundle_root, folder)
+    labels = Segmenter(folder, "cpu").segment(MetaTensor(torch.from_numpy(phantom.image), affine=phantom.affine))
+    np.testing.assert_array_equal(labels, expected)
+
+
+@pytest.mark.parametrize("spoil", ["weights", "hash", "folder"])
+def test_a_spoilt_bundle_is_refused(bundle_root, tmp_path, spoil):
+    folder = tmp_path / bundle_root.name
+    shutil.copytree(bundle_root, folder)
+    if spoil == "weights":
+        (folder / "models" / "model.pt").unlink()
+    elif spoil == "hash":
+        with open(folder / "models" / "model.pt", "ab") as file:
+            file.write(b"x")
+    else:
+        folder = Path(tmp_path / "nothing")
+    codes = {"weights": "WEIGHTS_NOT_FOUND", "hash": "WEIGHTS_HASH", "folder": "BUNDLE_NOT_FOUND"}
+    with pytest.raises(InputRefused) as refusal:
+        Segmenter(folder, "cpu")
+    assert refusal.value.code == codes[spoil]
