@@ -120,7 +120,7 @@ def measure(
 
     measurements = measure_mask(mask, bundle, ed=ed, es=es, output=output, overwrite=overwrite)
     if as_json:
-        print_json(measurements.to_json())
+        print_json(measurements.to_dict())
     elif not quiet:
         typer.echo(measurements.to_text())
 
@@ -183,17 +183,22 @@ def main(argv: list[str] | None = None) -> int:
     """
     try:
         result: Any = app(args=argv, prog_name="convformer-monai", standalone_mode=False)
-        return int(result or 0)
+        return report_interruption() if result == EXIT_INTERRUPTED else int(result or 0)
     except typer.Exit as ending:
         return int(ending.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("interrupted; the cases that are done are complete\n")
-        return EXIT_INTERRUPTED
+        return report_interruption()
     except InputRefused as refusal:
         sys.stderr.write(f"{refusal}\n")
         return EXIT_REFUSED
     except Exception as error:
         return report_fault(error)
+
+
+def report_interruption() -> int:
+    """Says that the user stopped the command, and returns the exit code."""
+    sys.stderr.write("interrupted; the cases that are done are complete\n")
+    return EXIT_INTERRUPTED
 
 
 def report_fault(error: Exception) -> int:

@@ -47,7 +47,7 @@ def export_network(bundle: str | Path, path: Path, *, overwrite: bool = False) -
         ".onnx": (_write_onnx, _run_onnx),
     }
     if path.suffix.lower() not in formats:
-        raise InputRefused("EXPORT_FORMAT", f"{path.name} must end in {', '.join(formats)}; the ending names the format")
+        raise InputRefused("EXPORT_FORMAT", f"{path.name} must end in {', '.join(formats)}, which names the format")
     if not path.parent.is_dir():
         raise InputRefused("FOLDER_NOT_FOUND", f"there is no folder {path.parent}; make it first")
     write, run = formats[path.suffix.lower()]

@@ -169,7 +169,7 @@ def _kept(result: Segmentation, measurements: Measurements, phase: str) -> tuple
         return study, labels
     chosen = measurements.details.get(phase)
     if chosen is None:
-        raise InputRefused("PHASE_NOT_FOUND", f"{study.path.name} has one phase only, so none is {phase}; leave --phase out")
+        raise InputRefused("PHASE_NOT_FOUND", f"{study.path.name} has one phase, so none is {phase}; leave --phase out")
     place = study.phases.index(int(chosen["phase"] if isinstance(chosen, Mapping) else chosen))
     image = MetaTensor(study.image.as_tensor()[place : place + 1]).copy_meta_from(study.image)
     one = replace(
@@ -192,7 +192,8 @@ def _write(
     files: AtomicFiles,
 ) -> list[Path]:
     """Stages the results of a case; returns their places."""
-    written = []
+    written: list[Path] = []
+    version = str(segmenter.metadata.get("version", "unknown"))
     if study.is_photo:
         written.append(_place(base, "_seg.png"))
         write_png_mask(written[-1], labels, study, files=files)
@@ -210,12 +211,19 @@ def _write(
     segments: list[Path] = []
     if {"dicom-seg", "dicom-sr"} & set(options.formats):
         segments = write_dicom_seg(
-            _place(base, "_seg.dcm"), labels, study, segmenter.labels, kind=options.seg_type, files=files
+            _place(base, "_seg.dcm"),
+            labels,
+            study,
+            segmenter.labels,
+            kind=options.seg_type,
+            algorithm_name=segmenter.name,
+            algorithm_version=version,
+            files=files,
         )
         written += segments
     if "dicom-sr" in options.formats:
         written.append(_place(base, "_sr.dcm"))
-        write_dicom_sr(written[-1], measurements, study, segments, files=files)
+        write_dicom_sr(written[-1], measurements, study, segments, algorithm_version=version, files=files)
     return written
 
 
@@ -272,7 +280,9 @@ def finished(case: Case, output_dir: Path, segmenter: Segmenter, options: Option
         report = json.loads(report_file.read_text(encoding="utf-8"))
         measurements: dict[str, Any] = json.loads(_place(base, "_measurements.json").read_text(encoding="utf-8"))
         complete = all((base.parent / name).is_file() for name in report["files"])
-        same = report["options"] == options.recorded() and report["bundle"]["weights_sha256"] == segmenter.weights_sha256
+        same = (
+            report["options"] == options.recorded() and report["bundle"]["weights_sha256"] == segmenter.weights_sha256
+        )
         older = _newest(case.path) <= report_file.stat().st_mtime
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -281,7 +291,8 @@ def finished(case: Case, output_dir: Path, segmenter: Segmenter, options: Option
 
 def _newest(path: Path) -> float:
     """Time of the last change of a file, or of anything in a folder."""
-    return max(one.stat().st_mtime for one in (path, *(path.rglob("*") if path.is_dir() else ())))
+    times = (one.stat().st_mtime for one in (path, *(path.rglob("*") if path.is_dir() else ())))
+    return float(max(times))
 
 
 def merge_measurements(output_dir: Path, names: Sequence[str]) -> Path:

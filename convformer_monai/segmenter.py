@@ -194,7 +194,7 @@ class Segmenter:
 
     def _use_less(self) -> str:
         if self.device.type == "cpu":
-            raise InputRefused("OUT_OF_MEMORY", "the image does not fit into memory; segment a part, or one phase of it")
+            raise InputRefused("OUT_OF_MEMORY", "the image does not fit into memory; segment one phase of it")
         slices = self._inferer.slice_batch_size
         if slices > 1:
             self._inferer.slice_batch_size = slices // 2
@@ -222,6 +222,4 @@ def _dice(first: Tensor, second: Tensor) -> float:
 
 
 def _with_seconds(result: Segmentation, **more: float) -> Segmentation:
-    return Segmentation(
-        result.study, result.labels, {**more, **result.seconds}, result.disagreement, result.notes
-    )
+    return Segmentation(result.study, result.labels, {**more, **result.seconds}, result.disagreement, result.notes)

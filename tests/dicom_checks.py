@@ -71,7 +71,7 @@ def _check_first_pixel(dataset: Dataset, frame: Frame, phase: int) -> None:
 
 
 def check_refused(path: Path, codes: str | set[str], *words: str, **options: Any) -> InputRefused:
-    """The reader refuses with this code, or one of these, and one line that has these words and nothing of the patient."""
+    """The reader refuses with this code, or one of these: one line that has these words, and nothing of the patient."""
     with pytest.raises(InputRefused) as caught:
         read_study(path, **options)
     refusal = caught.value

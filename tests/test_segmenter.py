@@ -19,7 +19,6 @@ from monai.data import MetaTensor
 
 from convformer_monai.errors import InputRefused
 from convformer_monai.phantoms.cardiac import Phantom, cardiac_phantom
-
 from convformer_monai.readers import read_study
 from convformer_monai.segmenter import Segmentation, Segmenter, choose_device
 
@@ -137,19 +136,20 @@ def both_study(phantom: Phantom) -> Any:
 def test_when_memory_runs_out_it_tries_with_less_and_says_so(phantom, caplog):
     segmenter = Segmenter("cardiac", "cpu")
     segmenter.device = torch.device("meta")  # stands for an accelerator
-    moved: list[int] = []
+    tried: list[tuple[str, int]] = []
 
-    class Small(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            moved.append(len(x))
-            if segmenter.device.type != "cpu":
+    class Small:
+        slice_batch_size, flips = 2, False
+
+        def __call__(self, inputs: torch.Tensor, _network: torch.nn.Module) -> torch.Tensor:
+            tried.append((inputs.device.type, self.slice_batch_size))
+            if inputs.device.type != "cpu":
                 raise torch.OutOfMemoryError("none left")
-            return x.new_zeros(len(x), 4, *x.shape[2:])
+            return inputs.new_zeros(1, 4, *inputs.shape[2:])
 
-    segmenter.network = Small()
-    segmenter._inferer.slice_batch_size = 2
+    segmenter._inferer = Small()
     result = segmenter.run(both_study(phantom))
-    assert moved == [2, 1, 1, 1, 1]
+    assert tried == [("meta", 2), ("meta", 1), ("cpu", 1)]
     assert len(result.notes) == 2 and "1 slices" in result.notes[0] and "CPU" in result.notes[1]
     assert not result.labels.any()
     assert result.notes[0] in caplog.text

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from convformer_monai.evaluation.handlers import ScoredVolume
 from convformer_monai.evaluation.report import output_folder
 from convformer_monai.labels import Label
-from convformer_monai.readers.nifti import NiftiReader
+from convformer_monai.readers import StudyReader
 from convformer_monai.results.contours import (
     DARK,
     GAP,
@@ -85,7 +85,7 @@ class WriteOverlays:
             return
         folder = output_folder(f"{self.output_dir}/overlays")
         for volume in self.kept:
-            image = LoadImage(reader=NiftiReader, image_only=True, ensure_channel_first=True)(volume.image_path)
+            image = LoadImage(reader=StudyReader, image_only=True, ensure_channel_first=True)(volume.image_path)
             channel = convert_to_numpy(image)[volume.channel]
             picture = draw_overlay(
                 channel, volume.reference, volume.predicted, volume.affine, self.labels, _title(volume)

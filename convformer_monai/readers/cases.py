@@ -100,7 +100,9 @@ def _cases_in(folder: Path, leave_out: Path | None) -> Iterator[Path]:
     try:
         entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
-        raise InputRefused("CANNOT_READ", f"{folder} cannot be read: {error.strerror}; check its permissions") from error
+        raise InputRefused(
+            "CANNOT_READ", f"{folder} cannot be read: {error.strerror}; check its permissions"
+        ) from error
     files = [entry for entry in entries if entry.is_file()]
     first_dicom = next((file for file in files if _may_be_dicom(file)), None)
     if first_dicom is not None and not is_dicom_photo(first_dicom):

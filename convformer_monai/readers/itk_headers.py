@@ -23,6 +23,7 @@ __all__ = ["check_header"]
 
 MAX_HEADER_BYTES = 2**16
 MAX_NUMBER = 1e6  # mm; beyond it no place in a scanner is
+MIN_NUMBER = 1e-100  # but for 0; ITK's decompositions complain of numbers that are hardly any
 BYTES = {
     **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
     **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16", "int16_t"), 2),
@@ -221,7 +222,7 @@ def _numbers(text: str, count: int, what: str, path: Path) -> list[float]:
         values = [float(value) for value in text.split()]
     except ValueError:
         values = []
-    if len(values) != count or not all(abs(value) <= MAX_NUMBER for value in values):
+    if len(values) != count or not all(value == 0 or MIN_NUMBER <= abs(value) <= MAX_NUMBER for value in values):
         raise InputRefused("AFFINE", f"{path} has a {what} field that is not {count} plausible numbers; correct it")
     return values
 

@@ -5,17 +5,12 @@ from __future__ import annotations
 import logging
 import struct
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 from monai.config import PathLike
-from monai.data import ImageReader
-from monai.data.utils import is_supported_format
-from monai.utils import ensure_tuple
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
@@ -48,7 +43,6 @@ __all__ = [
     "QFORM_FIELDS",
     "SUFFIXES",
     "UNITS_MM",
-    "NiftiReader",
     "check_nifti",
     "read_nifti",
 ]
@@ -117,56 +111,6 @@ def check_nifti(path: PathLike) -> None:
         InputRefused: if :func:`read_nifti` would refuse it for its header.
     """
     _checked_header(Path(path))
-
-
-class NiftiReader(ImageReader):
-    """Reads one NIfTI file as float32, (X, Y, Z) or, for a cine, (X, Y, Z, T); usable in ``LoadImage(reader=...)``.
-
-    All work and every check is in :meth:`get_data`: when :meth:`read` fails, MONAI's ``LoadImage`` silently tries other
-    readers, which accept what is refused here.
-
-    The metadata hold the affine in RAS millimetres and, under ``nifti``, the header's own geometry fields, from which
-    :class:`convformer_monai.results.masks.MaskWriter` gives the mask the very header of the input.
-    """
-
-    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
-        """Tells whether the name looks like NIfTI."""
-        return bool(is_supported_format(filename, [suffix.lstrip(".") for suffix in SUFFIXES]))
-
-    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Path | list[Path]:
-        """Only notes the path; see the class for the reason."""
-        paths = [Path(name) for name in ensure_tuple(data)]
-        return paths[0] if len(paths) == 1 else paths
-
-    def get_data(self, img: Path | Sequence[Path]) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Reads and checks the volume.
-
-        Args:
-            img: what :meth:`read` returned.
-
-        Returns:
-            The voxel values with the header's scale applied, and the metadata.
-
-        Raises:
-            InputRefused: if the file is no volume that can be trusted.
-        """
-        if not isinstance(img, Path):
-            raise InputRefused("SEVERAL_FILES", "expected one NIfTI file for one volume, got a list of files")
-        volume = _checked_header(img)
-        for warning in volume.warnings:
-            logger.warning("%s: %s", img.name, warning)
-        data = _checked_values(volume)
-        if data.ndim == 4 and data.shape[3] == 1:
-            data = data[..., 0]
-        meta = {
-            "affine": volume.affine,
-            "original_affine": volume.affine.copy(),
-            "space": "RAS",
-            "spatial_shape": np.asarray(volume.shape[:3]),
-            "original_channel_dim": "no_channel" if data.ndim == 3 else -1,
-            "nifti": header_geometry(volume.header, volume.shape),
-        }
-        return data, meta
 
 
 @dataclass(frozen=True)

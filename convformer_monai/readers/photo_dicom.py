@@ -14,8 +14,8 @@ from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
 
 from convformer_monai.errors import InputRefused
+from convformer_monai.readers.dicom import codestreams
 from convformer_monai.readers.dicom.parsing import as_refusal, read_dataset, silent_pydicom
-from convformer_monai.readers.dicom.pixels import _codestream_size, check_codec
 from convformer_monai.readers.limits import MAX_PIXELS, MAX_SPACING_MM
 from convformer_monai.readers.photo import photo_tensor
 from convformer_monai.readers.study import Frame, Study
@@ -31,15 +31,13 @@ STILL_IMAGES = (
     uid.DermoscopicPhotographyImageStorage,
 )
 KEYWORDS = (
-    *("SOPClassUID", "SOPInstanceUID", "Modality", "PixelSpacing", "NumberOfFrames", "Rows", "Columns"),
-    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "PixelRepresentation"),
-    *("BitsAllocated", "BitsStored", "HighBit", "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelData"),
+    *("SOPClassUID", "SOPInstanceUID", "Modality", "PixelSpacing"),
+    *codestreams.KEYWORDS,
     *(f"{colour}PaletteColorLookupTableDescriptor" for colour in ("Red", "Green", "Blue")),
     *(f"{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue")),
 )
 SAMPLES = {"MONOCHROME2": 1, "PALETTE COLOR": 1, "RGB": 3}
 MIN_PIXEL_MM = 1e-4  # dermoscopes reach 0.01 mm and microscopes 0.0002
-TRAILER_BYTES, JPEG_END = 16, b"\xff\xd9"
 JPEG_RGB_IDS = [82, 71, 66]
 
 
@@ -62,9 +60,10 @@ def read_dicom_photo(path: Path) -> Study:
             spacing = _spacing(dataset, path)
             frame = Frame(path, str(dataset.SOPInstanceUID), str(dataset.SOPClassUID), None, (0.0, 0.0, 0.0), 0.0)
             modality = str(dataset.get("Modality") or "").strip().upper() or None
-        check_codec(str(dataset.file_meta.TransferSyntaxUID), path)
+        codestreams.check_codec(str(dataset.file_meta.TransferSyntaxUID), path)
         with as_refusal(path, "has pixel data that cannot be decoded"):
-            pixels = _rgb(dataset, path)
+            codestreams.check_pixel_data(dataset, path)
+            pixels = _rgb(dataset)
     is_grey = dataset.PhotometricInterpretation == "MONOCHROME2"
     return Study(
         photo_tensor(pixels, spacing or (1.0, 1.0)),
@@ -108,11 +107,12 @@ def _spacing(dataset: Dataset, path: Path) -> tuple[float, float] | None:
     return along_x, along_y
 
 
-def _rgb(dataset: Dataset, path: Path) -> NDArray[np.uint8]:
+def _rgb(dataset: Dataset) -> NDArray[np.uint8]:
     """Decodes to (Y, X, 3)."""
-    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        _check_codestream(dataset, path)
-    decoded = pixel_array(dataset)
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax == uid.JPEGBaseline8Bit and dataset.SamplesPerPixel == 3:
+        dataset.PhotometricInterpretation = "RGB" if _is_rgb_jpeg(dataset) else "YBR_FULL_422"
+    decoded = pixel_array(dataset, decoding_plugin=codestreams.safe_decoder(syntax))
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         decoded = apply_color_lut(decoded, dataset)[..., :3]
         if decoded.dtype != np.uint8:  # 16 bits an entry: the high byte, as for 16-bit colour elsewhere
@@ -124,26 +124,14 @@ def _rgb(dataset: Dataset, path: Path) -> NDArray[np.uint8]:
     return decoded.astype(np.uint8)
 
 
-def _check_codestream(dataset: Dataset, path: Path) -> None:
-    """Checks compressed pixels before they are decoded, and gives their colours the right name."""
-    if dataset.file_meta.TransferSyntaxUID == uid.RLELossless:
-        return  # as large as its header says, or it does not decode
-    stream = next(generate_frames(dataset.PixelData, number_of_frames=1))
-    if JPEG_END not in stream[-TRAILER_BYTES:]:
-        raise InputRefused("TRUNCATED", f"{path} lacks part of its pixel data; fetch it again from the archive")
-    if _codestream_size(stream) != (dataset.Rows, dataset.Columns, dataset.SamplesPerPixel):
-        raise InputRefused("DICOM_UNREADABLE", f"{path} has compressed pixels of another size than its header says")
-    if dataset.file_meta.TransferSyntaxUID == uid.JPEGBaseline8Bit and dataset.SamplesPerPixel == 3:
-        dataset.PhotometricInterpretation = "RGB" if _is_rgb_jpeg(stream, dataset) else "YBR_FULL_422"
-
-
-def _is_rgb_jpeg(stream: bytes, dataset: Dataset) -> bool:
+def _is_rgb_jpeg(dataset: Dataset) -> bool:
     """Tells what a JPEG holds: its own markers first, then whether chroma is subsampled, at last the DICOM header.
 
     Many a file is called RGB whose JPEG holds YBR.
     """
     from PIL import Image
 
+    stream = next(generate_frames(dataset.PixelData, number_of_frames=1))
     with Image.open(io.BytesIO(stream), formats=("JPEG",)) as image:
         info, layers = image.info, image.layer  # type: ignore[attr-defined]
     if "jfif" in info:

@@ -58,11 +58,9 @@ def read_study(
         raise InputRefused("FILE_NOT_FOUND", f"{where} does not exist; give a file or a folder of DICOM files")
     name = where.name.lower()
     if where.is_dir() or ((is_dicom(where) or is_named_dicom(where)) and not is_dicom_photo(where)):
-        return read_dicom(
-            where, series_uid=series_uid, phase=phase, modality=modality, resample_uneven=resample_uneven
-        )
+        return read_dicom(where, series_uid=series_uid, phase=phase, modality=modality, resample_uneven=resample_uneven)
     if series_uid is not None:
-        raise InputRefused("NOT_DICOM", f"{where} is no DICOM series, so no series can be chosen; leave --series-uid out")
+        raise InputRefused("NOT_DICOM", f"{where} is no DICOM series, so none can be chosen; leave --series-uid out")
     if name.endswith(NIFTI_SUFFIXES):
         return read_nifti(where, phase=phase)
     if name.endswith(ITK_SUFFIXES):

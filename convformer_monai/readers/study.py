@@ -1,4 +1,4 @@
-"""What every reader makes of a file or folder: one image with its geometry, its phases and where each frame came from."""
+"""What every reader makes of a file or folder: one image, its geometry, its phases and where each frame came from."""
 
 from __future__ import annotations
 

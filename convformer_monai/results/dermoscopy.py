@@ -82,9 +82,8 @@ def perimeter_of(mask: NDArray[np.bool_], spacing: NDArray[np.float64]) -> float
     finest = float(spacing.min())
     padded = np.pad(mask, 1)
     if not np.allclose(spacing, finest, rtol=ISOTROPIC_RTOL):
-        padded = (
-            ndimage.zoom(padded.astype(np.float32), spacing / finest, order=1, grid_mode=True, mode="nearest") > 0.5
-        )
+        smooth = padded.astype(np.float32)
+        padded = ndimage.zoom(smooth, spacing / finest, order=1, grid_mode=True, mode="nearest") > 0.5
     return float(perimeter_crofton(padded, directions=4)) * finest  # type: ignore[no-untyped-call]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from monai.utils import convert_to_numpy
 from numpy.typing import NDArray
-from skimage.measure import label as label_parts
+from scipy import ndimage
 
 from convformer_monai.labels import Label
 from convformer_monai.readers.study import Study
@@ -30,9 +30,10 @@ def find_flags(
     table: Sequence[Label],
     items: Iterable[Measurement],
     *,
-    modality: str,
-    max_parts: int,
+    modality: str | None,
+    max_parts: int | None,
     disagreement: float | None = None,
+    disagreement_limit: float = DISAGREEMENT_LIMIT,
 ) -> tuple[Flag, ...]:
     """Collects all flags of a case.
 
@@ -41,17 +42,20 @@ def find_flags(
         study: the image.
         table: the structures.
         items: what was measured.
-        modality: what the model was made for: ``CT``, ``MR``, or ``photo``.
-        max_parts: separate parts of a structure that are not worth a flag.
+        modality: what the model was made for: ``CT``, ``MR``, ``photo``, or another; ``None`` if the study holds the
+            mask itself, whose values are not judged.
+        max_parts: separate parts of a structure that are not worth a flag; ``None`` if any number is not.
         disagreement: as for :func:`disagreement_flags`; ``None`` if it was not computed.
+        disagreement_limit: likewise.
     """
     flags = [Flag("READER_WARNING", warning) for warning in study.warnings]
     flags += _resampling_flags(study)
-    flags += intensity_flags(study, modality)
+    if modality is not None:
+        flags += intensity_flags(study, modality)
     flags += mask_flags(labels, study, table, max_parts)
     flags += value_flags(items)
     if disagreement is not None:
-        flags += disagreement_flags(disagreement)
+        flags += disagreement_flags(disagreement, disagreement_limit)
     return tuple(flags)
 
 
@@ -90,7 +94,7 @@ def intensity_flags(study: Study, modality: str) -> list[Flag]:
     return []
 
 
-def mask_flags(labels: NDArray[np.uint8], study: Study, table: Sequence[Label], max_parts: int) -> list[Flag]:
+def mask_flags(labels: NDArray[np.uint8], study: Study, table: Sequence[Label], max_parts: int | None) -> list[Flag]:
     """Flags what is wrong with the mask by itself: empty, cut off by the image border, in pieces."""
     if not labels.any():
         return [Flag("MASK_EMPTY", f"no {' or '.join(label.long_name for label in table)} was found")]
@@ -107,7 +111,9 @@ def mask_flags(labels: NDArray[np.uint8], study: Study, table: Sequence[Label], 
         for code, found in checks.items():
             if any(found):
                 flags.append(Flag(code, _MESSAGES[code].format(label.long_name) + _in_phases(found, study.phases)))
-        counts = [int(label_parts(mask, return_num=True, connectivity=3)[1]) for mask in masks]
+        if max_parts is None:
+            continue
+        counts = [int(ndimage.label(mask, np.ones((3, 3, 3)))[1]) for mask in masks]
         if max(counts) > max_parts:
             where = _in_phases([count > max_parts for count in counts], study.phases)
             flags.append(Flag("MANY_PARTS", f"{label.long_name} is in {max(counts)} separate parts{where}"))

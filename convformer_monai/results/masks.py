@@ -114,7 +114,7 @@ def write_png_mask(
 class MaskWriter(NibabelWriter):
     """Writes a label map; for ``SaveImaged(writer="convformer_monai.results.masks.MaskWriter", ...)``.
 
-    A mask of an image read by :class:`convformer_monai.readers.NiftiReader` gets the input's own geometry fields
+    A mask of an image read by :func:`convformer_monai.readers.nifti.read_nifti` gets the input's own geometry fields
     (pixdim, qform, sform and their codes), so every viewer lays it over the input, whichever of them it believes.
     Other masks get theirs as :func:`write_mask` says. T comes last, units are mm and, with T, seconds.
 

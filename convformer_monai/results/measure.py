@@ -13,7 +13,7 @@ from convformer_monai.labels import CARDIAC, DERMOSCOPY, HEMORRHAGE, LABELS, Lab
 from convformer_monai.readers.study import Study
 from convformer_monai.results.cardiac import measure_cardiac
 from convformer_monai.results.dermoscopy import measure_dermoscopy
-from convformer_monai.results.flags import disagreement_flags, image_flags, mask_flags, number_flags
+from convformer_monai.results.flags import DISAGREEMENT_LIMIT, find_flags
 from convformer_monai.results.geometry import VOLUME, voxel_volume_ml
 from convformer_monai.results.hemorrhage import measure_hemorrhage
 from convformer_monai.results.measurements import Measurement, Measurements
@@ -21,6 +21,12 @@ from convformer_monai.results.measurements import Measurement, Measurements
 __all__ = ["measure"]
 
 GREY = (200, 200, 200)
+MODALITIES: dict[tuple[Label, ...], str] = {CARDIAC: "MR", DERMOSCOPY: "photo", HEMORRHAGE: "CT"}
+USUAL_PARTS: dict[tuple[Label, ...], int] = {
+    CARDIAC: 2,
+    DERMOSCOPY: 3,
+    HEMORRHAGE: 10,
+}  # of a structure in one phase; more are flagged
 
 
 def measure(
@@ -47,7 +53,8 @@ def measure(
         ed: end-diastolic phase, as in ``study.phases``; ``None`` to find it.
         es: end-systolic phase, as in ``study.phases``; ``None`` to find it.
         disagreement: 1 - Dice between the plain and the flip-averaged mask, if it was measured.
-        disagreement_threshold: a larger disagreement is flagged.
+        disagreement_threshold: a larger disagreement is flagged; ``None`` for
+            :data:`convformer_monai.results.flags.DISAGREEMENT_LIMIT`.
         of_image: whether the study holds the image; if it holds the mask itself, its values are not flagged.
         labels_table: structures of a bundle that is not in ``LABELS``; without it they are named after their values.
 
@@ -71,13 +78,17 @@ def measure(
         items, details = measure_dermoscopy(labels, study)
     else:
         items, details = _measure_any(labels, study, table)
-    flags = [
-        *mask_flags(labels, study, table),
-        *number_flags(items),
-        *(image_flags(study, table) if of_image else ()),
-        *disagreement_flags(disagreement, disagreement_threshold),
-    ]
-    return Measurements(case, bundle_name, table, tuple(items), tuple(flags), details)
+    flags = find_flags(
+        labels,
+        study,
+        table,
+        items,
+        modality=MODALITIES.get(table, study.modality or "") if of_image else None,
+        max_parts=USUAL_PARTS.get(table),
+        disagreement=disagreement,
+        disagreement_limit=DISAGREEMENT_LIMIT if disagreement_threshold is None else disagreement_threshold,
+    )
+    return Measurements(case, bundle_name, table, tuple(items), flags, details)
 
 
 def _table_of(labels: NDArray[np.uint8]) -> tuple[Label, ...]:
@@ -101,7 +112,7 @@ def _check_kind(study: Study, bundle_name: str, table: tuple[Label, ...]) -> Non
     if study.is_photo and table in (CARDIAC, HEMORRHAGE):
         raise InputRefused(
             "WRONG_KIND",
-            f"{study.path.name} is a photograph, and {bundle_name} measures volumes; give another --bundle",
+            f"{study.path.name} is a photograph, and {bundle_name} measures volumes; change --bundle",
         )
     if not study.is_photo and table == DERMOSCOPY:
         raise InputRefused(

@@ -15,7 +15,7 @@ from typing import Any
 from convformer_monai.labels import Code, Label
 from convformer_monai.results.atomic import AtomicFiles, transaction
 
-__all__ = ["CSV_COLUMNS", "Flag", "Measurement", "Measurements", "to_csv", "write_text"]
+__all__ = ["CSV_COLUMNS", "Flag", "Measurement", "Measurements", "readable", "to_csv", "write_text"]
 
 SCHEMA, SCHEMA_VERSION = "convformer_monai.measurements", 1
 CSV_COLUMNS = ("case", "name", "title", "value", "unit", "phase", "structure")
@@ -109,7 +109,7 @@ class Measurements:
     def to_json(self) -> str:
         """Returns a JSON object, numbers to seven significant digits.
 
-        Keys: ``schema`` and ``schema_version``; ``case``; ``bundle``; ``measurements``, a list of objects with ``name``,
+        Keys: ``schema`` and ``schema_version``; ``case``; ``bundle``; ``measurements``, a list of objects, ``name``,
         ``title``, ``value`` (null if undefined), ``unit`` (UCUM), ``code`` (``scheme``, ``value``, ``meaning``, or
         null), ``structure`` (short name or null), ``phase`` (0-based, or null); ``flags``, a list of ``code`` and
         ``message``; ``structures``, the label table; ``details``.
@@ -127,8 +127,7 @@ class Measurements:
         table = [
             (
                 f"{item.title} (phase {item.phase})" if several and item.phase is not None else item.title,
-                "undefined" if item.value is None else _readable(item.value, item.unit),
-                UNITS_FOR_PEOPLE.get(item.unit, item.unit) if item.value is not None else "",
+                *(readable(item).split(" ", 1) + [""])[:2],
             )
             for item in shown
         ]
@@ -191,11 +190,17 @@ def write_text(path: Path, text: str, *, overwrite: bool = False, files: AtomicF
         transfer.write(path, lambda place: place.write_bytes(content), lambda place: place.read_bytes() == content)
 
 
-def _readable(value: float, unit: str) -> str:
-    """Returns a number as people write it: whole counts, else one decimal or three digits, whichever is more."""
-    if unit == "1" or (unit == "{pixel}" and value >= 1000):
-        return f"{value:.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 or value == 0 else f"{value:.3g}"
+def readable(item: Measurement) -> str:
+    """Returns value and unit as people write them: whole counts, else one decimal or three digits, the more of them.
+
+    Args:
+        item: the measurement.
+    """
+    if item.value is None:
+        return "undefined"
+    whole = item.unit == "1" or (item.unit == "{pixel}" and item.value >= 1000)
+    digits = ".0f" if whole else ".1f" if abs(item.value) >= 10 or item.value == 0 else ".3g"
+    return f"{item.value:{digits}} {UNITS_FOR_PEOPLE.get(item.unit, item.unit)}".rstrip()
 
 
 def _rounded(value: Any) -> Any:

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from convformer_monai.phantoms.dicom import (
+    Identity,
     SliceStack,
     linear_enhanced,
     linear_series,
@@ -128,7 +129,7 @@ def test_level_missing_in_a_cine(tmp_path: Path) -> None:
 def test_frame_twice_in_a_cine(tmp_path: Path) -> None:
     datasets = linear_series(OBLIQUE, modality="MR", phases=2)
     for dataset in linear_series(OBLIQUE, modality="MR", phases=2):
-        dataset.SOPInstanceUID += ".1"
+        dataset.SOPInstanceUID = Identity().uid("copy", len(datasets))
         datasets.append(dataset)
     save_series(datasets, tmp_path)
     check_refused(tmp_path, "DUPLICATE_SLICES", phase="all")
@@ -177,7 +178,7 @@ def test_enhanced_series_of_several_files(tmp_path: Path) -> None:
     for number, part in enumerate((slice(0, 4), slice(4, 7)), start=1):
         stack = SliceStack(OBLIQUE.size, OBLIQUE.spacing, OBLIQUE.row, OBLIQUE.column, OBLIQUE.positions[part])
         dataset = linear_enhanced(stack)
-        dataset.SOPInstanceUID += f".{number}"
+        dataset.SOPInstanceUID = Identity().uid("part", number)
         save_dataset(dataset, tmp_path / f"{number}.dcm")
     check_linear(read_study(tmp_path), OBLIQUE)
 

@@ -23,7 +23,6 @@ from pydicom.uid import (
 )
 
 from convformer_monai.phantoms.dicom import Identity, SliceStack, linear_series, localizer, save_dataset, save_series
-from convformer_monai.phantoms.dicom_photo import photograph_dataset
 
 MIDDLE = 3
 CUT = {"TRUNCATED", "DICOM_UNREADABLE"}
@@ -240,7 +239,6 @@ def test_no_slices_among_dicom(tmp_path: Path) -> None:
 
 def test_no_volume_in_the_file(tmp_path: Path) -> None:
     check_refused(save_dataset(localizer(), tmp_path / "scout.dcm"), "NOT_AN_IMAGE")
-    check_refused(save_dataset(photograph_dataset(), tmp_path / "photo.dcm"), "NOT_AN_IMAGE")
     named = tmp_path / "named.dcm"
     named.write_text("no DICOM at all")
     check_refused(named, "DICOM_UNREADABLE")

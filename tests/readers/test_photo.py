@@ -265,7 +265,7 @@ class TestDicom:
             ("DATA_TYPE", {"PhotometricInterpretation": "MONOCHROME1", "SamplesPerPixel": 1}),
             ("SPACING", {"PixelSpacing": [0, 1]}),
             ("SPACING", {"PixelSpacing": [-1, -1]}),
-            ("DICOM_UNREADABLE", {"Rows": 64}),
+            ("TRUNCATED", {"Rows": 64}),
             ("NOT_PHOTO", {"SOPClassUID": CTImageStorage}),
         ],
     )

@@ -14,7 +14,8 @@ from nifti_files import SHORT_AXIS, affine, save, trap
 from PIL import Image
 
 from convformer_monai.errors import InputRefused
-from convformer_monai.readers.nifti import NiftiReader, read_nifti
+from convformer_monai.readers import StudyReader
+from convformer_monai.readers.nifti import read_nifti
 from convformer_monai.readers.study import Study
 from convformer_monai.results.masks import write_mask, write_png_mask
 
@@ -67,7 +68,7 @@ class TestVolumes:
         np.testing.assert_array_equal(mask.affine, SHEARED.astype(np.float32))
         assert mask.header["sform_code"] == 1 and mask.header["qform_code"] == 0
         np.testing.assert_allclose(mask.header.get_zooms(), np.linalg.norm(SHEARED[:3, :3], axis=0), rtol=1e-6)
-        np.testing.assert_allclose(NiftiReader().get_data(tmp_path / "x.nii")[1]["affine"], SHEARED, atol=1e-5)
+        np.testing.assert_allclose(StudyReader().get_data(tmp_path / "x.nii")[1]["affine"], SHEARED, atol=1e-5)
 
     def test_phases_come_last(self, tmp_path: Path) -> None:
         study = study_of((3, *SIZE))

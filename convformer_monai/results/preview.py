@@ -1,0 +1,297 @@
+"""One picture of a result: the outlines on a few slices, ED above ES for a cine, or on the photograph."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from monai.utils import convert_to_numpy
+from numpy.typing import NDArray
+
+from convformer_monai.labels import CARDIAC, HEMORRHAGE, Label
+from convformer_monai.readers.study import Study
+from convformer_monai.results.atomic import AtomicFiles, transaction
+from convformer_monai.results.contours import (
+    DARK,
+    GAP,
+    MARGIN_MM,
+    WHITE,
+    choose_view,
+    draw_words,
+    font,
+    outlined,
+    panel,
+    to_grey,
+    upright,
+)
+from convformer_monai.results.measurements import Measurements, readable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+
+__all__ = ["draw_preview", "write_preview"]
+
+PANELS = 6
+PANEL_PIXELS = 260  # longer side of a slice
+PHOTO_PIXELS = (480, 1000)  # smaller and larger photographs are shown at these
+LINE = 20  # height of a line of text
+SMALLEST_WIDTH = 560
+AMBER = (255, 190, 80)
+BRAIN_WINDOW_HU = (0.0, 80.0)  # level 40, width 80
+CT_AIR_HU = -200.0
+OBLIQUE = 0.4  # a second letter where an axis is turned by 24 degrees or more
+NUMBERS = 4
+STEPS = (1, 2, 5)  # of scale bars, times a power of ten
+BAR_SHARE = 0.4  # of a panel
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Panels side by side.
+
+    Attributes:
+        title: what they show.
+        captions: above each.
+        panels: all of one size.
+        letters: of the patient's directions at left, right, top and bottom; none for photographs.
+    """
+
+    title: str
+    captions: Sequence[str]
+    panels: Sequence[Image]
+    letters: tuple[str, str, str, str] | None = None
+
+
+def write_preview(
+    path: str | os.PathLike[str],
+    study: Study,
+    labels: NDArray[np.uint8],
+    label_table: Sequence[Label],
+    measurements: Measurements,
+    *,
+    files: AtomicFiles | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Writes the picture of a result as PNG; see :func:`draw_preview`.
+
+    Args:
+        path: where, ending in ``.png``.
+        study: what was segmented.
+        labels: (phases, X, Y, Z), or (X, Y) for a photograph.
+        label_table: the structures.
+        measurements: of the whole case.
+        files: transaction to join; its own ``overwrite`` holds then.
+        overwrite: replace a file that exists.
+
+    Raises:
+        ValueError: if the name does not end so, or the labels have not the shape of the study.
+        InputRefused: ``EXISTS`` or ``CANNOT_WRITE``; nothing is left behind then.
+    """
+    from PIL import Image
+
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"path must end in .png, got {Path(path).name!r}")
+    picture = draw_preview(study, labels, label_table, measurements)
+
+    def holds(temporary: Path) -> bool:
+        with Image.open(temporary) as again:
+            return np.array_equal(np.asarray(again), np.asarray(picture))
+
+    with transaction(files, overwrite) as files:
+        files.write(path, lambda temporary: picture.save(temporary, format="PNG"), holds)
+
+
+def draw_preview(
+    study: Study, labels: NDArray[np.uint8], label_table: Sequence[Label], measurements: Measurements
+) -> Image:
+    """Draws the picture of a result.
+
+    Volumes: up to six slices, evenly over those with any structure, as radiologists see them, without and with the
+    outlines; of a cine the end diastole above the end systole, as measured. Photographs: the photograph with the
+    outline, not larger than 1000 pixels. Above are the first numbers and the flags, below the structures' colours and a
+    scale bar. Letters at the slices' edges tell the patient's directions. Nothing that names the patient is drawn.
+
+    Args:
+        study: what was segmented; it may be one phase of what was measured.
+        labels: (phases, X, Y, Z), or (X, Y) for a photograph.
+        label_table: the structures.
+        measurements: of the whole case.
+
+    Returns:
+        The picture, RGB.
+
+    Raises:
+        ValueError: if the labels have not the shape of the study.
+    """
+    grid = tuple(study.image.shape)[1 if study.is_photo else 0 :]
+    if labels.shape != grid:
+        raise ValueError(f"labels must have the shape of the study, {grid}, got {labels.shape}")
+    if study.is_photo:
+        rows, scale = _photo_rows(study, labels, label_table)
+    else:
+        rows, scale = _volume_rows(study, labels, label_table, measurements)
+    return _laid_out(rows, _header(labels, measurements), label_table, scale)
+
+
+def _photo_rows(study: Study, labels: NDArray[np.uint8], table: Sequence[Label]) -> tuple[list[_Row], float | None]:
+    """Returns the photograph with its outline, and the pixels per mm if they are known."""
+    pixels = np.moveaxis(np.asarray(convert_to_numpy(study.image)), 0, -1)  # (X, Y, 3)
+    spacing = np.linalg.norm(study.affine[:3, :2], axis=0)
+    extent = np.array(labels.shape) * spacing / spacing.min()
+    factor = float(np.clip(extent.max(), *PHOTO_PIXELS)) / float(extent.max())
+    width, height = (max(1, round(float(side) * factor)) for side in extent)
+    drawn = outlined(panel(pixels, (width, height)), labels, table)
+    return [_Row("", ("",), (drawn,))], factor / float(spacing.min()) if study.spacing_known else None
+
+
+def _volume_rows(
+    study: Study, labels: NDArray[np.uint8], table: Sequence[Label], measurements: Measurements
+) -> tuple[list[_Row], float]:
+    """Returns ED and ES, or the slices without and with outlines; and the pixels per mm."""
+    titles = _phases_shown(study, measurements)
+    places = [study.phases.index(phase) for phase in titles]
+    values, affine = upright(study.image.as_tensor()[places], study.affine)
+    maps, _ = upright(labels[places], study.affine)
+    head = tuple(table) == HEMORRHAGE
+    view = choose_view(
+        np.any(maps != 0, axis=0),
+        np.linalg.norm(affine[:3, :3], axis=0),
+        PANELS,
+        PANEL_PIXELS,
+        margin_mm=None if head else MARGIN_MM,  # where in the head a hemorrhage is matters
+        widest_first=tuple(table) == CARDIAC,
+    )
+    shown = values[:, view.box[0], view.box[1]]
+    low, high = BRAIN_WINDOW_HU if head and shown.min() < CT_AIR_HU else np.percentile(shown, [1, 99.5])
+    captions = [f"slice {k + 1} of {values.shape[3]}" for k in view.slices]
+    letters = _letters(affine)
+    rows = []
+    for place, title in enumerate(titles.values()):
+        plain = [panel(to_grey(shown[place, ..., k], low, high), view.size) for k in view.slices]
+        planes = [maps[place, view.box[0], view.box[1], k] for k in view.slices]
+        drawn = [outlined(picture, plane, table) for picture, plane in zip(plain, planes, strict=True)]
+        if len(titles) == 1:
+            rows.append(_Row(title, captions, [picture.convert("RGB") for picture in plain], letters))
+            title, captions = "", [""] * len(captions)
+        rows.append(_Row(title, captions, drawn, letters))
+    return rows, view.pixels_per_mm
+
+
+def _phases_shown(study: Study, measurements: Measurements) -> dict[int, str]:
+    """Returns the phases to show and their titles: ED and ES where they are known, else the first."""
+    titles: dict[int, str] = {}
+    for moment, words in (("ed", "end diastole"), ("es", "end systole")):
+        choice = measurements.details.get(moment, {})
+        if choice.get("phase") in study.phases:
+            how = "chosen by the user" if choice["chosen"] == "user" else "found"
+            titles[int(choice["phase"])] = f"{moment.upper()}, {words}: phase {choice['phase']}, {how}"
+    several = len(study.phases) > 1
+    return titles or {study.phases[0]: f"phase {study.phases[0]}, one of {len(study.phases)}" if several else ""}
+
+
+def _letters(affine: NDArray[np.float64]) -> tuple[str, str, str, str]:
+    """Returns the patient's directions at left, right, top and bottom of an upright slice."""
+    right, down = (affine[:3, axis] / np.linalg.norm(affine[:3, axis]) for axis in (0, 1))
+    return _direction(-right), _direction(right), _direction(-down), _direction(down)
+
+
+def _direction(vector: NDArray[np.float64]) -> str:
+    """Names the direction of a unit vector in RAS: its main axis, and a second one where it is oblique."""
+    order = np.argsort(-np.abs(vector), kind="stable")[:2]
+    letters = [("RAS" if vector[axis] > 0 else "LPI")[axis] for axis in order]
+    return letters[0] + (letters[1] if abs(vector[order[1]]) > OBLIQUE else "")
+
+
+def _header(labels: NDArray[np.uint8], measurements: Measurements) -> list[tuple[str, tuple[int, int, int]]]:
+    """Returns the lines above the panels."""
+    numbers = [
+        f"{item.title} {readable(item)}".rstrip() for item in measurements.items[:NUMBERS] if item.value is not None
+    ]
+    lines = [(text, WHITE) for text in (measurements.bundle, *numbers)]
+    if not labels.any():
+        lines.append(("Nothing was found: the mask is empty.", AMBER))
+    return lines + [(f"{flag.code}: {flag.message}", AMBER) for flag in measurements.flags if flag.code != "MASK_EMPTY"]
+
+
+def _laid_out(
+    rows: Sequence[_Row],
+    header: Sequence[tuple[str, tuple[int, int, int]]],
+    table: Sequence[Label],
+    pixels_per_mm: float | None,
+) -> Image:
+    """Puts header, rows and legend together."""
+    from PIL import Image, ImageDraw
+
+    letters = font()
+    wide, high = rows[0].panels[0].size
+    width = max(SMALLEST_WIDTH, len(rows[0].panels) * (wide + GAP) + GAP)
+    header = [(line, colour) for text, colour in header for line in _wrapped(text, width - 2 * GAP)]
+    heights = [(bool(row.title) + any(row.captions)) * LINE + high + GAP for row in rows]
+    canvas = Image.new("RGB", (width, GAP + len(header) * LINE + sum(heights) + 2 * LINE + GAP), DARK)
+    pen = ImageDraw.Draw(canvas)
+    y = GAP
+    for text, colour in header:
+        pen.text((GAP, y), text, fill=colour, font=letters)
+        y += LINE
+    for row in rows:
+        if row.title:
+            pen.text((GAP, y), row.title, fill=WHITE, font=letters)
+            y += LINE
+        top = y + (LINE if any(row.captions) else 0)
+        for column, (caption, picture) in enumerate(zip(row.captions, row.panels, strict=True)):
+            left = GAP + column * (wide + GAP)
+            pen.text((left, y), caption, fill=WHITE, font=letters)
+            canvas.paste(picture, (left, top))
+            if row.letters:
+                _draw_letters(pen, (left, top, left + wide, top + high), row.letters)
+        y = top + high + GAP
+    draw_words(pen, GAP, y, [(label.long_name, label.colour) for label in table], letters)
+    if pixels_per_mm:
+        _draw_bar(pen, y + LINE, wide, pixels_per_mm)
+    return canvas
+
+
+def _wrapped(text: str, width: float) -> list[str]:
+    """Breaks a text into lines that fit."""
+    letters = font()
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and letters.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def _draw_letters(pen: ImageDraw, box: tuple[int, int, int, int], letters: Sequence[str]) -> None:
+    """Writes the patient's directions at the edges of a panel."""
+    left, top, right, bottom = box
+    middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
+    places: list[tuple[float, float, str]] = [
+        (left + 3, middle_y, "lm"),
+        (right - 3, middle_y, "rm"),
+        (middle_x, top + 3, "ma"),
+        (middle_x, bottom - 3, "md"),
+    ]
+    edge: dict[str, Any] = {"font": font(), "fill": WHITE, "stroke_width": 2, "stroke_fill": DARK}
+    for letter, (x, y, anchor) in zip(letters, places, strict=True):
+        pen.text((x, y), letter, anchor=anchor, **edge)
+
+
+def _draw_bar(pen: ImageDraw, y: int, panel_width: int, pixels_per_mm: float) -> None:
+    """Draws a scale bar of a round length, not longer than a part of a panel."""
+    longest = BAR_SHARE * panel_width / pixels_per_mm
+    power = 10.0 ** math.floor(math.log10(longest))
+    length = power * max(step for step in STEPS if step * power <= longest)
+    end, middle = GAP + length * pixels_per_mm, y + LINE // 2
+    pen.line((GAP, middle, end, middle), fill=WHITE, width=2)
+    for x in (GAP, end):
+        pen.line((x, middle - 4, x, middle + 4), fill=WHITE, width=2)
+    pen.text((end + GAP, middle), f"{length:g} mm", fill=WHITE, font=font(), anchor="lm")
