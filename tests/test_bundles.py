@@ -41,7 +41,7 @@ class TestFindImages:
         return tmp_path
 
     def test_folder(self, folder: Path) -> None:
-        expected = [{"image": str(folder / name)} for name in ("a.nii", "b.nii.gz")]
+        expected = [{"image": str(folder / name)} for name in ("a.nii", "b.nii.gz", "sub/c.nii.gz")]
         assert find_images(None, folder) == find_images(None, str(folder)) == expected
 
     @pytest.mark.parametrize("form", [str, Path, lambda path: {"image": str(path), "label": "ignored"}])
@@ -71,7 +71,7 @@ class TestFindImages:
             find_images(datalist, None)
 
     def test_refuses_folders_without_images(self, tmp_path: Path) -> None:
-        for name in (None, "x.png", "x_seg.nii.gz"):
+        for name in (None, "x.txt", "x_seg.nii.gz"):
             if name:
                 (tmp_path / name).write_bytes(b"")
             with refusal("NO_IMAGES"):
@@ -99,7 +99,7 @@ class TestFindImages:
         with refusal("FILE_NOT_FOUND"):
             find_images([folder / "a.nii", folder / "missing.nii.gz"], None)
         (folder / "bad.nii.gz").write_bytes(b"")
-        with refusal("NIFTI_UNREADABLE"):
+        with pytest.raises(InputRefused, match="NIFTI_UNREADABLE|NOT_NIFTI"):
             find_images(None, folder)
 
     def test_refuses_equal_names(self, folder: Path) -> None:

@@ -146,10 +146,12 @@ def _are_one_study(cases: list[Path]) -> bool:
 
 def _header(file: Path) -> dict[str, str]:
     """Returns the two UIDs that are looked at here, or nothing if the file cannot be parsed."""
-    from pydicom import dcmread
+    from convformer_monai.readers.dicom.parsing import read_header, silent_pydicom
 
+    keywords = ("SOPClassUID", "StudyInstanceUID")
     try:
-        dataset = dcmread(file, stop_before_pixels=True, specific_tags=["SOPClassUID", "StudyInstanceUID"])
-        return {name: str(dataset[name].value) for name in ("SOPClassUID", "StudyInstanceUID") if name in dataset}
-    except Exception:  # whatever is wrong with it, its reader will say
+        with silent_pydicom:
+            dataset, _ = read_header(file, keywords)
+        return {name: str(dataset[name].value) for name in keywords if name in dataset}
+    except InputRefused:  # its reader will say what is wrong with it
         return {}

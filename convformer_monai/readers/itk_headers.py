@@ -174,7 +174,6 @@ def _metaimage_payload(
     if fields.get("binarydata", "").lower() != "true" or not {flag.lower() for flag in flags} <= {"true", "false"}:
         raise _unreadable(path, "does not say plainly how its voxels are stored")
     compressed = flags[0].lower() == "true"
-    stored = fields.get("compresseddatasize")
     detached = None if data_file.upper() == "LOCAL" else data_file
     payload = _Payload(
         _beside(path, detached),
@@ -182,10 +181,11 @@ def _metaimage_payload(
         math.prod(sizes) * BYTES[fields["elementtype"].lower()],
         compressed,
     )
-    if stored is not None and compressed and payload.file.is_file():
+    if compressed:  # ITK decompresses no more than it says, and leaves the other voxels as they come
         available = payload.file.stat().st_size - payload.offset
-        if not re.fullmatch(r"\d{1,12}", stored) or int(stored) > available:
-            raise _unreadable(path, "lacks part of its voxels")
+        stored = fields.get("compresseddatasize", "")
+        if not re.fullmatch(r"\d{1,12}", stored) or int(stored) != available:
+            raise _unreadable(path, "does not hold as many compressed bytes as it says")
     return payload
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -227,6 +228,17 @@ def test_truncated_files_are_refused_in_silence(
     holder = next((file for file in tmp_path.iterdir() if "raw" in file.suffix), path)
     holder.write_bytes(holder.read_bytes()[:-9])
     assert refusal(path) == "ITK_UNREADABLE"
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("size", ["0", "30", None, "-1", "9" * 15])
+def test_wrong_compressed_size_is_refused(tmp_path: Path, size: str | None, capfd: pytest.CaptureFixture[str]) -> None:
+    """ITK would read no more than that, and make up the other voxels."""
+    packed = zlib.compress(VALUES.tobytes())
+    good = meta(tmp_path / "x.mha", {"CompressedData": "True", "CompressedDataSize": str(len(packed))}, packed)
+    np.testing.assert_array_equal(read_itk(good).image.numpy()[0], VALUES.reshape(2, 3, 4).T)
+    bad = meta(tmp_path / "y.mha", {"CompressedData": "True", "CompressedDataSize": size}, packed)
+    assert refusal(bad) == "ITK_UNREADABLE"
     assert capfd.readouterr() == ("", "")
 
 

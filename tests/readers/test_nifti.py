@@ -161,9 +161,9 @@ def test_small_rounding_between_qform_and_sform_is_accepted(tmp_path: Path, volu
 
 def test_refuses_files_that_are_none(tmp_path: Path, volume: np.ndarray) -> None:
     assert refusal(tmp_path / "missing.nii.gz").code == "FILE_NOT_FOUND"
-    assert refusal(tmp_path).code == "FILE_NOT_FOUND"
+    assert refusal(tmp_path).code == "EMPTY_FOLDER"
     (tmp_path / "x.png").write_bytes(b"x")
-    assert refusal(tmp_path / "x.png").code == "NOT_NIFTI"
+    assert refusal(tmp_path / "x.png").code == "NOT_PHOTO"
     for content in (b"", b"not NIfTI at all" * 100, gzip.compress(b"not NIfTI at all" * 100)):
         for name in ("x.nii", "x.nii.gz"):
             (tmp_path / name).write_bytes(content)

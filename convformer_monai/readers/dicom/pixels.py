@@ -18,7 +18,6 @@ from pydicom.pixels.utils import iter_pixels
 
 from convformer_monai.errors import InputRefused
 from convformer_monai.readers.dicom.codestreams import KEYWORDS, check_codec, check_pixel_data, safe_decoder
-from convformer_monai.readers.dicom.codestreams import codestream_size as _codestream_size  # noqa: F401
 from convformer_monai.readers.dicom.frames import FrameHeader
 from convformer_monai.readers.dicom.parsing import as_refusal, read_dataset, silent_pydicom
 

@@ -119,7 +119,7 @@ def _are_levels(series: Sequence[Sequence[FrameHeader]]) -> bool:
     """Tells whether each series is one slice position of the same cine."""
     first = series[0]
     keys = {(f.instance.study_uid, f.instance.space_uid) for group in series for f in group}
-    if len(keys) > 1 or any(len(group) != len(first) or len(group) < 2 for group in series):
+    if len(keys) > 1 or max(map(len, series)) < 2:
         return False
     frames = [frame for group in series for frame in group]
     if any(abs(frame.orientation - first[0].orientation).max() > ORIENTATION_ATOL for frame in frames):
