@@ -167,6 +167,8 @@ def test_refused_nrrd(tmp_path: Path, code: str, changes: dict[str, str | None])
         ("NO_GEOMETRY", {"Position": "1 2 3"}),
         ("AFFINE", {"TransformMatrix": "1 0 0 0 1 0 0 0 nan"}),
         ("AFFINE", {"TransformMatrix": "1 0 0 1 0 0 0 0 1"}),
+        ("AFFINE", {"TransformMatrix": "1 0 0 0 1 0 0 0.35 0.94"}),
+        ("AFFINE", {"TransformMatrix": "2 0 0 0 2 0 0 0 2"}),
         ("SPACING", {"ElementSpacing": "0 3 4"}),
         ("SPACING", {"ElementSpacing": "-2 3 4"}),
         ("SPACING", {"ElementSpacing": "2 3 40"}),
