@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +42,12 @@ VECTOR = re.compile(r"\(([^()]*)\)")
 NRRD_LINE = re.compile(r"([A-Za-z][A-Za-z ]*): (.*)")
 NRRD_KEY_VALUE = re.compile(r"[^:=]+:=")
 META_LINE = re.compile(r"([A-Za-z]+) *= *(.*)")
-META_FIELDS = {
-    *("objecttype", "objectsubtype", "ndims", "dimsize", "elementspacing", "elementsize", "elementtype"),
-    *("elementdatafile", "elementnumberofchannels", "elementmin", "elementmax", "headersize", "modality"),
-    *("binarydata", "binarydatabyteordermsb", "elementbyteordermsb", "compresseddata", "compresseddatasize"),
-    *("transformmatrix", "rotation", "orientation", "offset", "position", "origin", "centerofrotation"),
-    *("anatomicalorientation", "comment", "name", "id", "parentid", "color", "distanceunits"),
+META_FIELDS = {  # ITK ignores them in any other case
+    *("ObjectType", "ObjectSubType", "NDims", "DimSize", "ElementSpacing", "ElementSize", "ElementType"),
+    *("ElementDataFile", "ElementNumberOfChannels", "ElementMin", "ElementMax", "HeaderSize", "Modality"),
+    *("BinaryData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB", "CompressedData", "CompressedDataSize"),
+    *("TransformMatrix", "Rotation", "Orientation", "Offset", "Position", "Origin", "CenterOfRotation"),
+    *("AnatomicalOrientation", "Comment", "Name", "ID", "ParentID", "Color", "DistanceUnits"),
 }
 
 
@@ -96,7 +96,7 @@ def _check_nrrd(head: bytes, path: Path) -> tuple[_Payload, tuple[str, ...]]:
     text = head[: end.start()] if end else head
     if not head.startswith(b"NRRD000") or (end is None and b"data file" not in text):
         raise _unreadable(path, "does not begin as NRRD files do")
-    fields = _fields(text.splitlines()[1:], NRRD_LINE, path, comments=True)
+    fields = _fields(text.splitlines()[1:], NRRD_LINE, path)
     detached = fields.get("data file", fields.get("datafile"))
     sizes = _sizes(fields.get("sizes", ""), fields.get("dimension", ""), fields.get("type", ""), path)
     if any(kind.lower() not in AXES for kind in fields.get("kinds", "").split()):
@@ -141,8 +141,8 @@ def _check_metaimage(head: bytes, path: Path) -> _Payload:
     last = re.search(rb"(?:^|\n)ElementDataFile *= *([^\r\n]*)\r?\n?", head)
     if last is None:
         raise _unreadable(path, "has no MetaImage header that ends in ElementDataFile")
-    fields = _fields(head[: last.end()].splitlines(), META_LINE, path)
-    if set(fields) - META_FIELDS or fields.get("objecttype", "").lower() != "image":
+    fields = _fields(head[: last.end()].splitlines(), META_LINE, path, META_FIELDS)
+    if fields.get("objecttype", "").lower() != "image":
         raise _unreadable(path, "is no plain MetaImage")
     sizes = _sizes(fields.get("dimsize", ""), fields.get("ndims", ""), fields.get("elementtype", ""), path)
     if fields.get("elementnumberofchannels", "1") != "1":
@@ -177,7 +177,7 @@ def _metaimage_payload(
     if fields.get("binarydata", "").lower() != "true" or not {flag.lower() for flag in flags} <= {"true", "false"}:
         raise _unreadable(path, "does not say plainly how its voxels are stored")
     compressed = flags[0].lower() == "true"
-    detached = None if data_file.upper() == "LOCAL" else data_file
+    detached = None if data_file in ("LOCAL", "Local", "local") else data_file
     payload = _Payload(
         _beside(path, detached),
         0 if detached else end,
@@ -192,15 +192,22 @@ def _metaimage_payload(
     return payload
 
 
-def _fields(lines: list[bytes], pattern: re.Pattern[str], path: Path, comments: bool = False) -> dict[str, str]:
-    """Returns the fields by their names in lower case; each may be there once."""
+def _fields(lines: list[bytes], pattern: re.Pattern[str], path: Path, known: Set[str] | None = None) -> dict[str, str]:
+    """Returns the fields by their names in lower case; each may be there once.
+
+    Args:
+        lines: of the header.
+        pattern: of a line, with name and value as groups.
+        path: the file.
+        known: the names that may be there; ``None`` is NRRD, where any may, and comments and key/value pairs besides.
+    """
     fields: dict[str, str] = {}
     for line in lines:
         text = line.decode("utf-8", "replace").rstrip()
-        if comments and (text.startswith("#") or NRRD_KEY_VALUE.match(text)):
+        if known is None and (text.startswith("#") or NRRD_KEY_VALUE.match(text)):
             continue
         match = pattern.fullmatch(text)
-        if match is None or match[1].lower() in fields:
+        if match is None or match[1].lower() in fields or (known is not None and match[1] not in known):
             raise _unreadable(path, "has a malformed header")
         fields[match[1].lower()] = match[2].strip()
     return fields

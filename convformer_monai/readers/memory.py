@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,7 @@ def like(image: Any, labels: NDArray[np.uint8]) -> Any:
     if isinstance(image, SpatialImage):
         size = tuple(map(int, image.shape))
     elif library in ("SimpleITK", "itk"):
-        size = tuple(
-            map(int, image.GetSize() if library == "SimpleITK" else image.GetLargestPossibleRegion().GetSize())
-        )
+        size = tuple(map(int, image.GetSize() if library == "SimpleITK" else image.GetBufferedRegion().GetSize()))
     else:
         raise TypeError(f"image must be a {KINDS}, got {type(image).__name__}")
     fitted = _fitted(labels, size[:3], size[3] if len(size) == 4 else None)  # ([T,] X, Y, Z)
@@ -106,9 +105,7 @@ def _fitted(labels: NDArray[np.uint8], size: Sequence[int], phases: int | None) 
     return labels if phases is not None and len(labels) == phases else labels[0]
 
 
-def _checked_study(
-    data: NDArray[Any], affine: NDArray[np.float64], phase: int | str | None, kind: str, **more: Any
-) -> Study:
+def _checked_study(data: NDArray[Any], affine: NDArray[np.float64], phase: int | str | None, **more: Any) -> Study:
     """Makes the study of (X, Y, Z) or (X, Y, Z, T), whose size and affine have been checked."""
     if data.dtype.kind not in "iuf":
         raise InputRefused("DATA_TYPE", f"{WHERE} holds {data.dtype} voxels; a scalar grey-value volume is needed")
@@ -116,7 +113,7 @@ def _checked_study(
     with np.errstate(over="ignore"):
         image = phase_tensor(data, affine, phases, more.pop("meta", None))
     check_finite(image.numpy(), WHERE)
-    return Study(image=image, format=kind, path=WHERE, phases=phases, **more)
+    return Study(image=image, format="memory", path=WHERE, phases=phases, **more)
 
 
 def _check_size(size: Sequence[int]) -> None:
@@ -137,7 +134,7 @@ def _from_meta_tensor(image: MetaTensor, phase: int | str | None) -> Study:
     _check_affine(affine)
     data = convert_to_tensor(image, track_meta=False).detach().cpu()
     values = (data.float() if data.is_floating_point() else data).numpy()
-    return _checked_study(np.moveaxis(values, 0, -1) if values.ndim == 4 else values, affine, phase, "memory")
+    return _checked_study(np.moveaxis(values, 0, -1) if values.ndim == 4 else values, affine, phase)
 
 
 def _from_nibabel(image: SpatialImage, phase: int | str | None) -> Study:
@@ -154,15 +151,20 @@ def _from_nibabel(image: SpatialImage, phase: int | str | None) -> Study:
     dtype = np.dtype(image.get_data_dtype())
     if dtype.kind not in "iuf":
         raise InputRefused("DATA_TYPE", f"{WHERE} holds {dtype} voxels; a scalar grey-value volume is needed")
-    data = image.get_fdata(dtype=np.float32, caching="unchanged")
-    return _checked_study(data, affine, phase, "nifti", **more)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            data = image.get_fdata(dtype=np.float32, caching="unchanged")
+    except (OSError, EOFError, ValueError, zlib.error) as error:  # nibabel reads an image's file only now
+        raise InputRefused("NIFTI_UNREADABLE", f"{WHERE} cannot be loaded from its file; get it again") from error
+    return _checked_study(data, affine, phase, **more)
 
 
 def _like_nibabel(image: SpatialImage, labels: NDArray[np.uint8]) -> nib.Nifti1Image:
     """Copies the geometry alone: other fields of the header may hold names, or a scale."""
-    if not isinstance(image, nib.Nifti1Pair):
-        return nib.Nifti1Image(labels, image.affine)
     result = nib.Nifti1Image(labels, image.affine)
+    if not isinstance(image, nib.Nifti1Pair):
+        result.header["xyzt_units"] = UNITS_MM
+        return result
     for name in ("qform", "sform"):
         matrix, code = getattr(image.header, f"get_{name}")(coded=True)
         getattr(result, f"set_{name}")(matrix, int(code), update_affine=False)
@@ -179,7 +181,7 @@ def _from_simpleitk(image: Any, phase: int | str | None) -> Study:
         raise InputRefused("DATA_TYPE", f"{WHERE} holds vectors or colours, not one grey value a voxel; split it")
     direction = np.asarray(image.GetDirection()).reshape(image.GetDimension(), -1)
     affine = checked_itk_affine(image.GetOrigin(), image.GetSpacing(), direction, WHERE)
-    return _checked_study(sitk.GetArrayViewFromImage(image).T, affine, phase, "itk")
+    return _checked_study(sitk.GetArrayViewFromImage(image).T, affine, phase)
 
 
 def _like_simpleitk(image: Any, labels: NDArray[np.uint8]) -> Any:
@@ -197,12 +199,12 @@ def _like_simpleitk(image: Any, labels: NDArray[np.uint8]) -> Any:
 def _from_itk(image: Any, phase: int | str | None) -> Study:
     import itk
 
-    _check_size(tuple(map(int, image.GetLargestPossibleRegion().GetSize())))
+    _check_size(tuple(map(int, image.GetBufferedRegion().GetSize())))
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise InputRefused("DATA_TYPE", f"{WHERE} holds vectors or colours, not one grey value a voxel; split it")
     direction = np.asarray(itk.array_from_matrix(image.GetDirection()))
-    affine = checked_itk_affine(list(image.GetOrigin()), list(image.GetSpacing()), direction, WHERE)
-    return _checked_study(itk.array_view_from_image(image).T, affine, phase, "itk")
+    affine = checked_itk_affine(_itk_first_voxel(image), list(image.GetSpacing()), direction, WHERE)
+    return _checked_study(itk.array_view_from_image(image).T, affine, phase)
 
 
 def _like_itk(image: Any, labels: NDArray[np.uint8]) -> Any:
@@ -211,9 +213,14 @@ def _like_itk(image: Any, labels: NDArray[np.uint8]) -> Any:
 
     n = labels.ndim
     result = itk.image_from_array(labels)
-    result.SetOrigin(list(image.GetOrigin())[:n])
+    result.SetOrigin(_itk_first_voxel(image)[:n])
     result.SetSpacing(list(image.GetSpacing())[:n])
     result.SetDirection(
         itk.matrix_from_array(np.ascontiguousarray(itk.array_from_matrix(image.GetDirection())[:n, :n]))
     )
     return result
+
+
+def _itk_first_voxel(image: Any) -> list[float]:
+    """Returns where the first voxel lies, LPS mm: not at the origin if the image was cut out of another."""
+    return list(image.TransformIndexToPhysicalPoint(image.GetBufferedRegion().GetIndex()))

@@ -42,7 +42,7 @@ class Study:
         image: volumes ``(phases, X, Y, Z)`` float32, with the affine from voxel index to RAS mm, which may be sheared
             (gantry tilt); in DICOM X runs along the columns, Y along the rows, Z along the normal of the slices.
             Photographs ``(3, X, Y)`` uint8, upright RGB, X to the right and Y downwards.
-        format: ``dicom``, ``nifti``, ``itk`` (NRRD, MetaImage) or ``photo``.
+        format: ``dicom``, ``nifti``, ``itk`` (NRRD, MetaImage), ``photo``, or ``memory`` (an image given in memory).
         path: the file or folder it was read from.
         modality: DICOM modality, ``None`` where the file does not tell.
         phases: which phases of the source these are, 0-based, in time order.

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gzip
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -31,6 +32,7 @@ from convformer_monai.readers.photo import read_photo
 from convformer_monai.readers.study import Study
 
 EXAMPLES = int(os.environ.get("CONVFORMER_FUZZ_EXAMPLES", "0"))
+HANG_SECONDS = 300  # a file takes milliseconds; native code that hangs can be ended by ending the process only
 HEADER_BYTES = 600
 NUMBERS = (0, 1, -1, 2, 3, 4, 255, 256, 32767, -32768, 65535, 2**31 - 1, -(2**31), 2**32 - 1, 2**62)
 FLOATS = (0.0, -1.0, 1e-30, 1e30, 1e308, np.nan, np.inf, -np.inf)
@@ -191,8 +193,20 @@ def assert_good(study: Study) -> None:
         assert image.ndim == 4 and image.dtype == np.float32 and len(study.phases) == len(image)
 
 
+@pytest.fixture
+def watch(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[[], None]]:
+    """A function that allows the next file ``HANG_SECONDS``; then the process ends and says where it was."""
+    with capfd.disabled():
+        terminal = os.dup(2)
+    yield lambda: faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=terminal)
+    faulthandler.cancel_dump_traceback_later()
+    os.close(terminal)
+
+
 @pytest.mark.parametrize("name", PARSERS)
-def test_nothing_but_refusals_comes_out(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_but_refusals_comes_out(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], watch: Callable[[], None]
+) -> None:
     parser = PARSERS[name]
     parser.make(tmp_path)
     path = tmp_path / parser.name
@@ -209,6 +223,7 @@ def test_nothing_but_refusals_comes_out(name: str, tmp_path: Path, capfd: pytest
     )
     @given(changed(good))
     def run(content: bytes) -> None:
+        watch()
         path.write_bytes(gzip.compress(content, 1) if parser.inner else content)
         try:
             study = parser.read(target)

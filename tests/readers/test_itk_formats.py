@@ -183,10 +183,12 @@ def test_refused_nrrd(tmp_path: Path, code: str, changes: dict[str, str | None])
         ("ITK_UNREADABLE", {"HeaderSize": "-1"}),
         ("ITK_UNREADABLE", {"ObjectType": "Tube"}),
         ("ITK_UNREADABLE", {"NewField": "1"}),
+        ("ITK_UNREADABLE", {"ElementSpacing": None, "elementSpacing": "2 3 4"}),
         ("ITK_UNREADABLE", {"CompressedData": "True"}),
         ("ITK_UNREADABLE", {"CompressedData": "True", "CompressedDataSize": "99999999999"}),
         ("DATA_FILE", {"ElementDataFile": "../x.raw"}),
         ("DATA_FILE", {"ElementDataFile": "LIST"}),
+        ("DATA_FILE", {"ElementDataFile": "LoCAL"}),
         ("DATA_FILE", {"ElementDataFile": "missing.raw"}),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -93,7 +94,7 @@ def test_round_trip(kind: str, grid: str, phases: int) -> None:
     data = volume(phases)
     image = KINDS[kind](data, GRIDS[grid])
     study = study_from(image)
-    assert study.phases == tuple(range(phases)) and study.image.dtype == torch.float32
+    assert study.format == "memory" and study.phases == tuple(range(phases)) and study.image.dtype == torch.float32
     np.testing.assert_array_equal(study.image.numpy(), data)
     for index in CORNERS:
         np.testing.assert_allclose((study.affine @ (*index, 1))[:3], place(image, index), rtol=1e-6, atol=1e-5)
@@ -149,7 +150,7 @@ def test_sform_without_scale_in_memory() -> None:
     np.testing.assert_array_equal(mask.affine, image.affine)
 
 
-def test_scale_of_the_input_is_not_on_the_mask(tmp_path: Any) -> None:
+def test_scale_of_the_input_is_not_on_the_mask(tmp_path: Path) -> None:
     image = to_nibabel(volume(), GRIDS["oblique"])
     image.header.set_slope_inter(2.0, -7.0)
     labels = np.full((1, 7, 5, 4), 3, np.uint8)
@@ -161,6 +162,25 @@ def test_other_nibabel_images() -> None:
     image = nib.MGHImage(volume()[0].astype(np.float32), GRIDS["oblique"])
     np.testing.assert_allclose(study_from(image).affine, GRIDS["oblique"], atol=1e-4)
     assert np.array_equal(like(image, np.zeros((1, 7, 5, 4), np.uint8)).affine, image.affine)
+
+
+def test_itk_image_whose_first_index_is_not_zero() -> None:
+    """As ITK's ExtractImageFilter leaves it."""
+    image = KINDS["itk"](volume(), GRIDS["oblique"])
+    region = image.GetLargestPossibleRegion()
+    region.SetIndex([3, 2, 1])
+    image.SetRegions(region)
+    first = LPS @ np.array(list(image.TransformIndexToPhysicalPoint([3, 2, 1])))
+    np.testing.assert_allclose(study_from(image).affine[:3, 3], first)
+    np.testing.assert_allclose(place(like(image, np.zeros((1, 7, 5, 4), np.uint8)), (0, 0, 0)), first)
+
+
+def test_truncated_file_behind_an_image(tmp_path: Path) -> None:
+    nib.save(to_nibabel(volume(), GRIDS["oblique"]), tmp_path / "x.nii")
+    content = (tmp_path / "x.nii").read_bytes()
+    (tmp_path / "x.nii").write_bytes(content[:-60])
+    with pytest.raises(InputRefused, match="NIFTI_UNREADABLE"):
+        study_from(nib.load(tmp_path / "x.nii"))
 
 
 def test_volume_without_phase_axis() -> None:
