@@ -168,6 +168,8 @@ def _tell(result: CaseResult, several: bool, quiet: bool) -> None:
     if result.status == DONE:
         if several:
             logger.info("%s: done in %.1f s", result.case.name, result.seconds)
+        for file in () if several else result.files:
+            logger.info("wrote %s", file)
     else:
         logger.info("%s: %s (%s)", result.case.name, result.status, result.message)
 

@@ -70,7 +70,7 @@ def export_network(bundle: str | Path, path: Path, *, overwrite: bool = False) -
         write_atomically(path, lambda place: write(network, example, place), check, overwrite=overwrite)
     except ModuleNotFoundError as error:
         raise InputRefused(
-            "PACKAGE_MISSING", f"{path.suffix} needs {error.name}: pip install 'convformer_monai[export]'"
+            "MISSING_PACKAGE", f"{path.suffix} needs {error.name}: pip install 'convformer_monai[export]'"
         ) from error
     logger.info("%s: %.1f MB, differs from the network by %.1g of its output", path, path.stat().st_size / 1e6, worst)
     return worst

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -118,8 +118,6 @@ def process(
     seconds = {"read": time.perf_counter() - start}
     if ({"dicom-seg", "dicom-sr"} & set(options.formats)) and study.format != "dicom" and not study.frames:
         raise InputRefused("NOT_DICOM", f"{case.path} is no DICOM image, and only those get DICOM results; use nifti")
-    for warning in study.warnings:
-        logger.warning("%s", warning)
     result = segmenter.run(study)
     seconds.update(result.seconds)
     start = time.perf_counter()
@@ -167,10 +165,13 @@ def _kept(result: Segmentation, measurements: Measurements, phase: str) -> tuple
     study, labels = result.study, _array(result)
     if phase not in MOMENTS:
         return study, labels
-    chosen = measurements.details.get(phase)
+    chosen = measurements.details.get(phase, {}).get("phase")
     if chosen is None:
-        raise InputRefused("PHASE_NOT_FOUND", f"{study.path.name} has one phase, so none is {phase}; leave --phase out")
-    place = study.phases.index(int(chosen["phase"] if isinstance(chosen, Mapping) else chosen))
+        raise InputRefused(
+            "PHASE_NOT_FOUND",
+            f"{study.path.name} has no phase that is known to be {phase}; leave --phase out, or give --{phase} too",
+        )
+    place = study.phases.index(chosen)
     image = MetaTensor(study.image.as_tensor()[place : place + 1]).copy_meta_from(study.image)
     one = replace(
         study,

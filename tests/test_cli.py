@@ -157,6 +157,7 @@ def test_one_phase_of_a_cine(cine, tmp_path, phase):
     np.testing.assert_array_equal(one, whole[..., {"ed": 0, "es": 2, "1": 1}[phase]])
 
 
+@pytest.mark.slow
 def test_a_folder_of_cases(phantom, tmp_path):
     source, out = tmp_path / "in", tmp_path / "out"
     phantom.save(source / "ward 1", "scan")
@@ -180,6 +181,50 @@ def test_a_folder_of_cases(phantom, tmp_path):
     done = python("segment", "-i", str(source), "-o", str(out))
     assert done.returncode == 0 and "1 done, 1 skipped, 0 refused, 0 failed" in done.stderr
     assert (out / "ward 1" / "scan_seg.nii.gz").stat().st_mtime_ns == before
+
+
+def test_stopped_in_the_middle_and_resumed(phantom, tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    for name in ("a", "b"):
+        phantom.save(source, name)
+    stop = (
+        "import convformer_monai.cohort as cohort\n"
+        "process = cohort.process\n"
+        "def interrupted(segmenter, case, *rest):\n"
+        "    if case.name == 'b': raise KeyboardInterrupt\n"
+        "    return process(segmenter, case, *rest)\n"
+        "cohort.process = interrupted"
+    )
+    done = python("segment", "-i", str(source), "-o", str(out), before=stop)
+    assert done.returncode == 130 and "interrupted" in done.stderr.splitlines()[-1]
+    assert (out / "a_report.json").is_file() and not [*out.glob("b*")] and not [*out.glob(".*")]
+    assert main(["segment", "-i", str(source), "-o", str(out), "-q"]) == 0
+    assert len(list(csv.reader((out / "measurements.csv").open()))) > 2 and (out / "b_seg.nii.gz").is_file()
+
+
+def test_a_full_disk_leaves_nothing_and_says_so(phantom, tmp_path):
+    path, _ = phantom.save(tmp_path, "case")
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))"  # as a quota
+    done = python("segment", "-i", str(path), "-o", str(tmp_path / "out"), "--preview", before=limit)
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error[CANNOT_WRITE]: ")
+    assert "wrote" not in done.stderr and [*(tmp_path / "out").iterdir()] == []
+
+
+def test_single_phase_is_no_known_moment(phantom, tmp_path, capsys):
+    path, _ = phantom.save(tmp_path, "case")
+    arguments = ["segment", "-i", str(path), "-o", str(tmp_path / "out"), "-q", "--phase", "ed"]
+    assert main(arguments) == 2
+    assert "error[PHASE_NOT_FOUND]" in capsys.readouterr().err and [*(tmp_path / "out").iterdir()] == []
+    assert main([*arguments, "--ed", "0"]) == 0
+
+
+def test_results_in_the_folder_of_the_images(phantom, tmp_path):
+    write_volume(tmp_path / "case", phantom.image, phantom.affine)
+    arguments = ["segment", "-i", str(tmp_path), "-o", str(tmp_path), "--format", "nifti,dicom-seg,dicom-sr", "-q"]
+    assert main(arguments) == 0
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir() if file.name != "measurements.csv"}
+    assert main(arguments) == 0
+    assert before == {file: file.stat().st_mtime_ns for file in tmp_path.iterdir() if file.name != "measurements.csv"}
 
 
 def test_nothing_is_overwritten_without_the_flag(phantom, tmp_path, capsys):
@@ -268,6 +313,12 @@ def test_the_whole_command_needs_no_network(phantom, tmp_path):
         code = [sys.executable, "-m", "convformer_monai.cli", "segment", "-i", str(path), "-o", str(tmp_path / "out2")]
         alone = subprocess.run(["unshare", "--net", *code], capture_output=True, text=True, check=False)
         assert alone.returncode == 0, alone.stderr
+
+
+def test_no_file_is_called_no_image(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("hi")
+    assert main(["segment", "-i", str(tmp_path / "a.txt"), "-o", str(tmp_path / "out")]) == 2
+    assert "error[NOT_AN_IMAGE]" in capsys.readouterr().err
 
 
 @pytest.mark.slow

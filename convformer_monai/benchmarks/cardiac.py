@@ -7,9 +7,7 @@ start-up alone takes. The two networks run in turn in one process, so that a bus
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,12 +18,13 @@ import torch
 from monai.networks.nets import BasicUNet
 from torch import nn
 
+from convformer_monai.benchmarks.processes import run_python
 from convformer_monai.bundles import component
 from convformer_monai.inferers import SliceBatchInferer, has_fast_bf16
 from convformer_monai.phantoms import cardiac_phantom
 
 BUNDLE = Path("bundles") / "cardiac_mri_convformer_segmentation"
-RUNS = {  # name: (shape, phases), in the order of their memory: peaks of finished processes can only be read as maxima
+RUNS = {  # name: (shape, phases)
     "start-up (32 x 32, 1 slice)": ((32, 32, 1), 1),
     "volume (216 x 256, 10 slices)": ((216, 256, 10), 1),
     "cine (216 x 256, 10 slices, 25 phases)": ((216, 256, 10), 25),
@@ -36,10 +35,7 @@ def run_bundle(image: Path, output: Path) -> tuple[float, float]:
     """Segments a file as the README says; returns seconds and the peak resident memory in MB."""
     options = ["--config_file", str(BUNDLE / "configs" / "inference.json"), "--bundle_root", str(BUNDLE)]
     options += ["--datalist", repr([str(image)]), "--output_dir", str(output), "--device", "cpu"]
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "monai.bundle", "run", *options], check=True, capture_output=True)
-    seconds = time.perf_counter() - start
-    return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6
+    return run_python(["-m", "monai.bundle", "run", *options])
 
 
 def milliseconds_a_slice(

@@ -7,12 +7,9 @@ goes through the cardiac network (`--force-modality`) for the sake of its size: 
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,29 +17,12 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from convformer_monai.benchmarks.processes import run_python
 from convformer_monai.catalogue import bundle_path
 from convformer_monai.phantoms import cardiac_phantom
 from convformer_monai.phantoms.dicom import SliceStack, classic_series, save_series
 
 RESULTS = ["--format", "nifti,dicom-seg,dicom-sr", "--preview", "--device", "cpu", "--quiet", "--overwrite"]
-
-
-def run(command: Sequence[str]) -> float:
-    """Runs a command; returns seconds.
-
-    Raises:
-        RuntimeError: if it fails, with the last it said.
-    """
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
-    return time.perf_counter() - start
-
-
-def peak_megabytes() -> float:
-    """Largest resident memory of the processes that have ended."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6
 
 
 def inputs(folder: Path, size: int) -> dict[str, tuple[Path, Path, list[str]]]:
@@ -95,9 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             theirs = [*baseline, "--datalist", repr([str(nifti)]), "--output_dir", str(folder / "baseline")]
             times: dict[str, list[float]] = {"ours": [], "baseline": []}
             for _ in range(options.repeats):
-                times["ours"].append(run([*ours, *RESULTS, *more]))
-                peak = peak_megabytes()
-                times["baseline"].append(run(theirs))
+                seconds, peak = run_python([*ours, *RESULTS, *more])
+                times["ours"].append(seconds)
+                times["baseline"].append(run_python(theirs)[0])
             seconds, reference = (statistics.median(times[which]) for which in ("ours", "baseline"))
             write(f"{name:<48} {seconds:>8.1f} {seconds / reference:>16.2f} {peak:>16.0f}\n")
 

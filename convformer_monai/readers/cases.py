@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 IMAGE_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES + PHOTO_SUFFIXES
-RESULT_ENDINGS = ("_gt", "_seg", "_truth", "_label", "_preview")
+RESULT = re.compile(r"_(gt|seg|segmentation|seg_phase\d+|truth|label|preview)$", re.IGNORECASE)
+DICOM_RESULT = re.compile(r"_(sr|seg|seg_phase\d+)$", re.IGNORECASE)
 PREAMBLE = 128
 PHOTO_CLASSES = "1.2.840.10008.5.1.4.1.1.77."  # visible light: endoscopy, photography, dermoscopy
 
@@ -65,7 +67,8 @@ def find_cases(path: Path, leave_out: Path | None = None) -> list[Case]:
 
     A folder with DICOM files in it is one case (DICOM photographs: one a file), and so is a folder whose sub-folders
     all hold series of one DICOM study. Every other image file is a case. Sub-folders are searched. Files whose name
-    ends in ``_gt``, ``_seg``, ``_truth``, ``_label`` or ``_preview`` are masks and results, no images.
+    ends in ``_gt``, ``_seg``, ``_segmentation``, ``_truth``, ``_label``, ``_preview`` or, of DICOM files, ``_sr`` are
+    masks and results, no images.
 
     Args:
         path: a file or folder.
@@ -123,12 +126,12 @@ def _cases_in(folder: Path, leave_out: Path | None) -> Iterator[Path]:
 
 
 def _is_image(file: Path) -> bool:
-    return file.name.lower().endswith(IMAGE_SUFFIXES) and not stem(file).lower().endswith(RESULT_ENDINGS)
+    return file.name.lower().endswith(IMAGE_SUFFIXES) and not RESULT.search(stem(file))
 
 
 def _may_be_dicom(file: Path) -> bool:
     """Tells whether a file is DICOM, or called so (a damaged one must be refused, not passed over)."""
-    if stem(file).lower().endswith(RESULT_ENDINGS) or file.name == "DICOMDIR":
+    if DICOM_RESULT.search(stem(file)) or file.name == "DICOMDIR":
         return False
     return is_named_dicom(file) or (not _is_image(file) and is_dicom(file))
 

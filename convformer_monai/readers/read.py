@@ -14,7 +14,14 @@ from monai.utils import ensure_tuple
 from numpy.typing import NDArray
 
 from convformer_monai.errors import InputRefused
-from convformer_monai.readers.cases import ITK_SUFFIXES, NIFTI_SUFFIXES, is_dicom, is_dicom_photo, is_named_dicom
+from convformer_monai.readers.cases import (
+    ITK_SUFFIXES,
+    NIFTI_SUFFIXES,
+    PHOTO_SUFFIXES,
+    is_dicom,
+    is_dicom_photo,
+    is_named_dicom,
+)
 from convformer_monai.readers.dicom import read_dicom
 from convformer_monai.readers.itk_formats import read_itk
 from convformer_monai.readers.nifti import read_nifti
@@ -65,7 +72,13 @@ def read_study(
         return read_nifti(where, phase=phase)
     if name.endswith(ITK_SUFFIXES):
         return read_itk(where, phase=phase)
-    return read_photo(where)
+    try:
+        return read_photo(where)
+    except InputRefused as refusal:
+        if refusal.code == "NOT_PHOTO" and not name.endswith(PHOTO_SUFFIXES):
+            message = f"{where} is no image (DICOM, NIfTI, NRRD, MetaImage or photograph); give another file"
+            raise InputRefused("NOT_AN_IMAGE", message) from None
+        raise
 
 
 class StudyReader(ImageReader):

@@ -98,8 +98,6 @@ def write_dicom_seg(
             name = target.name if len(study.phases) == 1 else f"{target.stem}_phase{phase:0{digits}d}{target.suffix}"
             write_dataset(files, target.with_name(name), segmentation)
             written.append(target.with_name(name))
-    for one in written:
-        logger.info("wrote %s", one)
     return written
 
 

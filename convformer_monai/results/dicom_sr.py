@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["dicom_sr", "write_dicom_sr"]
 
-logger = logging.getLogger(__name__)
 
 SERIES_NUMBER = 301
 UNIT_MEANINGS = {"1": "no units", "%": "percent", "{pixel}": "pixels"}
@@ -78,7 +76,6 @@ def write_dicom_sr(
         with silent_pydicom:
             headers = [dcmread(files.where(one), stop_before_pixels=True) for one in segmentations]
         write_dataset(files, target, dicom_sr(measurements, study, headers, algorithm_version=algorithm_version))
-    logger.info("wrote %s", target)
     return target
 
 

@@ -65,7 +65,6 @@ def write_mask(
         image.header["xyzt_units"] = UNITS_UNKNOWN
     with transaction(files, overwrite) as files:
         files.write(path, image.to_filename, lambda temporary: _holds(temporary, image))
-    logger.info("wrote %s", path)
 
 
 def write_png_mask(
@@ -108,7 +107,6 @@ def write_png_mask(
 
     with transaction(files, overwrite) as files:
         files.write(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG"), holds)
-    logger.info("wrote %s", path)
 
 
 class MaskWriter(NibabelWriter):

@@ -75,6 +75,14 @@ def test_folder_of_files_without_masks_and_results(tmp_path):
     assert names(tmp_path) == {"a": a, "b": b}
 
 
+def test_results_beside_the_images_are_no_cases(tmp_path):
+    slice_file(tmp_path / "case" / "1.dcm", "1.2.3")
+    for name in ("case_seg.dcm", "case_seg_phase00.dcm", "case_sr.dcm"):
+        slice_file(tmp_path / name, "1.2.3")
+    volume(tmp_path / "case_segmentation.nii.gz")
+    assert names(tmp_path) == {"case": tmp_path / "case"}
+
+
 def test_equal_names_in_sub_folders_stay_apart(tmp_path):
     paths = {f"{ward}/scan": volume(tmp_path / ward / "scan.nii.gz") for ward in ("ward 1", "ward 2")}
     assert names(tmp_path) == paths

@@ -186,6 +186,18 @@ def test_fault_in_another_series_does_not_matter(tmp_path: Path) -> None:
     check_refused(tmp_path, "SEVERAL_SERIES")
 
 
+def test_the_series_of_one_of_two_patients(tmp_path: Path) -> None:
+    save_series([*linear_series(OBLIQUE), *other_series(patient=2)], tmp_path)
+    check_refused(tmp_path, "SEVERAL_PATIENTS", "--series-uid")
+    assert read_study(tmp_path, series_uid=Identity().uid("series")).image.shape == (1, *OBLIQUE.shape)
+
+
+def test_codec_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_series(linear_series(OBLIQUE), tmp_path, transfer_syntax=JPEGLosslessSV1)
+    monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.is_available", False)
+    check_refused(tmp_path, "CODEC_MISSING", "convformer_monai[dicom]")
+
+
 @pytest.mark.parametrize("wanted", ["CT", ("CT", "MR")])
 def test_wrong_modality(tmp_path: Path, wanted: str | tuple[str, ...]) -> None:
     save_series(linear_series(OBLIQUE, modality="PT"), tmp_path)

@@ -203,6 +203,7 @@ def watch(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[[], None]]:
     os.close(terminal)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARSERS)
 def test_nothing_but_refusals_comes_out(
     name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], watch: Callable[[], None]
