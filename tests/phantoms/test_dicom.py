@@ -213,7 +213,7 @@ def test_palette(tmp_path: Path) -> None:
 def test_command(tmp_path: Path, kind: str) -> None:
     assert main(["dicom", "--output_dir", str(tmp_path), "--kind", kind, "--num_phases", "2"]) == 0
     files = sorted(tmp_path.rglob("*.dcm"))
-    assert len(files) == {"cine": 20, "cardiac": 20, "enhanced-ct": 1, "enhanced-mr": 1}.get(kind, 10)
+    assert len(files) == {"cine": 20, "cardiac": 20, "head-ct": 24, "enhanced-ct": 1, "enhanced-mr": 1}.get(kind, 10)
     assert errors(files[-1]) == []
     if kind == "cardiac":
         truth = nib.load(tmp_path / "cardiac_truth.nii.gz")

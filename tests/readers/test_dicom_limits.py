@@ -1,9 +1,7 @@
 """DICOM that would need gigabytes: refused in a process that may not allocate them."""
 
-import json
 import os
 import struct
-import subprocess
 import sys
 import zlib
 from collections.abc import Callable
@@ -11,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from dicom_checks import OBLIQUE
+from little_memory import read_in_little_memory
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
@@ -26,33 +25,7 @@ from pydicom.uid import (
 
 from convformer_monai.phantoms.dicom import linear_enhanced, linear_series, save_dataset, save_series
 
-ROOM_BYTES = 192 * 2**20  # beyond what the process has mapped once it is warm
 BOMB_BYTES = 2**30
-READ_ALL = """
-import json, resource, sys
-from convformer_monai.errors import InputRefused
-from convformer_monai.readers import read_study
-
-def read(path):
-    try:
-        read_study(path, phase="all")
-    except InputRefused as refusal:
-        return refusal.code
-    except MemoryError:
-        return "MemoryError"
-    return "read"
-
-room, good, bad = int(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
-assert [read(path) for path in good] == ["read"] * len(good)
-mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (mapped + room, mapped + room))
-try:
-    bytearray(2 * room)
-    raise SystemExit("the limit does not hold")
-except MemoryError:
-    pass
-print(json.dumps({path: read(path) for path in bad}))
-"""
 
 
 def huge_slices(folder: Path) -> Path:
@@ -182,15 +155,11 @@ def test_what_would_need_gigabytes_is_refused_in_little_memory(tmp_path: Path) -
     for name, (make, _) in BOMBS.items():
         folder = tmp_path / name
         folder.mkdir()
-        bad[name] = str(make(folder))
+        bad[name] = make(folder)
     good = []
     for syntax in (DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless):
-        save_series(linear_series(OBLIQUE), tmp_path / "good" / syntax.keyword, transfer_syntax=syntax)
-        good.append(str(tmp_path / "good" / syntax.keyword))
-    command = [sys.executable, "-c", READ_ALL, str(ROOM_BYTES), json.dumps(good), json.dumps(list(bad.values()))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    run = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
-    assert run.returncode == 0, run.stderr[-2000:]
-    codes = json.loads(run.stdout)
+        good.append(tmp_path / "good" / syntax.keyword)
+        save_series(linear_series(OBLIQUE), good[-1], transfer_syntax=syntax)
+    codes = read_in_little_memory(good, bad.values())
     wrong = {name: codes[path] for name, path in bad.items() if codes[path] not in BOMBS[name][1]}
     assert not wrong

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
-import os
-import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -14,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from little_memory import read_in_little_memory
 from nifti_files import save
 from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -30,39 +28,9 @@ from convformer_monai.readers.limits import (
     read_capped,
 )
 
-ROOM_BYTES = 192 * 2**20  # beyond what the process has mapped once it is warm
 MEMBER = gzip.compress(bytes(2**26), 9)  # 64 MiB in 64 KiB
 MEMBERS = 24  # of them: 1.5 GiB
 BELOW_LIMIT = (1024, 1024, 255)
-READ_ALL = """
-import json, resource, sys
-from convformer_monai.errors import InputRefused
-from convformer_monai.readers.itk_formats import read_itk
-from convformer_monai.readers.nifti import read_nifti
-from convformer_monai.readers.photo import read_photo
-
-def read(path):
-    ending = path.rsplit("/", 1)[1].split(".", 1)[1]
-    reader = read_nifti if "nii" in ending else read_itk if ending in ("nrrd", "mha") else read_photo
-    try:
-        reader(path)
-    except InputRefused as refusal:
-        return refusal.code
-    except MemoryError:
-        return "MemoryError"
-    return "read"
-
-room, good, bad = int(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
-assert [read(path) for path in good] == ["read"] * len(good)
-mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (mapped + room, mapped + room))
-try:
-    bytearray(2 * room)
-    raise SystemExit("the limit does not hold")
-except MemoryError:
-    pass
-print(json.dumps({path: read(path) for path in bad}))
-"""
 
 
 def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
@@ -148,15 +116,8 @@ def bad_files(folder: Path) -> dict[Path, str]:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS and /proc are Linux's")
 def test_what_would_need_gigabytes_is_refused_in_little_memory(tmp_path: Path) -> None:
     good, bad = good_files(tmp_path / "good"), bad_files(tmp_path / "bad")
-    arguments = [str(ROOM_BYTES), json.dumps(list(map(str, good))), json.dumps(list(map(str, bad)))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", READ_ALL, *arguments], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    expected = {str(path): code for path, code in bad.items()}
-    profile = str(tmp_path / "bad" / "profile.png")  # Pillow leaves a profile out that is too large to be one
+    found, expected = read_in_little_memory(good, bad), dict(bad)
+    profile = tmp_path / "bad" / "profile.png"  # Pillow leaves a profile out that is too large to be one
     assert found.pop(profile) in ("read", expected.pop(profile))
     assert found == expected
 
