@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from convformer_monai.readers.study import Study
 __all__ = ["StudyReader", "read_study"]
 
 logger = logging.getLogger(__name__)
+# MONAI's LoadImage makes every reader that it knows, and this one, for GPUs, warns each time that it lacks its decoder.
+warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 
 
 def read_study(
