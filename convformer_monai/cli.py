@@ -103,7 +103,14 @@ def segment(
 
 @app.command()
 def measure(
-    mask: Annotated[Path, typer.Option("-m", "--mask", help="A label map: NIfTI, NRRD, MetaImage, or PNG.")],
+    mask: Annotated[
+        Path,
+        typer.Option(
+            "-m",
+            "--mask",
+            help="A label map: NIfTI, NRRD, MetaImage, DICOM SEG (or a folder of them, one a phase), or PNG.",
+        ),
+    ],
     bundle: Bundle = "cardiac",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder for <mask>_measurements.json and .csv.")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["BACKGROUND", "CARDIAC", "DERMOSCOPY", "HEMORRHAGE", "LABELS", "Code", "Label"]
+__all__ = ["BACKGROUND", "CARDIAC", "DERMOSCOPY", "HEMORRHAGE", "LABELS", "Code", "Label", "table_of"]
 
 
 @dataclass(frozen=True)
@@ -107,3 +109,21 @@ LABELS: dict[str, tuple[Label, ...]] = {
     "dermoscopy_convformer_segmentation": DERMOSCOPY,
     "ct_hemorrhage_convformer_segmentation": HEMORRHAGE,
 }
+OTHER_COLOURS = ((220, 65, 65), (90, 190, 100), (65, 130, 220), (230, 180, 60), (160, 90, 200))
+
+
+def table_of(bundle_name: str, metadata: Mapping[str, Any]) -> tuple[Label, ...]:
+    """Returns the structures of a bundle; of one that is none of ours by the names in its metadata, without codes.
+
+    Args:
+        bundle_name: name of its folder.
+        metadata: its ``metadata.json``.
+    """
+    if bundle_name in LABELS:
+        return LABELS[bundle_name]
+    channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+    return tuple(
+        Label(int(index), str(name), str(name), OTHER_COLOURS[int(index) % len(OTHER_COLOURS)])
+        for index, name in channels.items()
+        if int(index) > 0
+    )

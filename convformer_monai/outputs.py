@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from convformer_monai.catalogue import bundle_path
 from convformer_monai.errors import InputRefused
-from convformer_monai.labels import LABELS
+from convformer_monai.labels import table_of
 from convformer_monai.readers import Case, Study, read_study, stem
 from convformer_monai.results.atomic import AtomicFiles, write_atomically
+from convformer_monai.results.dicom_masks import find_dicom_masks, read_dicom_masks
 from convformer_monai.results.dicom_seg import write_dicom_seg
 from convformer_monai.results.dicom_sr import write_dicom_sr
 from convformer_monai.results.label_files import write_label_files
@@ -324,7 +325,8 @@ def measure_mask(
     """Measures an existing label map.
 
     Args:
-        mask: NIfTI, NRRD or MetaImage (4-D for a cine), or PNG for a photograph.
+        mask: NIfTI, NRRD or MetaImage (4-D for a cine), DICOM SEG (of a cine the folder of them), or PNG for a
+            photograph.
         bundle: whose structures its labels are.
         ed: end-diastolic phase; ``None`` to find it.
         es: end-systolic phase; ``None`` to find it.
@@ -334,19 +336,23 @@ def measure_mask(
     Raises:
         InputRefused: if the file is no label map of this bundle, or a result cannot be written.
     """
-    name = bundle_path(bundle).resolve().name
-    study = read_study(mask, phase="all")
+    root = bundle_path(bundle).resolve()
+    name, table = root.name, table_of(root.name, json.loads((root / "configs" / "metadata.json").read_text()))
+    segmentations = find_dicom_masks(mask)
+    study = read_dicom_masks(segmentations, table) if segmentations else read_study(mask, phase="all")
     values = study.image.numpy()
     if study.is_photo:
         values = (values.max(axis=0) > 127).astype(np.uint8)
-    known = {0, *(label.index for label in LABELS[name])}
+    known = {0, *(label.index for label in table)}
     found = set(np.unique(values).tolist())
     if not found <= known:
         strange = ", ".join(f"{value:g}" for value in sorted(found - known)[:5])
         raise InputRefused(
             "NOT_A_MASK", f"{mask} holds {strange}; a mask of the bundle {name} holds {sorted(known)} only"
         )
-    measurements = measure(values.astype(np.uint8), study, name, case=mask.name, ed=ed, es=es, of_image=False)
+    measurements = measure(
+        values.astype(np.uint8), study, name, case=mask.name, ed=ed, es=es, of_image=False, labels_table=table
+    )
     if output is not None:
         base = folder_for(output, stem(mask))
         with AtomicFiles(overwrite=overwrite) as files:

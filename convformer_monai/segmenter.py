@@ -17,7 +17,7 @@ from torch import Tensor
 from convformer_monai.bundles import component, load_weights
 from convformer_monai.catalogue import bundle_path
 from convformer_monai.errors import InputRefused
-from convformer_monai.labels import LABELS, Label
+from convformer_monai.labels import Label, table_of
 from convformer_monai.readers import Study, read_study
 from convformer_monai.readers.memory import like, study_from
 
@@ -101,7 +101,7 @@ class Segmenter:
         self.flips = flips
         self.metadata: dict[str, Any] = json.loads((self.root / "configs" / "metadata.json").read_text())
         self.name = self.root.resolve().name
-        self.labels: tuple[Label, ...] = LABELS.get(self.name) or _labels_of(self.metadata)
+        self.labels: tuple[Label, ...] = table_of(self.name, self.metadata)
         modality, weights, self.weights_sha256, network, self._prepare, self._inferer, self._to_labels = component(
             self.root, "inference", PARTS, {"device": self.device, "flips": False}
         )
@@ -202,17 +202,6 @@ class Segmenter:
         device, self.device = self.device, torch.device("cpu")
         self.network = self.network.to(self.device)
         return f"out of memory on {device}: again on the CPU"
-
-
-def _labels_of(metadata: dict[str, Any]) -> tuple[Label, ...]:
-    """Labels of a bundle that is none of ours: the names of its metadata, colours from a fixed round."""
-    channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
-    colours = ((220, 65, 65), (90, 190, 100), (65, 130, 220), (230, 180, 60), (160, 90, 200))
-    return tuple(
-        Label(int(index), str(name), str(name), colours[int(index) % len(colours)])
-        for index, name in channels.items()
-        if int(index) > 0
-    )
 
 
 def _dice(first: Tensor, second: Tensor) -> float:

@@ -126,11 +126,17 @@ def test_dicom_cine_with_everything(cine, tmp_path, capsys):
     files = sorted(file.name for file in out.iterdir())
     assert "1.2.840.55_seg.nii.gz" in files and "1.2.840.55_sr.dcm" in files and "1.2.840.55_preview.png" in files
     assert len([name for name in files if name.endswith(".dcm") and "_seg" in name]) == 4
-    mask = nib.load(out / "1.2.840.55_seg.nii.gz")
+    mask = nib.load(mask_file := out / "1.2.840.55_seg.nii.gz")
     assert mask.shape == (*cine.image.shape[:3], 4)
     names = {item["name"] for item in json.loads((out / "1.2.840.55_measurements.json").read_text())["measurements"]}
     assert any("ef" in name for name in names)
     said = "".join(capsys.readouterr())
+    values = []
+    for path in (out, mask_file):  # the DICOM SEGs, and the NIfTI mask
+        assert main(["measure", "-m", str(path), "--json"]) == 0
+        measured = json.loads(capsys.readouterr().out)["measurements"]
+        values.append({(item["name"], item["structure"], item["phase"]): item["value"] for item in measured})
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
     for secret in SECRETS:
         assert secret not in said
         for file in out.iterdir():
