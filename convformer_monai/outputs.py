@@ -25,7 +25,7 @@ from convformer_monai.results.dicom_sr import write_dicom_sr
 from convformer_monai.results.label_files import write_label_files
 from convformer_monai.results.masks import write_mask, write_png_mask
 from convformer_monai.results.measure import measure
-from convformer_monai.results.measurements import Measurements, to_csv
+from convformer_monai.results.measurements import Measurements, to_csv, write_text
 from convformer_monai.results.preview import write_preview
 from convformer_monai.results.report import make_report, write_report
 from convformer_monai.segmenter import Segmentation, Segmenter
@@ -233,11 +233,6 @@ def _place(base: Path, ending: str) -> Path:
     return base.with_name(base.name + ending)
 
 
-def _write_text(path: Path, text: str, files: AtomicFiles) -> None:
-    content = text.encode()
-    files.write(path, lambda place: place.write_bytes(content), lambda place: place.read_bytes() == content)
-
-
 def folder_for(output_dir: Path, name: str) -> Path:
     """Makes the folder of a case's results.
 
@@ -356,6 +351,6 @@ def measure_mask(
     if output is not None:
         base = folder_for(output, stem(mask))
         with AtomicFiles(overwrite=overwrite) as files:
-            _write_text(_place(base, "_measurements.json"), measurements.to_json(), files)
-            _write_text(_place(base, "_measurements.csv"), to_csv([measurements]), files)
+            write_text(_place(base, "_measurements.json"), measurements.to_json(), files=files)
+            write_text(_place(base, "_measurements.csv"), to_csv([measurements]), files=files)
     return measurements

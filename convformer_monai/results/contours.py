@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -31,6 +32,7 @@ __all__ = [
     "choose_view",
     "draw_words",
     "font",
+    "legible",
     "outline",
     "outlined",
     "panel",
@@ -49,6 +51,12 @@ def font(size: float = FONT_SIZE) -> Font:
     from PIL.ImageFont import load_default
 
     return load_default(size)
+
+
+def legible(text: str) -> str:
+    """Returns a text in the letters that the font has: ASCII. Others lose their accents, or become question marks."""
+    letters = unicodedata.normalize("NFKD", text)
+    return "".join(one if one.isascii() else "?" for one in letters if not unicodedata.combining(one))
 
 
 def upright(
@@ -143,10 +151,33 @@ def panel(plane: NDArray[np.uint8], size: tuple[int, int], smooth: bool = True) 
     return picture.resize(size, Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST)
 
 
+def covered(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Returns which pixels of a picture a mask lies in, be it with a part of them: thin structures must not vanish.
+
+    Args:
+        mask: (X, Y).
+        size: of the picture, (width, height).
+
+    Returns:
+        (height, width).
+    """
+    from PIL import Image
+
+    shares = Image.fromarray(np.ascontiguousarray(mask.T, dtype=np.float32))
+    return np.asarray(shares.resize(size, Image.Resampling.BOX)) > 0
+
+
 def outline(mask: NDArray[np.bool_], thickness: int) -> NDArray[np.bool_]:
-    """Returns the pixels of a mask within ``thickness`` of its border."""
-    inner: NDArray[np.bool_] = ndimage.binary_erosion(mask, iterations=thickness)
-    return mask & ~inner
+    """Returns the pixels of a mask within ``thickness`` of its border; parts without others are ringed from outside.
+
+    A part that is all border would hide what is below it, and a single pixel would not be seen.
+    """
+    inner = ndimage.binary_erosion(mask, iterations=thickness)
+    thick = ndimage.binary_propagation(inner, structure=np.ones((3, 3)), mask=mask)
+    thin = mask & ~thick
+    around = ndimage.binary_dilation(thin, iterations=thickness) & ~mask
+    lines: NDArray[np.bool_] = (thick & ~inner) | around
+    return lines
 
 
 def outlined(picture: Image, plane: NDArray[np.uint8], labels: Sequence[Label], thickness: int = 2) -> Image:
@@ -161,16 +192,15 @@ def outlined(picture: Image, plane: NDArray[np.uint8], labels: Sequence[Label], 
     from PIL import Image
 
     pixels = np.array(picture.convert("RGB"))
-    places = np.asarray(panel(plane, picture.size, smooth=False))
     for label in labels:
-        pixels[outline(places == label.index, thickness)] = label.colour
+        pixels[outline(covered(plane == label.index, picture.size), thickness)] = label.colour
     return Image.fromarray(pixels)
 
 
 def draw_words(
     pen: ImageDraw, x: float, y: float, words: Sequence[tuple[str, tuple[int, int, int]]], letters: Font
 ) -> float:
-    """Writes coloured words in a line; returns where the line ends.
+    """Writes coloured, :func:`legible` words in a line; returns where the line ends.
 
     Args:
         pen: of the picture.
@@ -179,7 +209,8 @@ def draw_words(
         words: text and colour of each.
         letters: font.
     """
-    for text, colour in words:
+    for word, colour in words:
+        text = legible(word)
         pen.text((x, y), text, fill=colour, font=letters)
         x += pen.textlength(text, font=letters) + 3 * GAP
     return x

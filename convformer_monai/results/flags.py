@@ -97,7 +97,8 @@ def intensity_flags(study: Study, modality: str) -> list[Flag]:
 def mask_flags(labels: NDArray[np.uint8], study: Study, table: Sequence[Label], max_parts: int | None) -> list[Flag]:
     """Flags what is wrong with the mask by itself: empty, cut off by the image border, in pieces."""
     if not labels.any():
-        return [Flag("MASK_EMPTY", f"no {' or '.join(label.long_name for label in table)} was found")]
+        what = f"no {' or '.join(label.long_name for label in table)}" if table else "nothing"
+        return [Flag("MASK_EMPTY", f"{what} was found")]
     phases = labels if labels.ndim == 4 else labels[None, :, :, None]  # (phases, X, Y, Z)
     stack = 2 if study.is_photo else slice_axis(study.affine, phases.shape[1:])
     flags = []

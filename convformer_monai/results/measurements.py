@@ -176,6 +176,8 @@ def to_csv(cases: Iterable[Measurements], header: bool = True) -> str:
 def write_text(path: Path, text: str, *, overwrite: bool = False, files: AtomicFiles | None = None) -> None:
     """Writes JSON or CSV in UTF-8, complete or not at all.
 
+    Bytes of a file name that are no UTF-8 are escaped as JSON does it, and as it reads them back.
+
     Args:
         path: where; its folder must exist.
         text: the content.
@@ -185,7 +187,7 @@ def write_text(path: Path, text: str, *, overwrite: bool = False, files: AtomicF
     Raises:
         InputRefused: if the file exists, or cannot be written.
     """
-    content = text.encode()
+    content = text.encode(errors="backslashreplace")
     with transaction(files, overwrite) as transfer:
         transfer.write(path, lambda place: place.write_bytes(content), lambda place: place.read_bytes() == content)
 
@@ -196,7 +198,7 @@ def readable(item: Measurement) -> str:
     Args:
         item: the measurement.
     """
-    if item.value is None:
+    if item.value is None or not math.isfinite(item.value):
         return "undefined"
     whole = item.unit == "1" or (item.unit == "{pixel}" and item.value >= 1000)
     digits = ".0f" if whole else ".1f" if abs(item.value) >= 10 or item.value == 0 else ".3g"

@@ -24,12 +24,14 @@ from convformer_monai.results.contours import (
     choose_view,
     draw_words,
     font,
+    legible,
     outlined,
     panel,
     to_grey,
     upright,
 )
 from convformer_monai.results.measurements import Measurements, readable
+from convformer_monai.transforms.geometry import slice_axis
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -113,9 +115,10 @@ def draw_preview(
     """Draws the picture of a result.
 
     Volumes: up to six slices, evenly over those with any structure, as radiologists see them, without and with the
-    outlines; of a cine the end diastole above the end systole, as measured. Photographs: the photograph with the
-    outline, not larger than 1000 pixels. Above are the first numbers and the flags, below the structures' colours and a
-    scale bar. Letters at the slices' edges tell the patient's directions. Nothing that names the patient is drawn.
+    outlines (only without, if there are none); of a cine the end diastole above the end systole, as measured. Slices
+    are numbered from 1 in their order in the study. Photographs: the photograph with the outline, not larger than 1000
+    pixels. Above are the first numbers and the flags, below the structures' colours and a scale bar. Letters at the
+    slices' edges tell the patient's directions. Nothing that names the patient is drawn.
 
     Args:
         study: what was segmented; it may be one phase of what was measured.
@@ -169,18 +172,25 @@ def _volume_rows(
     )
     shown = values[:, view.box[0], view.box[1]]
     low, high = BRAIN_WINDOW_HU if head and shown.min() < CT_AIR_HU else np.percentile(shown, [1, 99.5])
-    captions = [f"slice {k + 1} of {values.shape[3]}" for k in view.slices]
+    captions = [f"slice {number} of {values.shape[3]}" for number in _numbers(view.slices, affine, study)]
     letters = _letters(affine)
     rows = []
     for place, title in enumerate(titles.values()):
         plain = [panel(to_grey(shown[place, ..., k], low, high), view.size) for k in view.slices]
         planes = [maps[place, view.box[0], view.box[1], k] for k in view.slices]
         drawn = [outlined(picture, plane, table) for picture, plane in zip(plain, planes, strict=True)]
-        if len(titles) == 1:
+        if len(titles) == 1 and labels.any():
             rows.append(_Row(title, captions, [picture.convert("RGB") for picture in plain], letters))
             title, captions = "", [""] * len(captions)
         rows.append(_Row(title, captions, drawn, letters))
     return rows, view.pixels_per_mm
+
+
+def _numbers(slices: Sequence[int], affine: NDArray[np.float64], study: Study) -> list[int]:
+    """Returns the numbers, from 1, that upright slices have in the study, where they may be in reverse order."""
+    axis = slice_axis(study.affine, study.image.shape[1:])
+    to_study = np.linalg.inv(study.affine) @ affine
+    return [round(float(to_study[axis] @ [0, 0, place, 1])) + 1 for place in slices]
 
 
 def _phases_shown(study: Study, measurements: Measurements) -> dict[int, str]:
@@ -253,20 +263,25 @@ def _laid_out(
         y = top + high + GAP
     draw_words(pen, GAP, y, [(label.long_name, label.colour) for label in table], letters)
     if pixels_per_mm:
-        _draw_bar(pen, y + LINE, wide, pixels_per_mm)
+        _draw_bar(pen, y + LINE, max(wide, high), pixels_per_mm)
     return canvas
 
 
 def _wrapped(text: str, width: float) -> list[str]:
-    """Breaks a text into lines that fit."""
+    """Breaks a text into lines that fit, and words that are longer than a line, too."""
     letters = font()
     lines = [""]
-    for word in text.split(" "):
+    for word in legible(text).split(" "):
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and letters.getlength(longer) > width:
-            lines.append(word)
-        else:
+        if letters.getlength(longer) <= width:
             lines[-1] = longer
+            continue
+        if lines[-1]:
+            lines.append("")
+        for letter in word:
+            if letters.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
     return lines
 
 
@@ -285,12 +300,12 @@ def _draw_letters(pen: ImageDraw, box: tuple[int, int, int, int], letters: Seque
         pen.text((x, y), letter, anchor=anchor, **edge)
 
 
-def _draw_bar(pen: ImageDraw, y: int, panel_width: int, pixels_per_mm: float) -> None:
-    """Draws a scale bar of a round length, not longer than a part of a panel."""
-    longest = BAR_SHARE * panel_width / pixels_per_mm
+def _draw_bar(pen: ImageDraw, y: int, panel_side: int, pixels_per_mm: float) -> None:
+    """Draws a scale bar of a round length, not longer than a part of a panel's longer side."""
+    longest = BAR_SHARE * panel_side / pixels_per_mm
     power = 10.0 ** math.floor(math.log10(longest))
-    length = power * max(step for step in STEPS if step * power <= longest)
-    end, middle = GAP + length * pixels_per_mm, y + LINE // 2
+    length = power * max((step for step in STEPS if step * power <= longest), default=1)
+    end, middle = GAP + round(length * pixels_per_mm), y + LINE // 2
     pen.line((GAP, middle, end, middle), fill=WHITE, width=2)
     for x in (GAP, end):
         pen.line((x, middle - 4, x, middle + 4), fill=WHITE, width=2)
