@@ -204,9 +204,9 @@ def _write(
         write_mask(written[-1], labels, study, files=files)
     written += write_label_files(base.parent, base.name, segmenter.labels, files=files)
     written.append(_place(base, "_measurements.json"))
-    _write_text(written[-1], measurements.to_json(), files)
+    write_text(written[-1], measurements.to_json(), files=files)
     written.append(_place(base, "_measurements.csv"))
-    _write_text(written[-1], to_csv([measurements]), files)
+    write_text(written[-1], to_csv([measurements]), files=files)
     if options.preview:
         written.append(_place(base, "_preview.png"))
         write_preview(written[-1], study, labels, segmenter.labels, measurements, files=files)
