@@ -7,5 +7,17 @@ the truth survives resampling, and the volumes are integrals, not voxel counts. 
 
 from convformer_monai.phantoms.cardiac import Phantom, cardiac_phantom
 from convformer_monai.phantoms.cardiac_anatomy import CardiacAnatomy
+from convformer_monai.phantoms.dermoscopy import DermoscopyPhantom, LesionOutline, dermoscopy_phantom
+from convformer_monai.phantoms.head_ct import HeadAnatomy, HeadCtPhantom, head_ct_phantom
 
-__all__ = ["CardiacAnatomy", "Phantom", "cardiac_phantom"]
+__all__ = [
+    "CardiacAnatomy",
+    "DermoscopyPhantom",
+    "HeadAnatomy",
+    "HeadCtPhantom",
+    "LesionOutline",
+    "Phantom",
+    "cardiac_phantom",
+    "dermoscopy_phantom",
+    "head_ct_phantom",
+]

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from convformer_monai.phantoms.cardiac_anatomy import LABELS, Array, CardiacAnatomy
 from convformer_monai.phantoms.cardiac_looks import TISSUE, Canvas, bias_field, paint_body, paint_heart, texture
+from convformer_monai.phantoms.grids import checked_affine, checked_shape, triple
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,6 @@ def _grid_affine(shape: Array, spacing: Array, axcodes: str, pose: Array) -> NDA
     return affine
 
 
-def _triple(name: str, value: Sequence[float], smallest: float, largest: float) -> Array:
-    array = np.asarray(value)
-    if array.shape != (3,) or array.dtype.kind not in "if" or not ((array >= smallest) & (array <= largest)).all():
-        raise ValueError(f"{name} must be three numbers between {smallest} and {largest}, got {value!r}")
-    return array
-
-
 def cardiac_phantom(
     *,
     shape: Sequence[int] = (216, 256, 10),
@@ -132,22 +126,18 @@ def cardiac_phantom(
     Raises:
         ValueError: an argument is out of range; the message names it.
     """
-    size = _triple("shape", shape, 1, 4096)
-    if size.dtype.kind != "i":
-        raise ValueError(f"shape must be three whole numbers, got {shape!r}")
+    size = checked_shape(shape)
     if not 1 <= num_phases <= 1000:
         raise ValueError(f"num_phases must be between 1 and 1000, got {num_phases}")
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}")
-    r, a, s = (float(angle) for angle in _triple("rotation", rotation, -360, 360))
+    r, a, s = (float(angle) for angle in triple("rotation", rotation, -360, 360))
     patient = replace(anatomy or CardiacAnatomy.sample(seed), rotation=(r, a, s))
     if affine is None:
-        affine = _grid_affine(size, _triple("spacing", spacing, 0.1, 100), axcodes, patient.pose())
-    affine = np.array(affine, dtype=np.float64)
-    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-6:
-        raise ValueError(f"affine must be an invertible (4, 4) matrix of finite numbers, got {affine.tolist()}")
+        affine = _grid_affine(np.array(size), triple("spacing", spacing, 0.1, 100), axcodes, patient.pose())
+    affine = checked_affine(affine)
     times = tuple(phase / num_phases for phase in range(num_phases))
-    image, label = _render(patient, tuple(int(n) for n in size), affine, times, seed)
+    image, label = _render(patient, size, affine, times, seed)
     if num_phases == 1:
         image, label = image[..., 0], label[..., 0]
     return Phantom(image=image, label=label, affine=affine, anatomy=patient, times=times)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from convformer_monai.phantoms.cardiac import cardiac_phantom
+from convformer_monai.phantoms.dermoscopy import dermoscopy_phantom
 from convformer_monai.phantoms.dicom.enhanced import linear_enhanced
 from convformer_monai.phantoms.dicom.files import save_dataset, save_series
+from convformer_monai.phantoms.dicom.modules import ds
 from convformer_monai.phantoms.dicom.series import classic_series, linear_series
 from convformer_monai.phantoms.dicom.stack import SliceStack
+from convformer_monai.phantoms.dicom_photo import photograph_dataset
+from convformer_monai.phantoms.head_ct import head_ct_phantom
 
 __all__ = ["KINDS", "write_kind"]
 
@@ -19,31 +23,43 @@ KINDS = {
     "enhanced-ct": "the CT as one multi-frame file",
     "enhanced-mr": "the MR cine as one multi-frame file",
     "cardiac": "MR cine of the cardiac phantom's heart",
+    "head-ct": "CT of the head phantom, with blood",
+    "dermoscopy": "photograph of the dermoscopy phantom, as JPEG, with pixel spacing",
 }
 OBLIQUE = (20.0, -15.0, 40.0)
 
 
-def write_kind(kind: str, folder: str | Path, *, seed: int = 0, num_phases: int = 5) -> list[Path]:
+def write_kind(
+    kind: str, folder: str | Path, *, seed: int = 0, num_phases: int = 5, tilt_degrees: float = 0.0
+) -> list[Path]:
     """Writes a DICOM phantom.
 
-    All but the heart hold :func:`linear_value` of each voxel's place. With the heart comes ``cardiac_truth.nii.gz``
-    beside the folder of its DICOM files.
+    All but heart, head and photograph hold :func:`linear_value` of each voxel's place. With the heart comes
+    ``cardiac_truth.nii.gz`` beside the folder of its DICOM files, with the head ``head_ct_truth.nii.gz``, with
+    the photograph ``dermoscopy_truth.png``.
 
     Args:
         kind: one of `KINDS`.
         folder: where to; made if missing.
-        seed: of the heart: another seed is another patient.
+        seed: of heart, head and photograph: another seed is another patient.
         num_phases: of the cines.
+        tilt_degrees: gantry tilt of the head.
 
     Returns:
-        What was written: DICOM files, or for the heart the folder of them and its truth.
+        What was written: DICOM files, or for heart, head and photograph what holds them and the truth.
 
     Raises:
-        ValueError: if the kind is unknown.
+        ValueError: if the kind is unknown, or another than the head shall be tilted.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    if tilt_degrees and kind != "head-ct":
+        raise ValueError(f"tilt_degrees must be 0 for {kind}, got {tilt_degrees}; only head-ct can be tilted")
     target = Path(folder)
+    if kind == "head-ct":
+        return _write_head(target, seed, tilt_degrees)
+    if kind == "dermoscopy":
+        return _write_photograph(target, seed)
     if kind == "cardiac":
         return _write_heart(target, seed, num_phases)
     modality = "CT" if kind.endswith("ct") else "MR"
@@ -64,3 +80,29 @@ def _write_heart(target: Path, seed: int, num_phases: int) -> list[Path]:
     datasets = classic_series(phantom.image, stack, phase_times_ms=times if num_phases > 1 else ())
     save_series(datasets, target / "cardiac_dicom")
     return [target / "cardiac_dicom", truth]
+
+
+def _write_head(target: Path, seed: int, tilt_degrees: float) -> list[Path]:
+    phantom = head_ct_phantom(seed=seed, tilt_degrees=tilt_degrees)
+    image, truth = phantom.save(target, "head_ct")
+    image.unlink()  # the DICOM series is the image here
+    stack = SliceStack.from_affine(phantom.image.shape, phantom.affine)
+    datasets = classic_series(phantom.image, stack, modality="CT")
+    for dataset in datasets:
+        dataset.GantryDetectorTilt = ds(tilt_degrees)
+    save_series(datasets, target / "head_ct_dicom")
+    return [target / "head_ct_dicom", truth]
+
+
+def _write_photograph(target: Path, seed: int) -> list[Path]:
+    phantom = dermoscopy_phantom(seed=seed, spacing_mm=0.02)
+    target.mkdir(parents=True, exist_ok=True)
+    dataset = photograph_dataset(
+        phantom.image,
+        photometric="YBR_FULL_422",
+        jpeg="ybr",
+        dermoscopic=True,
+        pixel_spacing=phantom.spacing_mm,
+    )
+    image = save_dataset(dataset, target / "dermoscopy.dcm")
+    return [image, phantom.save_truth(target / "dermoscopy_truth.png")]
