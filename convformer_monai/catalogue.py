@@ -9,7 +9,11 @@ from convformer_monai.errors import InputRefused
 
 __all__ = ["BUNDLES", "bundle_path"]
 
-BUNDLES = {"cardiac": "cardiac_mri_convformer_segmentation"}
+BUNDLES = {
+    "cardiac": "cardiac_mri_convformer_segmentation",
+    "dermoscopy": "dermoscopy_convformer_segmentation",
+    "hemorrhage": "ct_hemorrhage_convformer_segmentation",
+}
 PLACE = "CONVFORMER_BUNDLES"
 
 

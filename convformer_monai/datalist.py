@@ -7,46 +7,57 @@ into a path, so the id ``patient001`` changes when the data lie in a folder ``pa
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from convformer_monai.errors import InputRefused
-from convformer_monai.readers.cases import stem
+from convformer_monai.readers.cases import NIFTI_SUFFIXES, stem
 from convformer_monai.readers.nifti import check_nifti
 
 __all__ = ["datalist_path", "read_cases"]
 
+logger = logging.getLogger(__name__)
+
 DATALIST = "datalist.json"
 
 
-def read_cases(dataset_dir: object, section: str = "val") -> list[dict[str, str]]:
+def read_cases(
+    dataset_dir: object, section: str = "val", without_labels: bool = False, patient_from_id: bool = True
+) -> list[dict[str, str]]:
     """Reads and checks one section of a datalist.
 
     The JSON is ``{"val": [{"image": ..., "label": ..., "id": ..., "phase": ..., "patient": ...}], ...}``. Only
     ``image`` and ``label`` are needed; their paths are relative to the JSON. Without ``id`` the image's name serves,
-    without ``patient`` the id up to its first underscore, without ``phase`` the volume belongs to no phase.
+    without ``patient`` the id up to its first underscore, without ``phase`` the volume belongs to no phase. An entry
+    that is there twice is taken once.
 
     Args:
         dataset_dir: folder that holds ``datalist.json``, or the path of a datalist of another name.
         section: which list of it.
+        without_labels: accept ``"label": null``, of images that show nothing to label.
+        patient_from_id: where the datalist names no patient, take the id up to its first underscore; else ``patient``
+            is empty.
 
     Returns:
-        For each case ``id``, ``patient``, ``phase`` (maybe empty), ``image``, ``label`` and ``image_path``, which is
-        ``image`` again and survives its loading.
+        For each case ``id``, ``patient``, ``phase``, ``source`` (the last two maybe empty), ``image``, ``label`` and
+        ``image_path``, which is ``image`` again and survives its loading. ``label`` is empty for null.
 
     Raises:
         InputRefused: if the datalist, the section, or a file is missing, empty or unusable.
     """
     path = datalist_path(dataset_dir)
-    cases = [_case(entry, path, section) for entry in _section(path, str(section))]
+    cases = [_case(entry, path, section, without_labels, patient_from_id) for entry in _section(path, str(section))]
+    cases = _once(cases, path, section)
     for name, count in Counter(case["id"] for case in cases).items():
         if count > 1:
             raise _invalid(path, section, f"the id {name!r} is used {count} times; give each case its own 'id'")
     for case in cases:
-        check_nifti(case["image"])
-        check_nifti(case["label"])
+        _check_file(case["image"])
+        if case["label"]:
+            _check_file(case["label"])
     return cases
 
 
@@ -76,25 +87,46 @@ def _section(path: Path, section: str) -> list[Any]:
     return entries
 
 
-def _case(entry: object, path: Path, section: str) -> dict[str, str]:
+def _case(entry: object, path: Path, section: str, without_labels: bool, patient_from_id: bool) -> dict[str, str]:
     """Returns one entry with all its keys and absolute paths."""
     if not isinstance(entry, Mapping):
         raise _invalid(path, section, f"{entry!r} is no object with 'image' and 'label'")
-    files = {}
+    files: dict[str, str] = {}
     for key in ("image", "label"):
         name = entry.get(key)
+        if without_labels and key == "label" and key in entry and name is None:
+            files[key] = ""
+            continue
         if not isinstance(name, str) or not name:
             raise _invalid(path, section, f"{dict(entry)!r} names no {key} file")
         files[key] = str((path.parent / name).absolute())
     name = str(entry.get("id") or stem(Path(files["image"])))
-    patient, phase = entry.get("patient"), entry.get("phase")
+    patient, phase, source = entry.get("patient"), entry.get("phase"), entry.get("source")
+    unknown = name.split("_")[0] if patient_from_id else ""
     return {
         "id": name,
-        "patient": name.split("_")[0] if patient is None else str(patient),
+        "patient": unknown if patient is None else str(patient),
         "phase": "" if phase is None else str(phase),
+        "source": "" if source is None else str(source),
         **files,
         "image_path": files["image"],
     }
+
+
+def _once(cases: list[dict[str, str]], path: Path, section: str) -> list[dict[str, str]]:
+    """Drops exact repetitions of an entry, which would count twice."""
+    different = list({tuple(case.items()): case for case in cases}.values())
+    if len(different) < len(cases):
+        logger.warning("%s, section %s: %d entries repeat others; left out", path, section, len(cases) - len(different))
+    return different
+
+
+def _check_file(path: str) -> None:
+    """Checks the header of a NIfTI file, and that any other is there."""
+    if path.lower().endswith(NIFTI_SUFFIXES):
+        check_nifti(path)
+    elif not Path(path).exists():
+        raise InputRefused("FILE_NOT_FOUND", f"{path} does not exist; correct the datalist")
 
 
 def _is_map(content: object) -> bool:

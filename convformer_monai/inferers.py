@@ -14,7 +14,7 @@ from einops import rearrange
 from monai.data import MetaTensor
 from monai.inferers import Inferer, SimpleInferer
 
-__all__ = ["AutocastInferer", "SliceBatchInferer", "has_fast_bf16"]
+__all__ = ["AutocastInferer", "PhotoInferer", "SliceBatchInferer", "has_fast_bf16"]
 
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-2,), (-1,), (-2, -1))
 
@@ -96,6 +96,37 @@ class SliceBatchInferer(Inferer):
             total = probabilities if total is None else total + probabilities
         assert total is not None
         return (total / len(FLIPS)).clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+class PhotoInferer(SliceBatchInferer):
+    """Runs a network on whole photographs (B, C, X, Y), ``slice_batch_size`` of them at once."""
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Segments photographs.
+
+        Args:
+            inputs: (B, C, X, Y).
+            network: (B, C, X, Y) to (B, K, X, Y) logits; of a sequence of outputs (deep supervision) the first counts.
+            args: passed on to the network.
+            kwargs: passed on to the network.
+
+        Returns:
+            (B, K, X, Y) float32 scores.
+
+        Raises:
+            ValueError: if the input has not four axes.
+        """
+        if inputs.ndim != 4:
+            raise ValueError(f"inputs must be (B, C, X, Y), got {tuple(inputs.shape)}")
+        photos = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        amp = has_fast_bf16(photos.device) if self.amp is None else self.amp
+        parts = []
+        for chunk in photos.split(self.slice_batch_size):
+            if amp:
+                chunk = chunk.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(photos.device.type, dtype=torch.bfloat16, enabled=amp):
+                parts.append(self._scores(chunk, network, *args, **kwargs))
+        return torch.cat(parts)
 
 
 def _first(output: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:

@@ -47,6 +47,18 @@ def test_id_defaults_to_the_image_and_stays_when_a_folder_has_its_name(write: Wr
     assert [case["id"] for case in read_cases(folder, "test")] == ["a", "patient001"]
 
 
+def test_entry_that_is_there_twice_is_taken_once(write: Write) -> None:
+    assert len(read_cases(write({"val": [ENTRY, {**ENTRY, "id": "b"}, ENTRY]}))) == 2
+
+
+def test_missing_label_and_patient_are_told_as_such_where_that_is_asked_for(write: Write) -> None:
+    folder = write({"normal": [{"image": "a.nii.gz", "label": None, "id": "normal_1", "source": "x"}]})
+    (case,) = read_cases(folder, "normal", without_labels=True, patient_from_id=False)
+    assert (case["label"], case["patient"], case["source"]) == ("", "", "x")
+    with pytest.raises(InputRefused, match="names no label"):
+        read_cases(folder, "normal")
+
+
 @pytest.mark.parametrize(
     ("content", "code", "message"),
     [
@@ -57,7 +69,7 @@ def test_id_defaults_to_the_image_and_stays_when_a_folder_has_its_name(write: Wr
         ({"val": ["a.nii.gz"]}, "DATALIST_INVALID", "no object"),
         ({"val": [{"image": "a.nii.gz"}]}, "DATALIST_INVALID", "names no label"),
         ({"val": [{**ENTRY, "image": 3}]}, "DATALIST_INVALID", "names no image"),
-        ({"val": [ENTRY, ENTRY]}, "DATALIST_INVALID", "'a' is used 2 times"),
+        ({"val": [ENTRY, {**ENTRY, "label": "a.nii.gz"}]}, "DATALIST_INVALID", "'a' is used 2 times"),
         ({"val": [{**ENTRY, "label": "c.nii.gz"}]}, "FILE_NOT_FOUND", "c.nii.gz does not exist"),
         ({"val": [{**ENTRY, "image": "c.nii.gz"}]}, "FILE_NOT_FOUND", "c.nii.gz does not exist"),
     ],

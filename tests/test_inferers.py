@@ -9,7 +9,7 @@ from monai.data import MetaTensor
 from torch import nn
 
 from convformer_monai import inferers
-from convformer_monai.inferers import SliceBatchInferer, has_fast_bf16
+from convformer_monai.inferers import PhotoInferer, SliceBatchInferer, has_fast_bf16
 
 
 class Net(nn.Module):
@@ -114,3 +114,15 @@ def test_wrong_arguments(net: Net) -> None:
         SliceBatchInferer(slice_batch_size=0)
     with pytest.raises(ValueError, match="inputs"):
         SliceBatchInferer()(torch.zeros(1, 1, 8, 8), net)
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_photographs_go_through_whole_and_a_few_at_a_time(flips: bool) -> None:
+    network = nn.Conv2d(3, 2, 1).eval()
+    photos = torch.randn(5, 3, 13, 9)
+    with torch.no_grad():
+        expected = network(photos)
+        found = PhotoInferer(slice_batch_size=2, amp=False, flips=flips)(photos, network)
+    torch.testing.assert_close(found.softmax(1), expected.softmax(1))
+    with pytest.raises(ValueError, match=r"\(B, C, X, Y\)"):
+        PhotoInferer()(torch.zeros(1, 3, 4, 4, 1), network)

@@ -17,7 +17,8 @@ def call(repository: Path, tmp_path: Path) -> Run:
     """Runs a script in a stub of the repository, with a Python that only shows what modules it was to run."""
     root = tmp_path / "repo"
     shutil.copytree(repository / "scripts", root / "scripts")
-    shutil.copytree(repository / BUNDLE / "configs", root / BUNDLE / "configs")
+    for configs in (repository / "bundles").glob("*/configs"):
+        shutil.copytree(configs, root / configs.relative_to(repository))
     show = tmp_path / "bin" / "show"
     show.parent.mkdir()
     show.write_text(f'#!/bin/sh\n[ "$1" = -m ] || exec \'{sys.executable}\' "$@"\nprintf \'<%s>\\n\' "$@"\n')
@@ -74,6 +75,32 @@ def test_train_starts_several_processes(call: Run) -> None:
     assert f"['{BUNDLE}/configs/train.json','{BUNDLE}/configs/multi_gpu_train.json']" in done.stdout
 
 
+def test_train_all_runs_the_plan(call: Run, tmp_path: Path) -> None:
+    done = call("train", "hemorrhage", "--data", "data", "--all", "--networks", "conv", "--batch_size", "4")
+    root = "bundles/ct_hemorrhage_convformer_segmentation"
+    assert done.stdout.splitlines()[:2] == ["<-m>", "<convformer_monai.training.plan>"]
+    given = [line[1:-1] for line in done.stdout.splitlines()][2:]
+    assert dict(zip(given[::2], given[1::2], strict=True)) == {
+        "--bundle_root": root,
+        "--dataset_dir": f"{tmp_path}/data",
+        "--output_dir": "runs/hemorrhage",
+        "--networks": "conv",
+        "--batch_size": "4",
+    }
+
+
+def test_evaluate_cross_validates_the_runs_of_a_control(call: Run, tmp_path: Path) -> None:
+    done = call("evaluate", "hemorrhage", "--data", "data", "--runs", "my runs", "--network", "conv")
+    root = "bundles/ct_hemorrhage_convformer_segmentation"
+    assert options_of(done) == {
+        "--config_file": f"{root}/configs/crossvalidate.json",
+        "--bundle_root": root,
+        "--dataset_dir": f"{tmp_path}/data",
+        "--weights": f"{tmp_path}/my runs/conv/fold{{fold}}/best.pt",
+        "--inference_overrides": "{'network_def#block': 'conv'}",
+    }
+
+
 def test_export_passes_the_file_on(call: Run, tmp_path: Path) -> None:
     done = call("export", "cardiac", "--output", "my net#1.onnx")
     assert done.stdout.splitlines()[:2] == ["<-m>", "<convformer_monai.cli>"]
@@ -95,6 +122,10 @@ def test_export_passes_the_file_on(call: Run, tmp_path: Path) -> None:
         ("train cardiac --data nowhere", "there is no"),
         ("train cardiac --data data --max_minuts 5", "no id max_minuts"),
         ("train cardiac --data data --seed", "--seed needs a value"),
+        ("train hemorrhage --data data --networks conv", "--all"),
+        ("train hemorrhage --data data --all --processes 2", "one process"),
+        ("evaluate cardiac --data data --runs runs", "has no folds"),
+        ("evaluate hemorrhage --data data --network cnov", "must be one of"),
         ("export cardiac --weights nowhere.pt", "no such file"),
         ("export cardiac --output x.tflite", "must end in"),
         ("demo nowhere.nii.gz", "no such file"),

@@ -1,12 +1,18 @@
 """Evaluation on native grids, against untouched labels: scores, confidence intervals, files, pictures."""
 
-from convformer_monai.evaluation.handlers import ScoreVolumes
+from convformer_monai.evaluation.crossvalidation import CrossValidation
+from convformer_monai.evaluation.handlers import ScorePictures, ScoreVolumes
 from convformer_monai.evaluation.metrics import StructureScore, VolumeScore, score_structure, score_volume
-from convformer_monai.evaluation.overlays import WriteOverlays, draw_overlay
+from convformer_monai.evaluation.overlap import PictureScore, score_picture, summarise_pictures
+from convformer_monai.evaluation.overlays import WriteOverlays, draw_overlay, draw_photo_overlay
+from convformer_monai.evaluation.picture_report import write_picture_report
 from convformer_monai.evaluation.report import write_report
 from convformer_monai.evaluation.summary import Statistics, SummaryRow, bootstrap_interval, summarise
 
 __all__ = [
+    "CrossValidation",
+    "PictureScore",
+    "ScorePictures",
     "ScoreVolumes",
     "Statistics",
     "StructureScore",
@@ -15,8 +21,12 @@ __all__ = [
     "WriteOverlays",
     "bootstrap_interval",
     "draw_overlay",
+    "draw_photo_overlay",
+    "score_picture",
     "score_structure",
     "score_volume",
     "summarise",
+    "summarise_pictures",
+    "write_picture_report",
     "write_report",
 ]

@@ -1,11 +1,11 @@
-"""The engine handler that scores every volume as it leaves the bundle's postprocessing."""
+"""Engine handlers that score every volume or photograph as it leaves the bundle's postprocessing."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -16,29 +16,45 @@ from numpy.typing import NDArray
 
 from convformer_monai.errors import InputRefused
 from convformer_monai.evaluation.metrics import VolumeScore, score_volume
+from convformer_monai.evaluation.overlap import PictureScore, score_picture
 from convformer_monai.labels import Label
 
-__all__ = ["ScoreVolumes", "ScoredVolume"]
+__all__ = ["ScoreMasks", "ScorePictures", "ScoreVolumes", "ScoredVolume"]
 
 logger = logging.getLogger(__name__)
 
 AFFINE_TOLERANCE = 1e-2  # mm, per entry
 
 
+class Score(Protocol):
+    """What every score tells."""
+
+    @property
+    def case(self) -> str:
+        """Identifier."""
+
+    @property
+    def dice(self) -> float:
+        """0-1; of several structures the mean."""
+
+
+S = TypeVar("S", bound=Score)
+
+
 @dataclass(frozen=True)
 class ScoredVolume:
-    """One scored volume and its label maps; a phase if the case is a cine.
+    """One scored volume or photograph and its label maps; a phase if the case is a cine.
 
     Attributes:
         score: its score.
-        predicted: (X, Y, Z) label map.
-        reference: (X, Y, Z) label map.
+        predicted: (X, Y, Z) label map; of a photograph (X, Y).
+        reference: label map of the same shape.
         affine: (4, 4) voxel index to mm.
         image_path: file of the image.
         channel: index of the volume in that file, 0 but in a cine.
     """
 
-    score: VolumeScore
+    score: Score
     predicted: NDArray[np.uint8]
     reference: NDArray[np.uint8]
     affine: NDArray[np.float64]
@@ -49,11 +65,12 @@ class ScoredVolume:
 Listener: TypeAlias = Callable[[ScoredVolume], None]
 
 
-class ScoreVolumes:
+class ScoreMasks(Generic[S]):
     """Scores predictions against labels as they were read, on the native grid; attach it to an evaluator.
 
     After postprocessing, each item must hold ``pred`` and ``label``, (T, X, Y, Z) label maps with T = 1 but in a cine,
-    where every phase is a volume of its own, and the entries of :func:`convformer_monai.datalist.read_cases`.
+    where every phase is a volume of its own (photographs: (1, X, Y)), and the entries of
+    :func:`convformer_monai.datalist.read_cases`.
 
     Args:
         labels: the structures to score.
@@ -68,7 +85,7 @@ class ScoreVolumes:
             raise ValueError("labels must not be empty")
         self.labels = tuple(labels)
         self.listeners = tuple(listeners)
-        self.scores: list[VolumeScore] = []
+        self.scores: list[S] = []
 
     def attach(self, engine: Engine) -> None:
         """Makes the engine score each batch."""
@@ -96,8 +113,8 @@ class ScoreVolumes:
 
         Args:
             case: ``id``, ``patient``, ``phase``, ``image_path``.
-            predicted: (T, X, Y, Z) label map.
-            reference: (T, X, Y, Z) label map.
+            predicted: (T, X, Y, Z) or (1, X, Y) label map.
+            reference: label map of the same shape.
 
         Raises:
             InputRefused: if the label does not fit its image or holds unknown values.
@@ -108,16 +125,23 @@ class ScoreVolumes:
         guess = _plain(predicted).astype(np.uint8)
         affine = np.asarray(convert_to_numpy(reference.affine), dtype=np.float64)
         for channel in range(len(guess)):
-            score = VolumeScore(
-                case=name if len(guess) == 1 else f"{name}_t{channel:02d}",
-                patient=str(case["patient"]),
-                phase=str(case["phase"]),
-                structures=score_volume(guess[channel], truth[channel], affine, self.labels),
-            )
+            called = name if len(guess) == 1 else f"{name}_t{channel:02d}"
+            score = self._score(called, case, guess[channel], truth[channel], affine)
             self.scores.append(score)
             scored = ScoredVolume(score, guess[channel], truth[channel], affine, str(case["image_path"]), channel)
             for listener in self.listeners:
                 listener(scored)
+
+    def _score(
+        self,
+        name: str,
+        case: Mapping[str, Any],
+        predicted: NDArray[np.uint8],
+        reference: NDArray[np.uint8],
+        affine: NDArray[np.float64],
+    ) -> S:
+        """Scores one volume or photograph."""
+        raise NotImplementedError
 
     def _checked_labels(self, name: str, reference: MetaTensor) -> NDArray[np.uint8]:
         """Returns the label map as uint8, if that changes nothing."""
@@ -133,6 +157,39 @@ class ScoreVolumes:
                 f"{', '.join(f'{label.index} is {label.name}' for label in self.labels)})",
             )
         return values.astype(np.uint8)
+
+
+class ScoreVolumes(ScoreMasks[VolumeScore]):
+    """Scores volumes: see :class:`ScoreMasks` and :mod:`convformer_monai.evaluation.metrics`."""
+
+    def _score(
+        self,
+        name: str,
+        case: Mapping[str, Any],
+        predicted: NDArray[np.uint8],
+        reference: NDArray[np.uint8],
+        affine: NDArray[np.float64],
+    ) -> VolumeScore:
+        return VolumeScore(
+            case=name,
+            patient=str(case["patient"]),
+            phase=str(case["phase"]),
+            structures=score_volume(predicted, reference, affine, self.labels),
+        )
+
+
+class ScorePictures(ScoreMasks[PictureScore]):
+    """Scores photographs of one structure: see :class:`ScoreMasks` and :mod:`convformer_monai.evaluation.overlap`."""
+
+    def _score(
+        self,
+        name: str,
+        case: Mapping[str, Any],
+        predicted: NDArray[np.uint8],
+        reference: NDArray[np.uint8],
+        affine: NDArray[np.float64],
+    ) -> PictureScore:
+        return score_picture(name, str(case["patient"]), str(case.get("source", "")), predicted > 0, reference > 0)
 
 
 def _plain(data: torch.Tensor) -> NDArray[Any]:

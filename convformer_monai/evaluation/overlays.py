@@ -1,4 +1,4 @@
-"""Pictures to look at: outlines of prediction and reference on slices from base to apex."""
+"""Pictures to look at: outlines of prediction and reference on slices from base to apex, or on a photograph."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from convformer_monai.evaluation.handlers import ScoredVolume
+from convformer_monai.evaluation.metrics import VolumeScore
 from convformer_monai.evaluation.report import output_folder
 from convformer_monai.labels import Label
 from convformer_monai.readers import StudyReader
@@ -31,21 +32,23 @@ from convformer_monai.results.contours import (
     upright,
 )
 
-__all__ = ["CHOICES", "WriteOverlays", "draw_overlay"]
+__all__ = ["CHOICES", "WriteOverlays", "draw_overlay", "draw_photo_overlay"]
 
 logger = logging.getLogger(__name__)
 
 CHOICES = ("worst", "best", "first")
 PANELS = 4
 PANEL_PIXELS = 300  # the longer side
+PHOTO_PIXELS = 480
+LEGEND_WIDTH = 420
 TEXT_HEIGHT = 20
 DASH_PIXELS = 5
 
 
 class WriteOverlays:
-    """Writes pictures of some cases when the engine has completed; a listener of ``ScoreVolumes``.
+    """Writes pictures of some cases when the engine has completed; a listener of ``ScoreMasks``.
 
-    Holds no more volumes than it will draw.
+    Holds no more label maps than it will draw.
 
     Args:
         output_dir: folder; the pictures go to ``overlays/<case>.png`` in it.
@@ -86,10 +89,11 @@ class WriteOverlays:
         folder = output_folder(f"{self.output_dir}/overlays")
         for volume in self.kept:
             image = LoadImage(reader=StudyReader, image_only=True, ensure_channel_first=True)(volume.image_path)
-            channel = convert_to_numpy(image)[volume.channel]
-            picture = draw_overlay(
-                channel, volume.reference, volume.predicted, volume.affine, self.labels, _title(volume)
-            )
+            values, masks = convert_to_numpy(image), (volume.reference, volume.predicted)
+            if volume.predicted.ndim == 2:
+                picture = draw_photo_overlay(values, *masks, self.labels, _title(volume))
+            else:
+                picture = draw_overlay(values[volume.channel], *masks, volume.affine, self.labels, _title(volume))
             path = folder / f"{volume.score.case}.png".replace("/", "_")
             picture.save(path)
             logger.info("wrote %s", path)
@@ -97,6 +101,8 @@ class WriteOverlays:
 
 def _title(volume: ScoredVolume) -> str:
     score = volume.score
+    if not isinstance(score, VolumeScore):
+        return f"{score.case}   Dice {score.dice:.3f}"
     parts = "  ".join(f"{part.structure} {part.dice:.3f}" for part in score.structures)
     return f"{score.case} {score.phase}".strip() + f"   Dice {score.dice:.3f} ({parts})"
 
@@ -132,7 +138,8 @@ def draw_overlay(
     low, high = np.percentile(values[0][view.box], [1, 99.5])
     letters = font()
     width, height = view.size
-    canvas = Image.new("RGB", (len(view.slices) * (width + GAP) + GAP, 2 * (height + GAP) + 3 * TEXT_HEIGHT), DARK)
+    whole = max(LEGEND_WIDTH, len(view.slices) * (width + GAP) + GAP)
+    canvas = Image.new("RGB", (whole, 2 * (height + GAP) + 3 * TEXT_HEIGHT), DARK)
     pen = ImageDraw.Draw(canvas)
     pen.text((GAP, 2), title, fill=WHITE, font=letters)
     for column, k in enumerate(view.slices):
@@ -142,10 +149,45 @@ def draw_overlay(
         canvas.paste(plain, (left, top))
         drawn = outlined(plain, maps[1, ..., k][view.box], labels)
         canvas.paste(_dashed(drawn, maps[0, ..., k][view.box], labels), (left, top + height + GAP))
+    _write_legend(canvas, labels)
+    return canvas
+
+
+def draw_photo_overlay(
+    image: NDArray[np.number[Any]],
+    reference: NDArray[np.integer[Any]],
+    predicted: NDArray[np.integer[Any]],
+    labels: Sequence[Label],
+    title: str = "",
+) -> Image.Image:
+    """Draws a photograph: at the left alone, at the right with the outlines, as in :func:`draw_overlay`.
+
+    Args:
+        image: (3, X, Y), 0-255.
+        reference: (X, Y) label map.
+        predicted: (X, Y) label map.
+        labels: the structures.
+        title: written above.
+
+    Returns:
+        The picture, RGB.
+    """
+    scale = PHOTO_PIXELS / max(image.shape[1:])
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[2] * scale))
+    plain = panel(np.moveaxis(image, 0, -1).astype(np.uint8), size)
+    canvas = Image.new("RGB", (2 * (size[0] + GAP) + GAP, size[1] + GAP + 2 * TEXT_HEIGHT), DARK)
+    ImageDraw.Draw(canvas).text((GAP, 2), title, fill=WHITE, font=font())
+    canvas.paste(plain, (GAP, TEXT_HEIGHT))
+    drawn = outlined(plain, predicted.astype(np.uint8), labels)
+    canvas.paste(_dashed(drawn, reference.astype(np.uint8), labels), (size[0] + 2 * GAP, TEXT_HEIGHT))
+    _write_legend(canvas, labels)
+    return canvas
+
+
+def _write_legend(canvas: Image.Image, labels: Sequence[Label]) -> None:
     structures = [(label.name, label.colour) for label in labels]
     legend = [("prediction:", WHITE), *structures, ("reference: white, dashed", WHITE)]
-    draw_words(pen, GAP, canvas.height - TEXT_HEIGHT + 2, legend, letters)
-    return canvas
+    draw_words(ImageDraw.Draw(canvas), GAP, canvas.height - TEXT_HEIGHT + 2, legend, font())
 
 
 def _dashed(picture: Image.Image, reference: NDArray[np.uint8], labels: Sequence[Label]) -> Image.Image:

@@ -28,7 +28,7 @@ from convformer_monai.evaluation.summary import (
     summarise,
 )
 
-__all__ = ["write_report"]
+__all__ = ["origin_of", "output_folder", "statistics_of", "table_of", "write_report"]
 
 logger = logging.getLogger(__name__)
 
@@ -82,14 +82,7 @@ def write_report(
     """
     folder = output_folder(output_dir)
     rows = summarise(scores)
-    datalist = datalist_path(dataset_dir)
-    origin = {
-        "bundle": {"name": name, "version": bundle_version},
-        "weights": {"file": Path(str(weights)).name, "sha256": file_sha256(Path(str(weights)))},
-        "data": {"datalist": datalist.name, "sha256": file_sha256(datalist), "section": str(section)},
-        "settings": dict(settings or {}),
-        "versions": _versions(),
-    }
+    origin = origin_of(name, bundle_version, [weights], dataset_dir, section, settings)
     headline = _headline(rows)
     title = f"{name} {bundle_version}, section '{section}'"
     text = f"{headline['text']}.\n\n{_table(rows)}"
@@ -101,6 +94,26 @@ def write_report(
     (folder / "summary.md").write_text(_markdown(title, text, origin), encoding="utf-8")
     logger.info("wrote per_case.csv, summary.json, summary.csv and summary.md to %s", folder)
     return f"{title}\n{text}"
+
+
+def origin_of(
+    name: str,
+    bundle_version: str,
+    weights: Sequence[object],
+    dataset_dir: object,
+    section: str,
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Returns where the results of an evaluation come from; see :func:`write_report`."""
+    datalist = datalist_path(dataset_dir)
+    files = [{"file": Path(str(file)).name, "sha256": file_sha256(Path(str(file)))} for file in weights]
+    return {
+        "bundle": {"name": name, "version": bundle_version},
+        "weights": files[0] if len(files) == 1 else files,
+        "data": {"datalist": datalist.name, "sha256": file_sha256(datalist), "section": str(section)},
+        "settings": dict(settings or {}),
+        "versions": _versions(),
+    }
 
 
 def output_folder(output_dir: object) -> Path:
@@ -125,7 +138,7 @@ def _headline(rows: Sequence[SummaryRow]) -> dict[str, Any]:
     what = f"Dice per volume averaged over {', '.join(names)}"
     interval = "" if math.isnan(dice.ci95[0]) else f" (95% CI {dice.ci95[0]:.3f} to {dice.ci95[1]:.3f})"
     counted = f"{_count(row.volumes, 'volume')} of {_count(dice.patients, 'patient')}"
-    return {"text": f"{what}: {dice.mean:.4f}{interval}, {counted}", "metric": what, **_statistics(dice)}
+    return {"text": f"{what}: {dice.mean:.4f}{interval}, {counted}", "metric": what, **statistics_of(dice)}
 
 
 def _count(number: int, what: str) -> str:
@@ -142,10 +155,7 @@ def _table(rows: Sequence[SummaryRow]) -> str:
         for metric, (_, digits) in TABLE_COLUMNS.items():
             line += _figures(row, row.metrics[metric], digits)
         cells.append(line)
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    padded = [[text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in cells]
-    lines = [f"| {' | '.join(line)} |" for line in padded]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    lines = table_of(cells)
     undefined = [
         f"{row.structure}: missed or invented in {row.one_empty} of {_count(row.volumes, 'volume')}, absent from "
         f"prediction and reference in {row.both_empty}; the distances are without these."
@@ -153,6 +163,15 @@ def _table(rows: Sequence[SummaryRow]) -> str:
         if row.phase == ALL_PHASES and row.structure != MEAN_STRUCTURE and row.one_empty + row.both_empty
     ]
     return "\n".join(lines + ([""] if undefined else []) + undefined)
+
+
+def table_of(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Returns the lines of a Markdown table that is aligned for reading as it is; the first row is the head."""
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    padded = [[text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in cells]
+    lines = [f"| {' | '.join(line)} |" for line in padded]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return lines
 
 
 def _figures(row: SummaryRow, statistics: Statistics, digits: int) -> list[str]:
@@ -185,7 +204,7 @@ def _write_summary_csv(path: Path, rows: Sequence[SummaryRow]) -> None:
         writer.writeheader()
         for row in rows:
             for metric, statistics in row.metrics.items():
-                line = {"phase": row.phase, "structure": row.structure, "metric": metric, **_statistics(statistics)}
+                line = {"phase": row.phase, "structure": row.structure, "metric": metric, **statistics_of(statistics)}
                 line.update(one_empty=row.one_empty, both_empty=row.both_empty)
                 writer.writerow({key: _cell(value) for key, value in line.items()})
 
@@ -194,13 +213,14 @@ def _nested(rows: Sequence[SummaryRow]) -> dict[str, dict[str, Any]]:
     """Returns ``[phase][structure][metric]``, with the counts beside the metrics."""
     nested: dict[str, dict[str, Any]] = {}
     for row in rows:
-        content: dict[str, Any] = {name: _statistics(statistics) for name, statistics in row.metrics.items()}
+        content: dict[str, Any] = {name: statistics_of(statistics) for name, statistics in row.metrics.items()}
         content.update(volumes=row.volumes, one_empty=row.one_empty, both_empty=row.both_empty)
         nested.setdefault(row.phase, {})[row.structure] = content
     return nested
 
 
-def _statistics(statistics: Statistics) -> dict[str, float | int | None]:
+def statistics_of(statistics: Statistics) -> dict[str, float | int | None]:
+    """Returns the numbers by name, as JSON has them."""
     values: dict[str, float | int | None] = {"volumes": statistics.volumes, "patients": statistics.patients}
     named = {"mean": statistics.mean, "std": statistics.std, "median": statistics.median}
     named.update(ci95_low=statistics.ci95[0], ci95_high=statistics.ci95[1])

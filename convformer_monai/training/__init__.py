@@ -1,6 +1,7 @@
 """Training components that the bundles name: cached slices, augmentation of whole batches, handlers."""
 
 from convformer_monai.training.augmentation import BatchAugmentation
+from convformer_monai.training.geometry import BatchGeometry
 from convformer_monai.training.handlers import (
     AverageWeights,
     BestWeights,
@@ -9,16 +10,27 @@ from convformer_monai.training.handlers import (
     ScheduleByIteration,
     SeedEpoch,
 )
-from convformer_monai.training.slices import SliceBatches, SliceDataset
+from convformer_monai.training.head_ct import HeadCTIntensity
+from convformer_monai.training.intensity import GreyIntensity
+from convformer_monai.training.mixture import read_mixture
+from convformer_monai.training.photo import PhotoArtefacts, PhotoColours
+from convformer_monai.training.slices import SliceBatches, SliceDataset, WeightedBatches
 
 __all__ = [
     "AverageWeights",
     "BatchAugmentation",
+    "BatchGeometry",
     "BestWeights",
     "EpochTimeLimit",
+    "GreyIntensity",
+    "HeadCTIntensity",
+    "PhotoArtefacts",
+    "PhotoColours",
     "ResumableCheckpoint",
     "ScheduleByIteration",
     "SeedEpoch",
     "SliceBatches",
     "SliceDataset",
+    "WeightedBatches",
+    "read_mixture",
 ]

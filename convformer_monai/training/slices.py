@@ -1,7 +1,8 @@
-"""Volumes preprocessed once and held in memory as slices of one size; whole batches are taken by index.
+"""Volumes or photographs preprocessed once and held in memory as pictures of one size; batches are taken by index.
 
-Preprocessing is deterministic, so it runs once. Slices are kept as float16 images and uint8 labels on ``device``
-(a gigabyte of accelerator memory holds about 5,000 of 256 x 256), and a batch costs two index operations.
+Preprocessing is deterministic, so it runs once. Pictures are kept as float16 (or bytes) and labels as bytes on
+``device`` (a gigabyte of accelerator memory holds about 5,000 slices of 256 x 256), and a batch costs two index
+operations.
 """
 
 from __future__ import annotations
@@ -21,19 +22,23 @@ logger = logging.getLogger(__name__)
 
 
 def _on_canvas(volume: Tensor, canvas: Sequence[int], value: float) -> Tensor:
-    """Slices (Z, 1, *canvas) of a volume (1, X, Y, Z)."""
+    """Slices (Z, C, *canvas) of a volume (C, X, Y, Z), or the one of a photograph (C, X, Y)."""
+    if volume.ndim == 3:
+        volume = volume[..., None]
     placed: Tensor = convert_to_tensor(ResizeWithPadOrCrop((*canvas, -1), value=value)(volume), track_meta=False)
     return placed.permute(3, 0, 1, 2)
 
 
 class SliceDataset(Dataset[dict[str, Tensor]]):
-    """All slices of a list of volumes, in memory.
+    """All slices of a list of volumes, or a list of photographs, in memory.
 
     Args:
-        data: dictionaries with ``image`` and ``label``.
-        transform: loads and preprocesses a dictionary to ``(1, X, Y, Z)`` image and label.
+        data: dictionaries with ``image`` and ``label``; ``weight`` (1) is for :class:`WeightedBatches`.
+        transform: loads and preprocesses a dictionary to ``(1, X, Y, Z)`` image and label; of a photograph
+            ``(3, X, Y)`` and ``(1, X, Y)``.
         canvas: size (X, Y) that every slice is padded (with the volume's minimum) or cropped to, about its centre.
         device: where the slices are kept.
+        dtype: of the kept images.
     """
 
     def __init__(
@@ -42,23 +47,26 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
         transform: Callable[[dict[str, Any]], dict[str, Any]],
         canvas: Sequence[int] = (256, 256),
         device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float16,
     ) -> None:
         self.data = data
-        images, labels = [], []
+        images, labels, weights = [], [], []
         for case in data:
             volume = transform(dict(case))
-            images.append(_on_canvas(volume["image"], canvas, float(volume["image"].min())).half())
+            images.append(_on_canvas(volume["image"], canvas, float(volume["image"].min())).to(dtype))
             labels.append(_on_canvas(volume["label"], canvas, 0).to(torch.uint8))
-        self.images = torch.cat(images).to(device)  # (N, 1, X, Y)
+            weights += [float(case.get("weight", 1))] * len(images[-1])
+        self.images = torch.cat(images).to(device)  # (N, C, X, Y)
         self.labels = torch.cat(labels).to(device)
-        logger.info("%d slices of %d volumes in memory", len(self), len(data))
+        self.weights = torch.tensor(weights)
+        logger.info("%d pictures of %d files in memory", len(self), len(data))
 
     def __len__(self) -> int:
         """Number of slices."""
         return self.images.shape[0]
 
     def __getitem__(self, index: int | Tensor) -> dict[str, Tensor]:
-        """One slice ``(1, X, Y)`` for an integer, a batch ``(B, 1, X, Y)`` for a tensor of indices."""
+        """One slice ``(C, X, Y)`` for an integer, a batch ``(B, C, X, Y)`` for a tensor of indices."""
         return {"image": self.images[index], "label": self.labels[index]}
 
 
@@ -84,12 +92,16 @@ class SliceBatches:
         return max(1, len(self.dataset) // (self.world_size * self.batch_size))
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """One epoch of batches ``{"image": (B, 1, X, Y), "label": (B, 1, X, Y)}``."""
+        """One epoch of batches ``{"image": (B, C, X, Y), "label": (B, 1, X, Y)}``."""
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         self.epoch += 1
-        order = torch.randperm(len(self.dataset), generator=generator)[self.rank :: self.world_size]
+        order = self._order(generator)[self.rank :: self.world_size]
         for indices in order.to(self.dataset.images.device).split(self.batch_size)[: len(self)]:
             yield self.dataset[indices]
+
+    def _order(self, generator: torch.Generator) -> Tensor:
+        """Indices of an epoch."""
+        return torch.randperm(len(self.dataset), generator=generator)
 
     def state_dict(self) -> dict[str, int]:
         """The number of epochs begun."""
@@ -98,3 +110,10 @@ class SliceBatches:
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on after the epochs of ``state``."""
         self.epoch = state["epoch"]
+
+
+class WeightedBatches(SliceBatches):
+    """As many pictures an epoch as there are, drawn with replacement by the weights of their cases."""
+
+    def _order(self, generator: torch.Generator) -> Tensor:
+        return torch.multinomial(self.dataset.weights, len(self.dataset), replacement=True, generator=generator)

@@ -2,6 +2,20 @@
 
 from convformer_monai.transforms.geometry import InPlaneOrientationd, InPlaneSpacingd
 from convformer_monai.transforms.phases import InvertPhasesd
-from convformer_monai.transforms.postprocess import KeepLargestPerPhased
+from convformer_monai.transforms.photo import LoadPictureMaskd, NormalizeColoursd, ResizeToAread
+from convformer_monai.transforms.postprocess import FillHolesd, KeepLargestPerPhased
+from convformer_monai.transforms.save import SavePhotoMaskd
+from convformer_monai.transforms.windowed import LoadWindowedSliced
 
-__all__ = ["InPlaneOrientationd", "InPlaneSpacingd", "InvertPhasesd", "KeepLargestPerPhased"]
+__all__ = [
+    "FillHolesd",
+    "InPlaneOrientationd",
+    "InPlaneSpacingd",
+    "InvertPhasesd",
+    "KeepLargestPerPhased",
+    "LoadPictureMaskd",
+    "LoadWindowedSliced",
+    "NormalizeColoursd",
+    "ResizeToAread",
+    "SavePhotoMaskd",
+]

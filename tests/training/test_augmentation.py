@@ -1,10 +1,17 @@
+from typing import Any
+
 import pytest
 import torch
 
-from convformer_monai.training import BatchAugmentation
+from convformer_monai.training import BatchAugmentation, BatchGeometry, GreyIntensity
 
-STILL = {"rotation": 0, "scale": (1, 1), "aspect": 0, "shear": 0, "shift": 0, "anywhere": 0, "elastic": 0, "flip": 0}
-STILL |= {"quarter_turns": 0, "intensity": 0}
+STILL: dict[str, Any] = {"rotation": 0, "scale": (1, 1), "aspect": 0, "shear": 0, "shift": 0, "anywhere": 0}
+STILL |= {"elastic": 0, "flip": 0, "quarter_turns": 0}
+
+
+def augmentation(size: Any, intensity: float | None = None, **geometry: Any) -> BatchAugmentation:
+    looks = [] if intensity is None else [GreyIntensity(intensity)]
+    return BatchAugmentation(BatchGeometry(size, **geometry), looks)
 
 
 def batch(count: int = 4) -> dict[str, torch.Tensor]:
@@ -16,7 +23,7 @@ def batch(count: int = 4) -> dict[str, torch.Tensor]:
 
 def test_with_everything_off_it_only_crops_about_the_label():
     data = batch()
-    image, label = BatchAugmentation((15, 11), **STILL)(data, "cpu")
+    image, label = augmentation((15, 11), **STILL)(data, "cpu")
     assert torch.allclose(image, data["image"][:, :, 23:38, 15:26].float(), atol=2e-3)
     assert torch.equal(label, data["label"][:, :, 23:38, 15:26].float())
 
@@ -24,7 +31,7 @@ def test_with_everything_off_it_only_crops_about_the_label():
 def test_empty_slice_is_cropped_about_its_own_centre():
     data = batch()
     data["label"].zero_()
-    image, _ = BatchAugmentation((10, 10), **STILL)(data, "cpu")
+    image, _ = augmentation((10, 10), **STILL)(data, "cpu")
     assert torch.allclose(image, data["image"][:, :, 27:37, 19:29].float(), atol=2e-3)
 
 
@@ -32,7 +39,7 @@ def test_empty_slice_is_cropped_about_its_own_centre():
 def test_image_and_label_move_together(change):
     data = batch()
     data["image"] = data["label"].half()
-    image, label = BatchAugmentation((40, 40), **{**STILL, **change})(data, "cpu")
+    image, label = augmentation((40, 40), **{**STILL, **change})(data, "cpu")
     inside, outside = image[label == 3], image[label == 0]
     assert (inside >= 1.5 - 1e-2).float().mean() > 0.97
     assert (outside <= 1.5 + 1e-2).float().mean() > 0.97
@@ -40,7 +47,7 @@ def test_image_and_label_move_together(change):
 
 def test_flip_reverses_both_axes_when_certain():
     data = batch()
-    image, _ = BatchAugmentation((15, 11), **{**STILL, "flip": 1.0})(data, "cpu")
+    image, _ = augmentation((15, 11), **{**STILL, "flip": 1.0})(data, "cpu")
     assert torch.allclose(image, data["image"][:, :, 23:38, 15:26].float().flip(2, 3), atol=2e-3)
 
 
@@ -48,7 +55,7 @@ def test_labels_stay_labels_and_items_differ():
     torch.manual_seed(0)
     data = batch(8)
     data["image"][:] = data["image"][:1]
-    image, label = BatchAugmentation((48, 48), intensity=1.0)(data, "cpu")
+    image, label = augmentation((48, 48), intensity=1.0)(data, "cpu")
     assert set(label.unique().tolist()) <= {0.0, 3.0}
     assert torch.isfinite(image).all()
     assert image.shape == label.shape == (8, 1, 48, 48)
@@ -57,7 +64,7 @@ def test_labels_stay_labels_and_items_differ():
 
 
 def test_same_seed_same_batch():
-    data, augment = batch(), BatchAugmentation((32, 32))
+    data, augment = batch(), augmentation((32, 32))
     results = []
     for _ in range(2):
         torch.manual_seed(3)
@@ -69,5 +76,32 @@ def test_same_seed_same_batch():
 def test_constant_image_gives_no_nan():
     data = batch()
     data["image"].fill_(2.0)
-    image, _ = BatchAugmentation((32, 32), intensity=1.0)(data, "cpu")
+    image, _ = augmentation((32, 32), intensity=1.0)(data, "cpu")
     assert torch.isfinite(image).all()
+
+
+def test_whole_image_fits_every_size_and_each_batch_gets_one_of_them():
+    data = batch()
+    augment = augmentation([(32, 24), (24, 32), (96, 72)], whole=True, padding="reflection", **STILL)
+    seen = set()
+    for _ in range(12):
+        image, label = augment(data, "cpu")
+        seen.add(tuple(image.shape[2:]))
+        share = (label > 0).float().mean()
+        assert share == pytest.approx(21 * 21 / (64 * 48), rel=0.15), "the same part of the picture at every size"
+    assert seen == {(32, 24), (24, 32), (96, 72)}
+
+
+def test_reflection_repeats_label_and_image_beyond_the_edge():
+    data = batch(1)
+    data["label"].zero_()[:, :, [*range(8), *range(56, 64)]] = 1  # its centre is the image's
+    data["image"] = data["label"].half()
+    image, label = augmentation((128, 48), whole=False, padding="reflection", **STILL)(data, "cpu")
+    assert torch.equal(image, label)
+    marked = label[0, 0].all(1).nonzero().flatten().tolist()
+    assert marked == [*range(24, 40), *range(88, 104)]
+
+
+def test_unknown_padding_is_refused():
+    with pytest.raises(ValueError, match="padding must"):
+        BatchGeometry((8, 8), padding="wrap")

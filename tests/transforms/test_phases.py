@@ -13,7 +13,7 @@ from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged
 from nifti_files import SHORT_AXIS, affine, restored, save
 
 from convformer_monai.readers import StudyReader
-from convformer_monai.transforms import InPlaneOrientationd, InPlaneSpacingd, InvertPhasesd
+from convformer_monai.transforms import InPlaneOrientationd, InPlaneSpacingd, InvertPhasesd, ResizeToAread
 
 
 @pytest.fixture
@@ -113,3 +113,23 @@ def test_channels_must_fit_the_phases(tmp_path: Path, preprocessing: Compose) ->
     case = preprocessing({"image": str(save(tmp_path / "x.nii.gz", discs(2)))})
     with pytest.raises(ValueError, match="7 channels"):
         InvertPhasesd("pred", preprocessing)({**case, "pred": torch.zeros(7, 3, 3, 3)})
+
+
+def test_photograph_is_one_phase_of_three_channels() -> None:
+    resize = ResizeToAread("image", area=30 * 40)
+    image = resize({"image": MetaTensor(torch.zeros(3, 60, 80, dtype=torch.uint8))})["image"]
+    scores = torch.zeros(2, *image.shape[1:])
+    scores[1, :, :20] = 5
+    labels = InvertPhasesd("pred", resize, image_channels=3)({"image": image, "pred": scores})["pred"]
+    assert labels.shape == (1, 60, 80) and labels.dtype == torch.uint8
+    assert labels[0, :, :38].all() and not labels[0, :, 42:].any()
+
+
+def test_of_equal_scores_the_first_class_wins() -> None:
+    resize = ResizeToAread("image", area=20 * 20)
+    image = resize({"image": MetaTensor(torch.zeros(1, 20, 20))})["image"]
+    scores = torch.zeros(3, 20, 20)
+    scores[1:, 5] = 2
+    scores[2, 7] = 1
+    labels = InvertPhasesd("pred", resize)({"image": image, "pred": scores})["pred"][0]
+    assert (labels[5] == 1).all() and (labels[7] == 2).all() and not labels[6].any()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from monai.data import MetaTensor
+from scipy import ndimage
 
-from convformer_monai.transforms import KeepLargestPerPhased
-from convformer_monai.transforms.postprocess import keep_largest
+from convformer_monai.transforms import FillHolesd, KeepLargestPerPhased
+from convformer_monai.transforms.postprocess import fill_holes, keep_largest
 
 
 def scene() -> np.ndarray:
@@ -52,3 +54,33 @@ def test_each_phase_by_itself() -> None:
     assert isinstance(cleaned, MetaTensor) and cleaned.dtype == torch.uint8 and cleaned.meta == cine.meta
     np.testing.assert_array_equal(cleaned.numpy()[:2], np.stack([empty, small]))
     np.testing.assert_array_equal(cleaned.numpy()[2], keep_largest(full, (1, 2, 3)))
+
+
+def test_holes_are_filled_and_bays_are_not():
+    mask = np.zeros((12, 14), bool)
+    mask[1:8, 1:9] = True
+    mask[3, 3] = mask[5:7, 5] = False  # holes
+    mask[1:4, 6] = False  # a bay
+    mask[10:, 2:] = True
+    mask[11, 5] = mask[10, 13] = False  # bays at the border
+    np.testing.assert_array_equal(fill_holes(mask), ndimage.binary_fill_holes(mask))
+    assert fill_holes(mask).sum() == mask.sum() + 3
+
+
+@pytest.mark.parametrize("border", [(0, 4), (-1, 4), (4, 0), (4, -1)])
+def test_hole_that_reaches_any_border_is_none(border):
+    mask = np.ones((9, 9), bool)
+    mask[border] = False
+    mask[4, 4] = False
+    assert (~fill_holes(mask)).sum() == 1
+    assert not fill_holes(mask)[border]
+
+
+def test_masks_of_photographs_keep_type_and_largest_part():
+    mask = torch.zeros(1, 9, 9, dtype=torch.uint8)
+    mask[0, 1:6, 1:6] = 1
+    mask[0, 3, 3] = 0
+    mask[0, 8, 8] = 1
+    data = FillHolesd("pred")(KeepLargestPerPhased("pred", [1])({"pred": MetaTensor(mask)}))
+    assert data["pred"].dtype == torch.uint8 and data["pred"].shape == (1, 9, 9)
+    assert data["pred"].sum() == 25 and data["pred"][0, 3, 3] == 1

@@ -1,4 +1,4 @@
-"""The bundle's network written for other programs: each file gives the network's own numbers."""
+"""Each bundle's network written for other programs: each file gives the network's own numbers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from convformer_monai.bundles import component
 
 pytestmark = pytest.mark.slow
 
-SIZES = ((1, 1, 160, 160), (3, 1, 160, 160))
+SIZES = ((1, 160, 160), (3, 160, 160), (2, 133, 90))
 
 
 @pytest.fixture
@@ -50,26 +50,26 @@ def test_network_takes_and_gives_what_the_metadata_says(bundle_root):
     )
 
 
-def test_torchscript(bundle, tmp_path):
+def test_torchscript(kind, bundle, tmp_path):
     network, options = bundle
     ckpt_export(**options, filepath=str(tmp_path / "model.ts"))
     loaded = torch.jit.load(str(tmp_path / "model.ts")).eval()
-    for size in (*SIZES, (2, 1, 133, 90)):
-        image = torch.randn(size)
+    for batch, *plane in SIZES:
+        image = torch.randn(batch, kind.channels, *plane)
         with torch.no_grad():
             assert_equal(network(image), loaded(image))
 
 
-def test_onnx_with_a_dynamic_batch(bundle, tmp_path):
+def test_onnx_with_a_dynamic_batch(kind, bundle, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
     network, options = bundle
     file = tmp_path / "model.onnx"
     axes = {"image": {0: "batch"}, "pred": {0: "batch"}}
     names = {"input_names": ["image"], "output_names": ["pred"], "dynamic_axes": axes}
-    onnx_export(**options, filepath=str(file), input_shape=[2, 1, 160, 160], converter_kwargs=names)
+    onnx_export(**options, filepath=str(file), input_shape=[2, kind.channels, 160, 160], converter_kwargs=names)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    for size in SIZES:
-        image = torch.randn(size)
+    for batch, *plane in SIZES[:2]:
+        image = torch.randn(batch, kind.channels, *plane)
         (theirs,) = session.run(["pred"], {"image": np.asarray(image)})
         with torch.no_grad():
             assert_equal(network(image), torch.from_numpy(theirs))

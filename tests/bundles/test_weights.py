@@ -1,4 +1,4 @@
-"""The trained weights that the bundle ships: what they are, and what they do on a phantom and on the real patients."""
+"""The trained weights that the bundles ship: what they are, and what they do on phantoms and on the real data."""
 
 import json
 import subprocess
@@ -8,14 +8,21 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from bundle_kinds import Kind
+from PIL import Image
 
-from convformer_monai.bundles import component, file_sha256
+from convformer_monai.bundles import file_sha256
 from convformer_monai.labels import CARDIAC
 from convformer_monai.phantoms import cardiac_phantom
 
+DATA = {"cardiac": "acdc", "dermoscopy": "isic2017"}
 
-@pytest.fixture(scope="module")
+
+@pytest.fixture
 def metadata(bundle_root: Path) -> dict:
+    """The bundle's metadata; skips where it has no weights yet."""
+    if not (bundle_root / "models" / "model.pt").is_file():
+        pytest.skip(f"{bundle_root.name} has no weights yet: models/model.pt is missing")
     return json.loads((bundle_root / "configs" / "metadata.json").read_text())
 
 
@@ -38,12 +45,8 @@ def test_file_is_the_one_that_the_metadata_names(bundle_root: Path, metadata: di
     assert file_sha256(file) == metadata["weights_sha256"]
 
 
-def test_network_stays_well_under_eight_million_parameters(bundle_root: Path) -> None:
-    count = sum(parameter.numel() for parameter in component(bundle_root, "inference", "network_def").parameters())
-    assert count < 6e6
-
-
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["cardiac"], indirect=True)
 @pytest.mark.parametrize("axcodes", ["LPS", "SRA"])
 def test_phantom_cine_with_real_contraction(bundle_root: Path, tmp_path: Path, axcodes: str) -> None:
     """Three phases of another patient than the demo's, stored in two ways."""
@@ -62,13 +65,33 @@ def test_phantom_cine_with_real_contraction(bundle_root: Path, tmp_path: Path, a
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", list(DATA), indirect=True)
 def test_evaluation_gives_the_figures_that_metadata_and_model_card_state(
-    bundle_root: Path, data_dir: Path, metadata: dict, tmp_path: Path
+    kind: Kind, bundle_root: Path, data_dir: Path, metadata: dict, tmp_path: Path
 ) -> None:
-    run(bundle_root, "evaluate", tmp_path, dataset_dir=str(data_dir / "acdc"))
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    for structure, stated in metadata["eval_metrics"].items():
-        found = summary["results"]["all"][structure.removeprefix("dice_")]["dice"]["mean"]
+    run(bundle_root, "evaluate", tmp_path, dataset_dir=str(data_dir / DATA[kind.name]))
+    results = json.loads((tmp_path / "out" / "summary.json").read_text())["results"]["all"]
+    assert metadata["eval_metrics"]
+    for name, stated in metadata["eval_metrics"].items():
+        metric, _, structure = name.partition("_")
+        found = (results[structure][metric] if kind.name == "cardiac" else results[metric])["mean"]
         assert found == pytest.approx(stated, abs=0.002)
     card = (bundle_root / "docs" / "README.md").read_text()
     assert f"{metadata['eval_metrics']['dice_mean']:.3f}" in card
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["dermoscopy"], indirect=True)
+def test_full_resolution_originals(
+    kind: Kind, bundle_root: Path, data_dir: Path, metadata: dict, tmp_path: Path
+) -> None:
+
+    photos = sorted((data_dir / "isic2017" / "full_resolution").glob("*.jpg"))
+    run(bundle_root, "inference", tmp_path, datalist=repr(list(map(str, photos))))
+    scores = []
+    for photo in photos:
+        mask = np.asarray(Image.open(tmp_path / "out" / f"{photo.stem}_seg.png")) > 0
+        truth = np.asarray(Image.open(photo.with_name(f"{photo.stem}_segmentation.png")).convert("L")) > 0
+        assert mask.shape == truth.shape
+        scores.append(2 * np.sum(mask & truth) / (mask.sum() + truth.sum()))
+    assert np.mean(scores) >= 0.75, "four pictures only"

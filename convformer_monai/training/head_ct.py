@@ -1,0 +1,107 @@
+"""Random looks for a batch of head CT slices: scanners, windows, 8-bit pictures, stripped skulls.
+
+Networks for hemorrhage fail on data of other hospitals above all because of how the slices were stored: with another
+window, as 8-bit pictures, without the skull, on a grey background (see the sources of the training data).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convformer_monai.training.intensity import chosen, uniform
+
+__all__ = ["HeadCTIntensity", "strip_skull"]
+
+WINDOW = (0.0, 80.0)  # what an 8-bit source is taken for when its window is not known
+WIDE = (120.0, 260.0)
+BONE = 78.0  # brighter is bone, or whatever the brain window shows white
+AIR = 2.0
+COARSE = 64  # pixels a side on which the inside of the skull is found
+LEAST_BRAIN = 0.1
+
+
+class HeadCTIntensity:
+    """Noise, resolution, window, quantisation, background and skull, each for part of the batch.
+
+    Args:
+        probability: of noise, of low resolution and of another window.
+        wide: probability of a wide window, which leaves the brain dark.
+        strip: probability of a stripped skull.
+        background: probability of a grey background instead of black.
+    """
+
+    def __init__(
+        self, probability: float = 0.4, wide: float = 0.1, strip: float = 0.1, background: float = 0.15
+    ) -> None:
+        self.probability = probability
+        self.wide = wide
+        self.strip = strip
+        self.background = background
+
+    def __call__(self, image: Tensor, label: Tensor) -> Tensor:
+        """Change a batch of slices (B, 1, X, Y) in Hounsfield units, with labels (B, 1, X, Y)."""
+        batch, device = image.shape[0], image.device
+        stripped = chosen(self.strip, batch, device)
+        if stripped.any():
+            image = torch.where(stripped, strip_skull(image, label), image)
+        image = self._windowed(self._scanned(image))
+        grey = uniform(0, 14, batch, device) * chosen(self.background, batch, device)
+        return torch.where(image <= AIR, grey.expand_as(image), image)
+
+    def _scanned(self, image: Tensor) -> Tensor:
+        """Resolution and noise of another scanner; air stays air."""
+        batch, device, p = image.shape[0], image.device, self.probability
+        factor = float(torch.empty(1).uniform_(0.4, 0.9))
+        small = F.interpolate(image, scale_factor=factor, mode="area")
+        coarse = F.interpolate(small, size=image.shape[2:], mode="bilinear", align_corners=False)
+        image = torch.where(chosen(p / 2, batch, device), coarse, image)
+        noise = torch.randn_like(image) * uniform(0.0, 7.0, batch, device) * chosen(p, batch, device)
+        smooth = F.avg_pool2d(noise, 3, stride=1, padding=1) * 2
+        noise = torch.where(chosen(0.5, batch, device), smooth, noise)
+        return torch.where(image > AIR, image + noise, image)
+
+    def _windowed(self, image: Tensor) -> Tensor:
+        """The slice as an 8-bit picture of a random window, read as if it were the usual one."""
+        batch, device, p = image.shape[0], image.device, self.probability
+        low, high = WINDOW
+        width = uniform(math.log(58.0), math.log(115.0), batch, device).exp()
+        level = (low + high) / 2 + uniform(-8.0, 8.0, batch, device)
+        changed = chosen(p, batch, device)
+        start = torch.where(changed, level - width / 2, torch.full_like(width, low))
+        width = torch.where(changed, width, torch.full_like(width, high - low))
+        wide = chosen(self.wide, batch, device)
+        start, width = torch.where(wide, 0.0, start), torch.where(wide, uniform(*WIDE, batch, device), width)
+        unit = ((image - start) / width).clamp(0, 1)
+        gamma = uniform(math.log(0.75), math.log(1.35), batch, device).exp()
+        unit = torch.where(chosen(p / 2, batch, device), unit.clamp(min=1e-4) ** gamma, unit)
+        levels = torch.where(chosen(0.2, batch, device), 63.0, 255.0)
+        rounded = torch.where(chosen(0.7, batch, device), (unit * levels).round() / levels, unit)
+        return low + rounded * (high - low)
+
+
+def strip_skull(image: Tensor, label: Tensor) -> Tensor:
+    """Removes what is not inside of the skull, as skull stripping does; blood is kept.
+
+    What can be reached from the edge without crossing bone is outside. Slices in which nothing is left, where the skull
+    is open, stay as they are.
+
+    Args:
+        image: (B, 1, X, Y), Hounsfield units.
+        label: (B, 1, X, Y), above 0 where there is blood.
+
+    Returns:
+        (B, 1, X, Y), 0 outside.
+    """
+    bone = F.adaptive_max_pool2d((image > BONE).float(), COARSE)
+    passable = 1 - bone
+    outside = F.pad(torch.zeros_like(bone)[..., 1:-1, 1:-1], (1, 1, 1, 1), value=1.0) * passable
+    for _ in range(2 * COARSE):
+        outside = F.max_pool2d(outside, 3, stride=1, padding=1) * passable
+    inside = F.interpolate((1 - outside) * passable, size=image.shape[2:], mode="nearest")
+    brain = (inside > 0) & (image > AIR) & (image <= BONE) | (label > 0)
+    enough = brain.float().mean((1, 2, 3), keepdim=True) > LEAST_BRAIN
+    return torch.where(enough & ~brain, 0.0, image)

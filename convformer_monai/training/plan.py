@@ -1,0 +1,154 @@
+"""Several trainings one after another, unattended: a bundle's network and its controls, with every stage of each.
+
+The plan is the bundle's ``configs/runs.json``::
+
+    {"networks": {"convformer": {}, "conv": {"network_def#block": "conv"}},
+     "stages": [{"name": "pretrain", "options": {...}}, {"name": "final", "options": {"pretrained": "{pretrain}"}}]}
+
+A network is what it changes in ``inference.json``, a stage what it changes in ``train.json``; in a stage's options
+``{pretrain}`` means the best weights of the stage of that name. Each run is one ``python -m monai.bundle run`` and
+writes to ``OUT/<network>/<stage>``. Started again, the command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from convformer_monai.errors import InputRefused
+
+__all__ = ["is_finished", "main", "read_plan", "run_plan"]
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
+
+
+def read_plan(bundle_root: Path) -> dict[str, Any]:
+    """Reads and checks a bundle's plan.
+
+    Raises:
+        InputRefused: if there is none, or it is no plan.
+    """
+    path = bundle_root / "configs" / "runs.json"
+    try:
+        plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        stages = [str(stage["name"]) for stage in plan["stages"]]
+        networks = list(plan["networks"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputRefused("PLAN", f"{path} is no plan of trainings ({type(error).__name__}): {error}") from error
+    if not networks or not stages or len(set(stages)) < len(stages):
+        raise InputRefused("PLAN", f"{path} must name networks, and stages each of its own name")
+    return plan
+
+
+def run_plan(
+    bundle_root: Path,
+    dataset_dir: str,
+    output_dir: Path,
+    options: Sequence[str] = (),
+    networks: Sequence[str] = (),
+    max_minutes: float = 0,
+) -> bool:
+    """Runs what is left of a bundle's plan.
+
+    Args:
+        bundle_root: folder of the bundle.
+        dataset_dir: for every run.
+        output_dir: of all runs.
+        options: of the command line, for every run; they win over the plan.
+        networks: which; none for all.
+        max_minutes: no run begins, and none goes on beyond an epoch's end, after so many minutes; 0 for no limit.
+
+    Returns:
+        Whether the plan is complete.
+
+    Raises:
+        InputRefused: if the plan or a name is unusable.
+        subprocess.CalledProcessError: if a run fails.
+    """
+    plan = read_plan(bundle_root)
+    for name in networks:
+        if name not in plan["networks"]:
+            raise InputRefused("PLAN", f"there is no network {name!r}, only {', '.join(plan['networks'])}")
+    started = time.monotonic()
+    for network in networks or plan["networks"]:
+        places = {stage["name"]: output_dir / network / stage["name"] for stage in plan["stages"]}
+        for stage in plan["stages"]:
+            place = places[stage["name"]]
+            if is_finished(place):
+                continue
+            left = max_minutes - (time.monotonic() - started) / 60
+            if max_minutes and left <= 0:
+                return False
+            logger.info("%s, %s", network, stage["name"])
+            best = {name: str(folder / BEST) for name, folder in places.items()}
+            values: dict[str, Any] = {**stage.get("options", {})}
+            values = {key: value.format(**best) if isinstance(value, str) else value for key, value in values.items()}
+            if plan["networks"][network]:
+                values["network_def#overrides"] = plan["networks"][network]
+            if max_minutes:
+                values["max_minutes"] = left
+            _train(bundle_root, dataset_dir, place, values, options)
+            if not is_finished(place):
+                return False
+    return True
+
+
+def _train(bundle_root: Path, dataset_dir: str, place: Path, values: Mapping[str, Any], options: Sequence[str]) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(bundle_root)]
+    command += ["--config_file", str(bundle_root / "configs" / "train.json")]
+    command += ["--dataset_dir", dataset_dir, "--output_dir", str(place)]
+    for key, value in values.items():
+        command += [f"--{key}", value if isinstance(value, str) else repr(value)]
+    subprocess.run([*command, *options], check=True)
+
+
+def is_finished(place: Path) -> bool:
+    """Tells whether a run reached its last epoch.
+
+    Args:
+        place: its output folder.
+    """
+    file = place / CHECKPOINT
+    if not (file.is_file() and (place / BEST).is_file()):
+        return False
+    trainer = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["trainer"]
+    return bool(trainer["iteration"] >= trainer["max_epochs"] * trainer["epoch_length"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; see ``scripts/train --help``."""
+    parser = argparse.ArgumentParser(prog="python -m convformer_monai.training.plan", description=__doc__)
+    parser.add_argument("--bundle_root", type=Path, required=True)
+    parser.add_argument("--dataset_dir", required=True)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--networks", default="", help="comma-separated; all by default")
+    parser.add_argument("--max_minutes", type=float, default=0)
+    known, options = parser.parse_known_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s - %(message)s")
+    names = [name for name in known.networks.split(",") if name]
+    try:
+        done = run_plan(known.bundle_root, known.dataset_dir, known.output_dir, options, names, known.max_minutes)
+    except InputRefused as refusal:
+        sys.stderr.write(f"{refusal}\n")
+        return 2
+    except subprocess.CalledProcessError as error:
+        logger.error("a run failed with exit status %d; the same command goes on from its last epoch", error.returncode)
+        return error.returncode
+    logger.info("all runs are done" if done else "the time is over; the same command goes on")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

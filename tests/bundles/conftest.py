@@ -1,0 +1,60 @@
+"""Fixtures of the bundles' tests; every test that uses one runs for each bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bundle_kinds import KINDS, Kind
+from monai.bundle import ConfigWorkflow
+from torch import nn
+
+from convformer_monai.bundles import component
+
+
+@pytest.fixture(params=list(KINDS))
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """A bundle and what it takes."""
+    return KINDS[request.param]
+
+
+@pytest.fixture
+def bundle_root(kind: Kind) -> Path:
+    """The bundle's folder."""
+    return kind.root
+
+
+@pytest.fixture
+def weights(kind: Kind, tmp_path: Path, randomise: Callable[..., nn.Module]) -> Path:
+    """Random weights, so that no test depends on the trained ones, whose classes all win somewhere."""
+    net = randomise(component(kind.root, "inference", "network_def")).eval()
+    noise = torch.randn(3, kind.channels, 6, 6, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        logits = net(nn.functional.interpolate(noise, size=(40, 36), mode="bicubic"))
+        net.heads[-1][-1].bias -= logits.mean(dim=(0, 2, 3))
+    path = tmp_path / "random.pt"
+    torch.save({k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}, path)
+    return path
+
+
+@pytest.fixture
+def workflow(kind: Kind, weights: Path) -> Callable[..., ConfigWorkflow]:
+    """Makes the bundle's inference workflow, with random weights, on the CPU."""
+
+    def make(**options: Any) -> ConfigWorkflow:
+        configs = kind.root / "configs"
+        defaults = {"bundle_root": str(kind.root), "weights": str(weights), "weights_sha256": "", "device": "cpu"}
+        made = ConfigWorkflow(
+            str(configs / "inference.json"),
+            str(configs / "metadata.json"),
+            False,
+            workflow_type="infer",
+            **{**defaults, **options},
+        )
+        made.initialize()
+        return made
+
+    return make

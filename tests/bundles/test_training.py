@@ -1,0 +1,107 @@
+"""Each bundle's training configs, run as users run them, on a few small images."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from bundle_kinds import Kind, training_data
+from monai.bundle import ConfigWorkflow
+
+COMMON = ["--batch_size", "4", "--val_interval", "1", "--warmup_epochs", "1"]
+TINY = {
+    "cardiac": ["--canvas", "[96,96]", "--crop", "[64,64]"],
+    "dermoscopy": ["--canvas", "[64,48]", "--sizes", "[[48,64],[64,48]]"],
+    "hemorrhage": ["--canvas", "[96,96]", "--crop", "[64,64]"],
+}
+PICTURES = {"cardiac": 8, "dermoscopy": 8, "hemorrhage": 5 + 18 + 5}
+
+
+@pytest.fixture
+def data(kind: Kind, tmp_path: Path) -> Path:
+    """A datalist of a few images, in a folder with a space in its name."""
+    folder = tmp_path / "my images"
+    folder.mkdir()
+    training_data(kind, folder)
+    return folder
+
+
+def train(kind: Kind, data: Path, output: Path, *options: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    bundle_root = kind.root
+    config, launcher = str(bundle_root / "configs" / "train.json"), ["-m"]
+    if processes > 1:
+        config = str([config, str(bundle_root / "configs" / "multi_gpu_train.json")])
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
+    command = [sys.executable, *launcher, "monai.bundle", "run", "--config_file", config]
+    command += [
+        "--bundle_root",
+        str(bundle_root),
+        "--dataset_dir",
+        str(data),
+        "--output_dir",
+        str(output),
+        *COMMON,
+        *TINY[kind.name],
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run([*command, *options], cwd=output.parent, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_training_writes_best_weights_resumes_and_fits_the_bundle(kind, bundle_root, data, tmp_path):
+    output = tmp_path / "run"
+    first = train(kind, data, output, "--max_epochs", "1")
+    assert first.returncode == 0, first.stderr[-2000:]
+    assert torch.load(output / "checkpoint.pt", weights_only=True)["trainer"]["iteration"] == PICTURES[kind.name] // 4
+    assert list(output.glob("events.out.tfevents.*"))
+
+    again = train(kind, data, output, "--max_epochs", "2")
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert "after epoch 1" in again.stderr + again.stdout
+    assert torch.load(output / "checkpoint.pt", weights_only=True)["trainer"]["iteration"] == 2 * (
+        PICTURES[kind.name] // 4
+    )
+    assert 0 <= json.loads((output / "best.json").read_text())["value"] <= 1
+
+    from convformer_monai.bundles import component, load_weights
+
+    network = component(bundle_root, "inference", "network_def")
+    load_weights(network, output / "best.pt")
+
+
+@pytest.mark.slow
+def test_two_cpu_processes_train_one_network(kind, bundle_root, data, tmp_path):
+    output = tmp_path / "run"
+    result = train(kind, data, output, "--max_epochs", "1", "--batch_size", "2", processes=2)
+    assert result.returncode == 0, result.stderr[-3000:]
+    state = torch.load(output / "checkpoint.pt", weights_only=True)
+    assert state["trainer"]["iteration"] == PICTURES[kind.name] // 4, "two processes, two pictures each"
+    assert not any(key.startswith("module.") for key in state["network"])
+    assert (output / "best.pt").is_file()
+
+
+@pytest.mark.slow
+def test_missing_datalist_is_refused_in_one_line(kind, tmp_path):
+    result = train(kind, tmp_path / "nowhere", tmp_path / "run", "--max_epochs", "1")
+    assert result.returncode == 2
+    assert result.stderr.strip().splitlines()[-1].startswith("error[DATALIST_MISSING]")
+
+
+def test_training_has_the_properties_that_monai_asks_for(kind, bundle_root, data, tmp_path):
+    workflow = ConfigWorkflow(
+        config_file=str(bundle_root / "configs" / "train.json"),
+        meta_file=str(bundle_root / "configs" / "metadata.json"),
+        logging_file=str(bundle_root / "configs" / "logging.conf"),
+        workflow_type="train",
+        bundle_root=str(bundle_root),
+        dataset_dir=str(data),
+        output_dir=str(tmp_path),
+        canvas=[64, 48],
+    )
+    workflow.initialize()
+    assert not workflow.check_properties()
+    assert workflow.max_epochs == workflow.trainer.state.max_epochs
+    assert len(workflow.train_dataset) == PICTURES[kind.name]
