@@ -1,29 +1,36 @@
-"""Prints the Dice of each cardiac structure of a mask against the truth; used by scripts/demo."""
+"""Prints the Dice of each structure of a mask against the truth; used by scripts/demo."""
 
 import argparse
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import torch
 from monai.metrics import compute_dice
 from monai.networks.utils import one_hot
+from PIL import Image
 
-from convformer_monai.labels import CARDIAC
+from convformer_monai.catalogue import BUNDLES
+from convformer_monai.labels import LABELS
 
 
 def load_labels(path: str) -> tuple[torch.Tensor, np.ndarray]:
-    """The labels of a NIfTI file as (1, 1, *spatial), and its affine."""
-    image = nib.load(path)
-    labels = torch.from_numpy(np.asarray(image.dataobj).astype(np.int64))
-    return labels[None, None], image.affine
+    """The labels of a NIfTI or PNG file as (1, 1, *spatial), and its affine."""
+    if Path(path).suffix == ".png":
+        labels, affine = np.asarray(Image.open(path)) > 127, np.eye(4)
+    else:
+        image = nib.load(path)
+        labels, affine = np.asarray(image.dataobj), image.affine
+    return torch.from_numpy(labels.astype(np.int64))[None, None], affine
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", choices=list(BUNDLES))
     parser.add_argument("mask")
     parser.add_argument("truth")
-    parser.add_argument("--least_lv", type=float, default=0.0, help="exit with status 1 where the LV Dice is below")
+    parser.add_argument("--least", metavar="NAME=DICE", help="exit with status 1 where this structure's Dice is below")
     arguments = parser.parse_args()
 
     mask, mask_affine = load_labels(arguments.mask)
@@ -31,14 +38,16 @@ def main() -> None:
     if mask.shape != truth.shape or not np.allclose(mask_affine, truth_affine, atol=1e-4):
         sys.exit(f"error: {arguments.mask} and {arguments.truth} lie on different grids")
 
-    num_classes = len(CARDIAC) + 1
-    dice = compute_dice(one_hot(mask, num_classes), one_hot(truth, num_classes), include_background=False)[0]
+    table = LABELS[BUNDLES[arguments.bundle]]
+    dice = compute_dice(*(one_hot(labels, len(table) + 1) for labels in (mask, truth)), include_background=False)[0]
     print("Dice against the truth (1 is perfect)")
-    scores = {label.name: value for label, value in zip(CARDIAC, dice.tolist(), strict=True)}
+    scores = {label.name: value for label, value in zip(table, dice.tolist(), strict=True)}
     for name, value in scores.items():
-        print(f"  {name:4}{value:.3f}")
-    if not scores["LV"] >= arguments.least_lv:
-        sys.exit(f"error: the LV Dice is below {arguments.least_lv}")
+        print(f"  {name:{max(map(len, scores))}}  {value:.3f}")
+    if arguments.least:
+        name, least = arguments.least.split("=")
+        if not scores[name] >= float(least):
+            sys.exit(f"error: the Dice of {name} is below {least}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from convformer_monai.phantoms import cardiac_phantom
+from convformer_monai.phantoms.dermoscopy import dermoscopy_phantom
 
 
 def blocks(repository: Path, heading: str, language: str) -> list[str]:
@@ -63,10 +64,12 @@ def test_segment(repository: Path, tmp_path: Path) -> None:
     phantom.save(tmp_path, "my_scan")
     for ward in ("a", "b"):
         phantom.save(tmp_path / "patients" / ward, "scan")
+    dermoscopy_phantom(size=(256, 192)).save(tmp_path, "lesion")
     (commands,) = blocks(repository, "Segment", "bash")
     assert "2 done" in shell(commands, tmp_path, repository)
     assert (tmp_path / "out" / "my_scan_preview.png").is_file()
     assert (tmp_path / "out" / "b" / "scan_seg.nii.gz").is_file()
+    assert (tmp_path / "out" / "lesion_seg.png").is_file()
 
 
 @pytest.mark.slow

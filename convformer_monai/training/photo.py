@@ -1,7 +1,8 @@
 """Random looks for a batch of dermoscopic photographs: colours and light, and what else gets into the picture.
 
-Dermatoscopes differ in white balance, exposure and light; pictures show hair, rulers, coloured stickers and, where the
-lens does not fill the frame, dark corners. None of it is the lesion, so the network sees all of it often.
+Dermatoscopes differ in white balance, exposure and light; pictures show hair, rulers, coloured stickers, the violet ink
+that doctors mark lesions with, and dark corners where the lens does not fill the frame. None of it is the lesion, so
+the network sees all of it often.
 """
 
 from __future__ import annotations
@@ -70,28 +71,40 @@ class PhotoColours:
 
 
 class PhotoArtefacts:
-    """Hair, a ruler, a coloured sticker and dark corners, each in part of the batch.
+    """Hair, a ruler, ink, a coloured sticker and dark corners, each in part of the batch.
 
     Args:
         hair: probability of hair.
         ruler: probability of a ruler.
         sticker: probability of a coloured sticker; it never covers what is labelled.
+        ink: probability of strokes of violet ink; they never cover what is labelled.
         corners: probability of dark corners.
         hairs: number of hairs in a picture that has any.
+        strokes: number of strokes of ink in a picture that has any.
     """
 
     def __init__(
-        self, hair: float = 0.3, ruler: float = 0.1, sticker: float = 0.1, corners: float = 0.15, hairs: int = 12
+        self,
+        hair: float = 0.3,
+        ruler: float = 0.1,
+        sticker: float = 0.1,
+        ink: float = 0.15,
+        corners: float = 0.15,
+        hairs: int = 12,
+        strokes: int = 4,
     ) -> None:
         self.hair = hair
         self.ruler = ruler
         self.sticker = sticker
+        self.ink = ink
         self.corners = corners
         self.hairs = hairs
+        self.strokes = strokes
 
     def __call__(self, image: Tensor, label: Tensor) -> Tensor:
         """Change a batch of photographs (B, 3, X, Y), 0-255, with labels (B, 1, X, Y)."""
-        for probability, cover in ((self.sticker, self._sticker), (self.hair, self._hair), (self.ruler, self._ruler)):
+        covers = ((self.sticker, self._sticker), (self.ink, self._ink), (self.hair, self._hair))
+        for probability, cover in (*covers, (self.ruler, self._ruler)):
             some = chosen(probability, len(image), image.device).flatten().nonzero().flatten()
             if len(some):
                 opacity, colour = cover(image[some], label[some])
@@ -124,6 +137,21 @@ class PhotoArtefacts:
         inside = along.abs() < uniform(0.15, 0.4, batch, device) * max(image.shape[2:])
         tone = torch.rand(batch, 3, 1, 1, device=device) * 70
         return torch.maximum(line, ticks) * inside * uniform(0.6, 1, batch, device), tone
+
+    def _ink(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Short thick strokes with frayed edges; opacity (B, 1, X, Y), colour (B, 3, 1, 1)."""
+        batch, device = image.shape[0], image.device
+        along, across = _axes(image, self.strokes)  # (B, strokes, X, Y)
+        shape = (batch, self.strokes, 1, 1)
+        size = max(image.shape[2:])
+        length = torch.empty(shape, device=device).uniform_(0.02, 0.13) * size
+        width = torch.empty(shape, device=device).uniform_(0.006, 0.035) * size
+        bend = torch.empty(shape, device=device).uniform_(-0.02, 0.02)
+        frayed = width * (0.6 + 0.8 * torch.rand_like(along))
+        stroke = (frayed + 0.5 - (across - bend * along.square()).abs()).clamp(0, 1) * (along.abs() < length)
+        violet = torch.tensor([90.0, 50.0, 140.0], device=device).view(1, 3, 1, 1)
+        colour = violet + torch.empty(batch, 3, 1, 1, device=device).uniform_(-40, 40)
+        return stroke.amax(1, keepdim=True) * (label == 0) * uniform(0.5, 0.95, batch, device), colour
 
     def _sticker(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """A disc of any colour; opacity (B, 1, X, Y), colour (B, 3, 1, 1)."""

@@ -11,7 +11,7 @@ def photos(count: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
     return image, label
 
 
-@pytest.mark.parametrize("change", [PhotoColours(1.0), PhotoArtefacts(1, 1, 1, 1)])
+@pytest.mark.parametrize("change", [PhotoColours(1.0), PhotoArtefacts(1, 1, 1, 1, 1)])
 def test_pictures_stay_pictures_and_differ(change):
     image, label = photos()
     done = change(image, label)
@@ -20,7 +20,7 @@ def test_pictures_stay_pictures_and_differ(change):
     assert len({round(float(one), 3) for one in done.mean((1, 2, 3))}) == len(done)
 
 
-@pytest.mark.parametrize("change", [PhotoColours(0, grey=0), PhotoArtefacts(0, 0, 0, 0)])
+@pytest.mark.parametrize("change", [PhotoColours(0, grey=0), PhotoArtefacts(0, 0, 0, 0, 0)])
 def test_nothing_happens_at_probability_0(change):
     image, label = photos()
     assert torch.allclose(change(image, label), image, atol=1e-3)
@@ -32,9 +32,11 @@ def test_colours_can_be_lost():
     assert torch.allclose(done[:, 0], done[:, 2], atol=1e-2)
 
 
-def test_sticker_never_covers_what_is_labelled():
+@pytest.mark.parametrize("what", ["sticker", "ink"])
+def test_sticker_and_ink_never_cover_what_is_labelled(what):
     image, label = photos(32)
-    done = PhotoArtefacts(hair=0, ruler=0, sticker=1, corners=0)(image, label)
+    only = {"hair": 0, "ruler": 0, "sticker": 0, "ink": 0, "corners": 0, what: 1}
+    done = PhotoArtefacts(**only)(image, label)
     changed = (done != image).any(1, keepdim=True)
     assert changed.any()
     assert not (changed & (label > 0)).any()
@@ -42,13 +44,13 @@ def test_sticker_never_covers_what_is_labelled():
 
 def test_corners_darken_the_corners_and_leave_the_middle():
     image, label = photos(32)
-    done = PhotoArtefacts(hair=0, ruler=0, sticker=0, corners=1)(image, label)
+    done = PhotoArtefacts(hair=0, ruler=0, sticker=0, ink=0, corners=1)(image, label)
     assert torch.equal(done[:, :, 44:52, 32:40], image[:, :, 44:52, 32:40])
     assert (done[:, :, 0, 0] < image[:, :, 0, 0]).float().mean() > 0.5
 
 
 def test_hair_is_thin():
     image, label = photos(16)
-    done = PhotoArtefacts(hair=1, ruler=0, sticker=0, corners=0)(image, label)
+    done = PhotoArtefacts(hair=1, ruler=0, sticker=0, ink=0, corners=0)(image, label)
     covered = ((done - image).abs() > 20).any(1).float().mean((1, 2))
     assert 0 < covered.max() < 0.5 and covered.mean() < 0.2
