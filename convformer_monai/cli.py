@@ -39,7 +39,9 @@ class SegmentationType(str, Enum):
     LABELMAP = "labelmap"
 
 
-Bundle = Annotated[str, typer.Option("-b", "--bundle", help="cardiac, dermoscopy, hemorrhage, or the folder of a bundle.")]
+Bundle = Annotated[
+    str, typer.Option("-b", "--bundle", help="cardiac, dermoscopy, hemorrhage, or the folder of a bundle.")
+]
 Ed = Annotated[int | None, typer.Option("--ed", min=0, help="End-diastolic phase, from 0; else it is found.")]
 Es = Annotated[int | None, typer.Option("--es", min=0, help="End-systolic phase, from 0; else it is found.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
