@@ -6,12 +6,16 @@ from convformer_monai.networks.blocks import (
     ConvBlock,
     ConvFormerBlock,
     IdentityBlock,
+    LayerScaleBlock,
     PatchEmbedding,
     PoolingStem,
+    ReAttentionBlock,
+    RefinerBlock,
     ViTBlock,
 )
 from convformer_monai.networks.encoder import Encoder
-from convformer_monai.networks.nets import SETR, ConvFormerUNet
+from convformer_monai.networks.nets import SETR, ConvFormerUNet, FATNet, Patcher, TransFuse, TransUNet
+from convformer_monai.networks.presets import PRESETS, make_net
 from convformer_monai.networks.registry import BLOCKS, NETS
 
 __all__ = [
@@ -22,10 +26,19 @@ __all__ = [
     "ConvFormerBlock",
     "ConvFormerUNet",
     "Encoder",
+    "FATNet",
     "IdentityBlock",
+    "LayerScaleBlock",
     "NETS",
+    "PRESETS",
     "PatchEmbedding",
+    "Patcher",
     "PoolingStem",
+    "ReAttentionBlock",
+    "RefinerBlock",
     "SETR",
+    "TransFuse",
+    "TransUNet",
     "ViTBlock",
+    "make_net",
 ]

@@ -9,14 +9,29 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import torch
 from einops import rearrange
 from torch import Tensor
 
-from convformer_monai.networks.blocks import ConvFormerBlock, ViTBlock
+from convformer_monai.networks.blocks import (
+    ConvFormerBlock,
+    LayerScaleBlock,
+    ReAttentionBlock,
+    RefinerBlock,
+    ViTBlock,
+)
 from convformer_monai.networks.encoder import Encoder
 from convformer_monai.networks.nets import SETR
 
-# Published name, ours; {n} stands for a number, the same one in both; the first row that fits counts. Of one block:
+# Published name, ours; {n} stands for a number, the same one in both; the first row that fits counts.
+VIT_NAMES = (
+    ("layers.{n}.0.norm", "layers.{n}.norm1"),
+    ("layers.{n}.0.fn.to_qkv", "layers.{n}.mixer.to_qkv"),
+    ("layers.{n}.0.fn.to_out.0", "layers.{n}.mixer.project"),
+    ("layers.{n}.1.norm", "layers.{n}.norm2"),
+    ("layers.{n}.1.fn.net", "layers.{n}.mlp"),
+)
+# Of one block:
 BLOCK_NAMES: dict[type, tuple[tuple[str, str], ...]] = {
     ConvFormerBlock: (
         ("layers.{n}.0.headsita", "layers.{n}.mixer.theta"),
@@ -27,12 +42,26 @@ BLOCK_NAMES: dict[type, tuple[tuple[str, str], ...]] = {
         ("layers.{n}.1.net.3", "layers.{n}.cffn.project.0"),
         ("layers.{n}.1.net.4", "layers.{n}.cffn.project.1"),
     ),
-    ViTBlock: (
-        ("layers.{n}.0.norm", "layers.{n}.norm1"),
-        ("layers.{n}.0.fn.to_qkv", "layers.{n}.mixer.to_qkv"),
-        ("layers.{n}.0.fn.to_out.0", "layers.{n}.mixer.project"),
-        ("layers.{n}.1.norm", "layers.{n}.norm2"),
-        ("layers.{n}.1.fn.net", "layers.{n}.mlp"),
+    ViTBlock: VIT_NAMES,
+    LayerScaleBlock: (
+        *VIT_NAMES,
+        ("gamma_1", "layers.{n}.scale1.weight"),  # one pair, shared over all layers
+        ("gamma_2", "layers.{n}.scale2.weight"),
+    ),
+    ReAttentionBlock: (
+        *VIT_NAMES,
+        ("layers.{n}.0.fn.reatten_matrix", "layers.{n}.mixer.transform"),
+        ("layers.{n}.0.fn.var_norm", "layers.{n}.mixer.norm"),
+    ),
+    RefinerBlock: (
+        *VIT_NAMES,
+        ("layers.{n}.0.fn.DLA.conv_exp", "layers.{n}.mixer.expand"),
+        ("layers.{n}.0.fn.DLA.bn1", "layers.{n}.mixer.expand_norm"),
+        ("layers.{n}.0.fn.DLA.depth_sep_conv", "layers.{n}.mixer.depthwise"),
+        ("layers.{n}.0.fn.DLA.bn2", "layers.{n}.mixer.depthwise_norm"),
+        ("layers.{n}.0.fn.DLA.conv_pro", "layers.{n}.mixer.reduce"),
+        ("layers.{n}.0.fn.DLA.bn3", "layers.{n}.mixer.reduce_norm"),
+        ("layers.{n}.0.fn.adapt_bn", "layers.{n}.mixer.norm"),
     ),
 }
 # Of the rest of SETR, in which the blocks' names follow "transformer." there and "encoder." here:
@@ -77,6 +106,8 @@ def _names(net: SETR | Encoder) -> dict[str, str]:
             if match:
                 names[name] = theirs.replace("{n}", match.groupdict().get("n", "")) + match["rest"]
                 break
+        else:
+            raise ValueError(f"net must be as published: its {name} has no counterpart there")
     return names
 
 
@@ -128,13 +159,15 @@ def to_published_state_dict(net: SETR | Encoder) -> dict[str, Tensor]:
         What the published code loads strictly; tensors may share memory with those of ``net``.
 
     Raises:
-        ValueError: ``net`` is of a kind that was not published.
+        ValueError: ``net`` is of a kind that was not published, or what is shared there over all layers differs here.
     """
     names = _names(net)
-    converted = {}
+    converted: dict[str, Tensor] = {}
     for name, value in net.state_dict().items():
         theirs, ours = LAYOUTS.get(name, ("...", "..."))
-        converted[names[name]] = rearrange(value, f"{ours} -> {theirs}")
+        value = rearrange(value, f"{ours} -> {theirs}")
+        if not torch.equal(converted.setdefault(names[name], value), value):
+            raise ValueError(f"net must have equal {name} in all layers: published weights share {names[name]}")
     return converted
 
 

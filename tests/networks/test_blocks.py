@@ -50,7 +50,7 @@ class TestBlock(Contract):
             tokens = math.prod(size)
             maps = net.attention(case.input(size=size))
             assert maps.shape == (2, 2, tokens, tokens) and maps.isfinite().all()
-            if name == "vit":
+            if name in ("vit", "layerscale"):
                 torch.testing.assert_close(maps.sum(-1), torch.ones(2, 2, tokens))
 
     def test_same_arguments(self, name: str, spatial_dims: int) -> None:
@@ -105,7 +105,10 @@ def test_wrong_arguments_of_convformer(arguments: dict[str, object], message: st
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(ValueError, match="block must be one of conv, convformer, identity, vit, got 'none'"):
+    with pytest.raises(
+        ValueError,
+        match="block must be one of conv, convformer, identity, layerscale, reattention, refiner, vit, got 'none'",
+    ):
         Encoder(2, 8, 1, 2, block="none")
 
 
@@ -208,3 +211,40 @@ class TestPatchEmbedding:
             PatchEmbedding(2, 1, 6, 4, (4, 4, 4))
         with pytest.raises(ValueError, match="patch_size must be a whole number of at least 1, got 0"):
             PatchEmbedding(2, 1, 6, 0, (4, 4))
+
+
+@pytest.mark.parametrize("name", ["reattention", "refiner"])
+def test_recomputed_maps(name: str, spatial_dims: int, randomise: Randomise, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recomputing the maps of large grids in the backward pass changes neither gradients nor batch statistics."""
+
+    def train() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        net = randomise(block(name, spatial_dims)).train()
+        torch.manual_seed(1)
+        net(torch.randn(2, 12, *SIZES[spatial_dims])).square().sum().backward()
+        return {key: p.grad for key, p in net.named_parameters()}, dict(net.named_buffers())
+
+    expected_gradients, expected_buffers = train()
+    monkeypatch.setattr("convformer_monai.networks.blocks.refined.RECOMPUTE_ABOVE", 1)
+    gradients, buffers = train()
+    for key, gradient in expected_gradients.items():
+        torch.testing.assert_close(gradients[key], gradient)
+    assert buffers and all(torch.equal(buffers[key], value) for key, value in expected_buffers.items())
+
+
+@pytest.mark.parametrize("name", ["reattention", "refiner"])
+@torch.no_grad()
+def test_maps_in_parts(name: str, spatial_dims: int, randomise: Randomise, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making some rows of the maps at a time equals the maps times the values."""
+    monkeypatch.setattr("convformer_monai.networks.blocks.refined.CHUNK_ON_CPU", 1000)
+    mixer = randomise(block(name, spatial_dims)).eval().mixer
+    q, k, v = torch.randn(3, 2, 2, 48, 16)
+    assert relative_error(mixer.mix(q, k, v), mixer.maps(q, k) @ v) < 1e-5
+
+
+def test_layer_scale_starts_small() -> None:
+    net = block("layerscale", 2)
+    x = torch.randn(2, 12, 5, 5)
+    assert 0 < (net(x) - x).abs().max() < 1e-2
+    assert torch.equal(net.scale1.weight, torch.full((12,), 1e-4))
+    with pytest.raises(ValueError, match="initial_scale must be above 0, got 0"):
+        block("layerscale", 2, initial_scale=0)

@@ -15,7 +15,13 @@ def small(block: str = "convformer", hidden_size: int = 8) -> SETR:
     return SETR(2, 3, (8, 12), 4, hidden_size, 11, 2, 4, 8, block=block)  # 11 layers: numbers of two digits
 
 
-@pytest.mark.parametrize("net", [small(), small("vit"), Encoder(3, 8, 2, 2), Encoder(2, 8, 2, 2, block="vit")])
+def encoder(block: str) -> Encoder:
+    return Encoder(2, 8, 2, 2, 4, block)
+
+
+@pytest.mark.parametrize(
+    "net", [*map(small, ("convformer", "vit", "reattention", "refiner")), Encoder(3, 8, 2, 2), encoder("vit")]
+)
 def test_round_trip(net: nn.Module, randomise: Randomise) -> None:
     expected = {name: value.clone() for name, value in randomise(net).state_dict().items()}
     published = to_published_state_dict(net)
@@ -33,6 +39,22 @@ def test_published_names_and_layouts() -> None:
     published = to_published_state_dict(small("vit"))
     assert published["pos_embedding"].shape == (1, 6, 8)
     assert published["to_patch_embedding.1.weight"].shape == (8, 32)
+
+
+def test_scales_are_shared_over_all_layers_as_published(randomise: Randomise) -> None:
+    net = randomise(encoder("layerscale"))
+    with pytest.raises(
+        ValueError, match=r"equal layers.1.scale1.weight in all layers: published weights share gamma_1"
+    ):
+        to_published_state_dict(net)
+    net.layers[1].load_state_dict(net.layers[0].state_dict())
+    published = to_published_state_dict(net)
+    assert len(published) == len(net.state_dict()) - 2
+    published["gamma_2"] = torch.arange(8.0)
+    net.load_state_dict(convert_published_state_dict(published, net), strict=True)
+    assert all(torch.equal(layer.scale2.weight, torch.arange(8.0)) for layer in net.layers)
+    assert torch.equal(net.layers[1].scale1.weight, published["gamma_1"])
+    assert "transformer.gamma_1" in to_published_state_dict(small("layerscale"))
 
 
 def test_prefix_of_data_parallel_training() -> None:
@@ -60,7 +82,7 @@ def test_refuses_what_is_not_published() -> None:
 
 
 def test_refuses_nets_that_were_not_published() -> None:
-    with pytest.raises(ValueError, match="published blocks ConvFormerBlock, ViTBlock, got ConvBlock"):
+    with pytest.raises(ValueError, match="published blocks ConvFormerBlock, ViTBlock, .*RefinerBlock, got ConvBlock"):
         to_published_state_dict(small("conv"))
     with pytest.raises(ValueError, match="net must be a SETR or an Encoder, got a ConvFormerUNet"):
         convert_published_state_dict({}, ConvFormerUNet())  # type: ignore[arg-type]

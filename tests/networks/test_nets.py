@@ -9,14 +9,24 @@ import torch
 from contract import Case, Contract, Randomise, relative_error
 from torch import nn
 
-from convformer_monai.networks import BLOCKS, NETS, SETR, ConvFormerUNet
+from convformer_monai.networks import (
+    BLOCKS,
+    NETS,
+    SETR,
+    ConvFormerUNet,
+    FATNet,
+    Patcher,
+    TransFuse,
+    TransUNet,
+    make_net,
+)
 
 NAMES = sorted(BLOCKS.names)
 ODD_2D = ((37, 50), (16, 11), (3, 5))
 
 
-def setr(block: str) -> Case:
-    return Case(lambda: SETR(2, 3, 16, 4, 16, 2, 2, 8, 24, 0.1, block), 2, 3, (16, 20), ODD_2D)
+def setr(block: str, **arguments: object) -> Case:
+    return Case(lambda: SETR(2, 3, 16, 4, 16, 2, 2, 8, 24, 0.1, block, **arguments), 2, 3, (16, 20), ODD_2D)
 
 
 def unet(block: str, spatial_dims: int = 2, **arguments: object) -> Case:
@@ -29,10 +39,43 @@ def unet(block: str, spatial_dims: int = 2, **arguments: object) -> Case:
     return Case(make, 2, 3, (16, 24), ODD_2D)
 
 
+def transunet(block: str) -> Case:
+    def make() -> nn.Module:
+        sizes = {"resnet_layers": (1, 1, 1), "resnet_widths": (4, 4, 4), "decoder_channels": (16, 8, 8, 8, 4)}
+        return TransUNet(2, 3, 32, 16, 1, 2, 8, 24, 0.1, block, **sizes)
+
+    return Case(make, 2, 3, (32, 48), ODD_2D)
+
+
+def transfuse(block: str, **arguments: object) -> Case:
+    return Case(lambda: TransFuse(2, 3, 32, "tiny", block=block, **arguments), 2, 3, (32, 48), ODD_2D)
+
+
+def fatnet(block: str) -> Case:
+    def make() -> nn.Module:
+        sizes = {"resnet_layers": (1, 1, 1, 1), "resnet_widths": (4, 8, 16, 64)}  # 8 hidden units of channel attention
+        return FATNet(2, 3, 32, 16, 1, 2, 8, 24, 0.1, block, **sizes)
+
+    return Case(make, 2, 3, (32, 48), ODD_2D)
+
+
+def patcher(block: str) -> Case:
+    def make() -> nn.Module:
+        return Patcher(2, 3, (8, 12), (1, 1), (1, 2), (2, 1), 2, 8, 2, 8, dropout_rate=0.1, block=block)
+
+    return Case(make, 2, 3, (16, 24), ODD_2D)
+
+
 CASES = {
     **{f"SETR-{block}": setr(block) for block in NAMES},
     **{f"ConvFormerUNet-{block}": unet(block) for block in NAMES},
     **{f"ConvFormerUNet-3d-{block}": unet(block, 3) for block in NAMES},
+    **{f"TransUNet-{block}": transunet(block) for block in NAMES},
+    **{f"TransFuse-{block}": transfuse(block) for block in NAMES},
+    **{f"FATNet-{block}": fatnet(block) for block in NAMES},
+    **{f"Patcher-{block}": patcher(block) for block in NAMES},
+    "SETR-pup-deep": setr("vit", head="pup", deep_supervision=True),
+    "TransFuse-single": transfuse("vit", deep_supervision=False),
     "ConvFormerUNet-deep": unet("convformer", num_convs=2, deep_supervision=True, grid_sizes=(32, 16, 8)),
     "ConvFormerUNet-vit-deep": unet("vit", deep_supervision=True, grid_sizes=(32, 16, 8)),
 }
@@ -46,6 +89,21 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 class TestNet(Contract):
     """The contract of all nets and blocks."""
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in QUICK])
+def test_trains_a_step(name: str) -> None:
+    """The least of the contract for what is too slow to be tested wholly each time; parameters as built."""
+    case = CASES[name]
+    net = case.make().train()
+    outputs = net(case.input())
+    for output in outputs if isinstance(outputs, list) else [outputs]:
+        assert output.shape[:2] == (2, case.out_channels)
+        output.square().sum().backward(retain_graph=True)
+    without = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not without
+    with torch.no_grad():
+        assert net.eval()(case.input(1, (19, 21)[: len(case.size)] + (5,) * (len(case.size) - 2))).isfinite().all()
 
 
 @pytest.mark.slow
@@ -66,14 +124,14 @@ def test_onnx(name: str, randomise: Randomise, tmp_path: Path) -> None:
 
 
 def test_registry() -> None:
-    assert sorted(NETS.names) == ["ConvFormerUNet", "SETR"]
+    assert sorted(NETS.names) == ["ConvFormerUNet", "FATNet", "Patcher", "SETR", "TransFuse", "TransUNet"]
     assert NETS["SETR"] is SETR
 
 
-@pytest.mark.parametrize("make", [lambda block: SETR(1, 2, 16, block=block), lambda block: ConvFormerUNet(block=block)])
-def test_unknown_block(make: object) -> None:
-    with pytest.raises(ValueError, match="block must be one of conv, convformer, identity, vit, got 'swin'"):
-        make("swin")  # type: ignore[operator]
+@pytest.mark.parametrize("net", sorted(NETS.names))
+def test_unknown_block(net: str) -> None:
+    with pytest.raises(ValueError, match="block must be one of conv, .*, vit, got 'swin'"):
+        NETS[net](in_channels=1, out_channels=2, block="swin")
 
 
 class TestSETR:
@@ -82,6 +140,19 @@ class TestSETR:
         with torch.device("meta"):
             net = SETR(1, 4, 256, block=block)
         assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, rel=0.02)
+
+    def test_original(self) -> None:
+        """SETR-PUP with ViT-L/16 has 318.3 million parameters in its paper (19 classes of Cityscapes)."""
+        with torch.device("meta"):
+            net = make_net("SETR", 3, 19, "vit", "original", img_size=768)
+        assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(318.3, rel=0.002)
+        assert net.supervised == [9, 14, 19, 23]
+
+    def test_deep_supervision(self) -> None:
+        net = SETR(1, 2, 16, 4, 16, 6, 2, 8, 24, head="pup", deep_supervision=True)
+        x = torch.randn(2, 1, 13, 16)
+        assert [tuple(output.shape) for output in net.train()(x)] == [(2, 2, 13, 16)] * 5
+        assert net.eval()(x).shape == (2, 2, 13, 16)
 
     @torch.no_grad()
     def test_analysis(self) -> None:
@@ -112,6 +183,7 @@ class TestSETR:
             ({"hidden_size": 30}, "hidden_size must be a multiple of 4, got 30"),
             ({"num_layers": 0}, "num_layers must be a whole number of at least 1, got 0"),
             ({"out_channels": 0}, "out_channels must be a whole number of at least 1, got 0"),
+            ({"head": "mla"}, "head must be one of light, pup, got 'mla'"),
             ({"img_size": 0, "block": "vit"}, "img_size must hold two numbers of at least 1, got 0"),
             ({"img_size": (8, 8, 8), "block": "vit"}, "img_size must hold two numbers of at least 1, got"),
         ],

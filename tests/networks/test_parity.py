@@ -13,6 +13,12 @@ from convformer_monai.networks import SETR, Encoder
 from convformer_monai.networks.checkpoints import convert_published_state_dict, to_published_state_dict
 
 NETS = {"setr_convformer": "convformer", "setr_vanilla": "vit"}
+ENCODERS = {
+    "encoder_vanilla": "vit",
+    "encoder_reattention": "reattention",
+    "encoder_layerscale": "layerscale",
+    "encoder_refiner": "refiner",
+}
 
 
 def golden(data_dir: Path, name: str) -> dict[str, Any]:
@@ -35,6 +41,11 @@ def build(config: dict[str, int], block: str) -> SETR:
         config["mlp_dim"],
         block=block,
     )
+
+
+def encoder(config: dict[str, int], block: str) -> Encoder:
+    sizes = (config["dim"], config["depth"], config["heads"], config["dim_head"])
+    return Encoder(2, *sizes, block, mlp_dim=config["mlp_dim"])
 
 
 def assert_equal(result: Tensor, expected: Tensor) -> None:
@@ -63,24 +74,30 @@ def test_setr(data_dir: Path, name: str, with_grad: bool) -> None:
                     assert_equal(result.detach(), expected)
 
 
-@torch.no_grad()
-def test_vanilla_encoder(data_dir: Path) -> None:
-    data = golden(data_dir, "encoder_vanilla")
-    config = data["config"]
-    net = Encoder(
-        2, config["dim"], config["depth"], config["heads"], config["dim_head"], "vit", mlp_dim=config["mlp_dim"]
-    ).eval()
+@pytest.mark.parametrize("with_grad", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize("budget", [None, 1000], ids=["whole", "in-parts"])
+@pytest.mark.parametrize("name", ENCODERS)
+def test_encoder(
+    data_dir: Path, name: str, budget: int | None, with_grad: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the maps of Re-attention and Refiner are made some rows at a time, and recomputed."""
+    data = golden(data_dir, name)
+    if budget is not None:
+        monkeypatch.setattr("convformer_monai.networks.blocks.refined.CHUNK_ON_CPU", budget)
+        monkeypatch.setattr("convformer_monai.networks.blocks.refined.RECOMPUTE_ABOVE", budget)
+    net = encoder(data["config"], ENCODERS[name]).eval()
     net.load_state_dict(convert_published_state_dict(data["state_dict"], net), strict=True)
     x = data["input"].transpose(1, 2).unflatten(2, (8, 8))  # 64 tokens
-    assert_equal(to_tokens(net(x)), data["output"])
-    for result, expected in zip(net.attention(x), data["attention"], strict=True):
-        assert_equal(result, expected)
+    with torch.set_grad_enabled(with_grad):
+        assert_equal(to_tokens(net(x)).detach(), data["output"])
+        for result, expected in zip(net.attention(x), data["attention"], strict=True):
+            assert_equal(result.detach(), expected)
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", [*NETS, *ENCODERS])
 def test_round_trip(data_dir: Path, name: str) -> None:
     data = golden(data_dir, name)
-    net = build(data["config"], NETS[name])
+    net = build(data["config"], NETS[name]) if name in NETS else encoder(data["config"], ENCODERS[name])
     net.load_state_dict(convert_published_state_dict(data["state_dict"], net), strict=True)
     back = to_published_state_dict(net)
     assert back.keys() == data["state_dict"].keys()

@@ -88,6 +88,33 @@ def normalise(q: Tensor, k: Tensor, eps: float = EPS) -> tuple[Tensor, Tensor]:
     return (wide_q * scale_q).to(q.dtype), (wide_k * scale_k).to(k.dtype)
 
 
+def initial_theta(num_heads: int, alpha: float, initial_sigma: Sequence[float] | None) -> Tensor:
+    """What the learnable parameter of each head's standard deviation starts from: ``(heads,)``.
+
+    Args:
+        num_heads: attention heads.
+        alpha: see :class:`CSA`.
+        initial_sigma: see :class:`CSA`.
+
+    Raises:
+        ValueError: ``alpha`` or ``initial_sigma`` is out of its range.
+    """
+    if alpha <= SIGMA_MIN:
+        raise ValueError(f"alpha must be above {SIGMA_MIN}, got {alpha}")
+    if initial_sigma is None:
+        return torch.randn(num_heads)
+    if not initial_sigma or not all(SIGMA_MIN < sigma < alpha for sigma in initial_sigma):
+        raise ValueError(f"initial_sigma must lie within ({SIGMA_MIN}, alpha={alpha}), got {initial_sigma}")
+    low, high = math.log10(min(initial_sigma)), math.log10(max(initial_sigma))
+    sigma = torch.logspace(low, high, num_heads)
+    return torch.logit((sigma - SIGMA_MIN) / (alpha - SIGMA_MIN))
+
+
+def sigma_of(theta: Tensor, alpha: float, sigma_min: float = SIGMA_MIN) -> Tensor:
+    """Standard deviation of each head's Gaussian, ``(heads,)`` in fractions of the grid, between the two bounds."""
+    return sigma_min + (alpha - sigma_min) * torch.sigmoid(at_least_float32(theta))
+
+
 class _DistanceMap(NamedTuple):
     """The distance map of a grid as evaluation keeps it, with the parameters that it was made from."""
 
@@ -131,31 +158,19 @@ class CSA(nn.Module):
     ) -> None:
         super().__init__()
         check_positive(num_heads=num_heads, head_dim=head_dim, grid_size=1 if grid_size is None else grid_size)
-        if alpha <= SIGMA_MIN:
-            raise ValueError(f"alpha must be above {SIGMA_MIN}, got {alpha}")
         self.num_heads = num_heads
         self.head_dim = head_dim
         self.alpha = alpha
-        self.sigma_min = SIGMA_MIN
         self.grid_size = grid_size
         inner = num_heads * head_dim
         self.to_qkv = same_size_conv(spatial_dims, in_channels, 3 * inner, qkv_kernel_size)
-        self.theta = nn.Parameter(self._initial_theta(initial_sigma))
+        self.theta = nn.Parameter(initial_theta(num_heads, alpha, initial_sigma))
         self.project = conv_norm_relu(spatial_dims, inner, in_channels, kernel_size=1, activation=final_activation)
         self._cache: _DistanceMap | None = None
 
-    def _initial_theta(self, initial_sigma: Sequence[float] | None) -> Tensor:
-        if initial_sigma is None:
-            return torch.randn(self.num_heads)
-        if not initial_sigma or not all(SIGMA_MIN < sigma < self.alpha for sigma in initial_sigma):
-            raise ValueError(f"initial_sigma must lie within ({SIGMA_MIN}, alpha={self.alpha}), got {initial_sigma}")
-        low, high = math.log10(min(initial_sigma)), math.log10(max(initial_sigma))
-        sigma = torch.logspace(low, high, self.num_heads)
-        return torch.logit((sigma - SIGMA_MIN) / (self.alpha - SIGMA_MIN))
-
     def sigma(self) -> Tensor:
         """Standard deviation of each head's Gaussian, ``(heads,)`` in fractions of the grid."""
-        return self.sigma_min + (self.alpha - self.sigma_min) * torch.sigmoid(at_least_float32(self.theta))
+        return sigma_of(self.theta, self.alpha)
 
     def factors(self, grid: list[int]) -> list[Tensor]:
         """The distance map of a grid: for each axis ``(heads, n, n)``, rows summing to 1."""
