@@ -45,9 +45,9 @@ class HeadCTIntensity:
     def __call__(self, image: Tensor, label: Tensor) -> Tensor:
         """Change a batch of slices (B, 1, X, Y) in Hounsfield units, with labels (B, 1, X, Y)."""
         batch, device = image.shape[0], image.device
-        stripped = chosen(self.strip, batch, device)
-        if stripped.any():
-            image = torch.where(stripped, strip_skull(image, label), image)
+        stripped = chosen(self.strip, batch, device).flatten().nonzero().flatten()
+        if len(stripped):
+            image = image.index_copy(0, stripped, strip_skull(image[stripped], label[stripped]))
         image = self._windowed(self._scanned(image))
         grey = uniform(0, 14, batch, device) * chosen(self.background, batch, device)
         return torch.where(image <= AIR, grey.expand_as(image), image)
@@ -68,7 +68,7 @@ class HeadCTIntensity:
         """The slice as an 8-bit picture of a random window, read as if it were the usual one."""
         batch, device, p = image.shape[0], image.device, self.probability
         low, high = WINDOW
-        width = uniform(math.log(58.0), math.log(115.0), batch, device).exp()
+        width = uniform(math.log(42.0), math.log(115.0), batch, device).exp()
         level = (low + high) / 2 + uniform(-8.0, 8.0, batch, device)
         changed = chosen(p, batch, device)
         start = torch.where(changed, level - width / 2, torch.full_like(width, low))
