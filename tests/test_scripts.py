@@ -69,6 +69,36 @@ def test_train_passes_on_ids_of_the_config(call: Run, tmp_path: Path) -> None:
     }
 
 
+def test_experiment_passes_on_what_is_its_own_and_ids_of_the_config(call: Run, tmp_path: Path) -> None:
+    done = call("experiment", "table1", "--task", "cardiac", "--data", "data", "--nets", "SETR", "--max_epochs", "8")
+    assert done.returncode == 0, done.stderr
+    given = [line[1:-1] for line in done.stdout.splitlines()]
+    assert given[:3] == ["-m", "convformer_monai.experiments", "table1"]
+    assert dict(zip(given[3::2], given[4::2], strict=True)) == {
+        "--bundle_root": BUNDLE,
+        "--dataset_dir": f"{tmp_path}/data",
+        "--output_dir": "runs/table1/cardiac",
+        "--nets": "SETR",
+        "--max_epochs": "8",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["table2"], "the first argument names the experiment"),
+        (["table1", "--data", "data"], "--task is missing"),
+        (["table1", "--task", "knee", "--data", "data"], "the first argument names the bundle"),
+        (["table1", "--task", "cardiac"], "--data is missing"),
+        (["table1", "--task", "cardiac", "--data", "nowhere"], "there is no"),
+        (["table1", "--task", "cardiac", "--data", "data", "--max_epoch", "8"], "has no id max_epoch"),
+    ],
+)
+def test_experiment_refuses(call: Run, arguments: list[str], message: str) -> None:
+    done = call("experiment", *arguments)
+    assert done.returncode == 2 and message in done.stderr and not done.stdout.startswith("<")
+
+
 def test_train_starts_several_processes(call: Run) -> None:
     done = call("train", "cardiac", "--data", "data", "--processes", "2")
     assert "<torch.distributed.run>" in done.stdout

@@ -26,7 +26,7 @@ import torch
 
 from convformer_monai.errors import InputRefused
 
-__all__ = ["is_finished", "main", "read_plan", "run_plan"]
+__all__ = ["is_finished", "main", "read_plan", "run_logged", "run_plan", "run_stages"]
 
 logger = logging.getLogger(__name__)
 
@@ -82,36 +82,101 @@ def run_plan(
             raise InputRefused("PLAN", f"there is no network {name!r}, only {', '.join(plan['networks'])}")
     started = time.monotonic()
     for network in networks or plan["networks"]:
-        places = {stage["name"]: output_dir / network / stage["name"] for stage in plan["stages"]}
-        for stage in plan["stages"]:
-            place = places[stage["name"]]
-            if is_finished(place):
-                continue
-            left = max_minutes - (time.monotonic() - started) / 60
-            if max_minutes and left <= 0:
-                return False
-            logger.info("%s, %s", network, stage["name"])
-            best = {name: str(folder / BEST) for name, folder in places.items()}
-            values: dict[str, Any] = {**stage.get("options", {})}
-            values = {key: value.format(**best) if isinstance(value, str) else value for key, value in values.items()}
-            if plan["networks"][network]:
-                values["network_def#overrides"] = plan["networks"][network]
-            if max_minutes:
-                values["max_minutes"] = left
-            _train(bundle_root, dataset_dir, place, values, options)
-            if not is_finished(place):
-                return False
+        logger.info("network %s", network)
+        changes = {"network_def#overrides": plan["networks"][network]} if plan["networks"][network] else {}
+        left = max_minutes and max_minutes - (time.monotonic() - started) / 60
+        if left < 0:
+            return False
+        if not run_stages(bundle_root, dataset_dir, output_dir / network, plan["stages"], changes, options, left):
+            return False
     return True
 
 
-def _train(bundle_root: Path, dataset_dir: str, place: Path, values: Mapping[str, Any], options: Sequence[str]) -> None:
+def run_stages(
+    bundle_root: Path,
+    dataset_dir: str,
+    output_dir: Path,
+    stages: Sequence[Mapping[str, Any]],
+    values: Mapping[str, Any],
+    options: Sequence[str] = (),
+    max_minutes: float = 0,
+    environment: Mapping[str, str] | None = None,
+    log: Path | None = None,
+) -> bool:
+    """Runs what is left of the stages of one network, each into the folder of its name.
+
+    Args:
+        bundle_root: folder of the bundle.
+        dataset_dir: for every run.
+        output_dir: of the network.
+        stages: as in a plan.
+        values: ids of ``train.json`` that the network changes.
+        options: of the command line, for every run; they win over the stages.
+        max_minutes: see :func:`run_plan`.
+        environment: variables of the processes; None for those of this one.
+        log: file that gets what they print; None for this process's own output.
+
+    Returns:
+        Whether all stages are finished.
+
+    Raises:
+        subprocess.CalledProcessError: if a run fails.
+    """
+    started = time.monotonic()
+    places = {stage["name"]: output_dir / stage["name"] for stage in stages}
+    best = {name: str(folder / BEST) for name, folder in places.items()}
+    for stage in stages:
+        place = places[stage["name"]]
+        if is_finished(place):
+            continue
+        left = max_minutes and max_minutes - (time.monotonic() - started) / 60
+        if left < 0:
+            return False
+        logger.info("stage %s", stage["name"])
+        changes: dict[str, Any] = {**stage.get("options", {}), **values}
+        changes = {key: value.format(**best) if isinstance(value, str) else value for key, value in changes.items()}
+        if left:
+            changes["max_minutes"] = left
+        _train(bundle_root, dataset_dir, place, changes, options, environment, log)
+        if not is_finished(place):
+            return False
+    return True
+
+
+def _train(
+    bundle_root: Path,
+    dataset_dir: str,
+    place: Path,
+    values: Mapping[str, Any],
+    options: Sequence[str],
+    environment: Mapping[str, str] | None,
+    log: Path | None,
+) -> None:
     place.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(bundle_root)]
     command += ["--config_file", str(bundle_root / "configs" / "train.json")]
     command += ["--dataset_dir", dataset_dir, "--output_dir", str(place)]
     for key, value in values.items():
         command += [f"--{key}", value if isinstance(value, str) else repr(value)]
-    subprocess.run([*command, *options], check=True)
+    run_logged([*command, *options], environment, log)
+
+
+def run_logged(command: Sequence[str], environment: Mapping[str, str] | None = None, log: Path | None = None) -> None:
+    """Runs a command.
+
+    Args:
+        command: program and arguments.
+        environment: its variables; None for those of this process.
+        log: file to which what it prints is appended; None for this process's own output.
+
+    Raises:
+        subprocess.CalledProcessError: if it fails.
+    """
+    if log is None:
+        subprocess.run(command, check=True, env=environment)
+        return
+    with open(log, "a", encoding="utf-8") as file:
+        subprocess.run(command, check=True, env=environment, stdout=file, stderr=subprocess.STDOUT)
 
 
 def is_finished(place: Path) -> bool:

@@ -28,7 +28,7 @@ def calls(monkeypatch) -> list[dict[str, str]]:
     """The options of each training; each reaches its last epoch, unless the list was told to stop after some."""
     noted: list[dict[str, str]] = []
 
-    def run(command: list[str], check: bool) -> None:
+    def run(command: list[str], check: bool, env: object) -> None:
         start = command.index("run") + 1
         noted.append(dict(zip(command[start::2], command[start + 1 :: 2], strict=True)))
         place = Path(noted[-1]["--output_dir"])

@@ -1,0 +1,7 @@
+"""Comparisons of networks: trained alike, evaluated alike, with paired tests; see ``scripts/experiment --help``."""
+
+from convformer_monai.experiments.cells import EXPERIMENTS, Cell, make_cells
+from convformer_monai.experiments.runner import Runner
+from convformer_monai.experiments.table import write_table
+
+__all__ = ["EXPERIMENTS", "Cell", "Runner", "make_cells", "write_table"]

@@ -1,0 +1,184 @@
+"""Trains, evaluates and measures the cells of an experiment; goes on where it was stopped.
+
+Each cell and seed has a folder ``OUT/<cell>/seed<K>`` with a folder for each stage of training, ``evaluation``,
+``collapse.json`` (see :mod:`convformer_monai.analysis`) and ``log.txt``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from convformer_monai.bundles import component, load_weights
+from convformer_monai.errors import InputRefused
+from convformer_monai.experiments.cells import Cell
+from convformer_monai.results.measurements import write_text
+from convformer_monai.training import SliceDataset
+from convformer_monai.training.plan import BEST, read_plan, run_logged, run_stages
+
+__all__ = ["COLLAPSE", "EVALUATION", "Runner"]
+
+logger = logging.getLogger(__name__)
+
+EVALUATION, COLLAPSE, OPTIONS, LOG = "evaluation", "collapse.json", "options.json", "log.txt"
+FOLDS = "crossvalidate"  # name of the config of a bundle that is cross-validated
+IMAGES = 8  # validation images on which attention collapse is measured
+
+
+class Runner:
+    """Works through cells and seeds.
+
+    Args:
+        bundle_root: folder of the bundle whose data, training and evaluation are used.
+        dataset_dir: as for ``scripts/train``.
+        output_dir: of the experiment.
+        options: of ``train.json``, for every training: the budget, above all.
+        max_minutes: nothing begins, and no training goes on beyond an epoch's end, after so many minutes; 0 for no
+            limit.
+        jobs: cells at a time, which share the processor's cores.
+
+    Raises:
+        InputRefused: if the bundle has no plan, or ``output_dir`` holds results of other options.
+    """
+
+    def __init__(
+        self,
+        bundle_root: Path,
+        dataset_dir: str,
+        output_dir: Path,
+        options: Sequence[str] = (),
+        max_minutes: float = 0,
+        jobs: int = 1,
+    ) -> None:
+        self.bundle_root = bundle_root
+        self.dataset_dir = dataset_dir
+        self.output_dir = output_dir
+        self.options = list(options)
+        self.deadline = time.monotonic() + 60 * max_minutes if max_minutes else None
+        self.jobs = jobs
+        self.cross_validated = (bundle_root / "configs" / f"{FOLDS}.json").is_file()
+        self.stages = [stage for stage in read_plan(bundle_root)["stages"] if not stage.get("for_shipping")]
+        self._keep_options()
+
+    def _keep_options(self) -> None:
+        """Notes the options beside the results, since cells of different budgets may not be compared."""
+        file = self.output_dir / OPTIONS
+        now = {"bundle": self.bundle_root.name, "options": self.options}
+        if not file.is_file():
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            write_text(file, json.dumps(now, indent=2) + "\n")
+        elif (before := json.loads(file.read_text(encoding="utf-8"))) != now:
+            raise InputRefused(
+                "OTHER_OPTIONS",
+                f"{self.output_dir} holds results of {before['bundle']} with {' '.join(before['options']) or 'no'} "
+                "options; give the same ones, or another --output_dir",
+            )
+
+    def place(self, cell: Cell, seed: int) -> Path:
+        """The folder of a cell and seed."""
+        return self.output_dir / cell.name / f"seed{seed}"
+
+    def is_done(self, cell: Cell, seed: int) -> bool:
+        """Tells whether a cell is trained, evaluated and measured with a seed."""
+        return (self.place(cell, seed) / COLLAPSE).is_file()
+
+    def run(
+        self, cells: Sequence[Cell], seeds: Sequence[int], after_each: Callable[[], object] = lambda: None
+    ) -> list[str]:
+        """Does what is left; a cell that fails does not stop the others.
+
+        Args:
+            cells: in the order wanted.
+            seeds: of the training; all cells with the first, then all with the next.
+            after_each: called when a cell is done with a seed.
+
+        Returns:
+            The names of those that failed.
+        """
+        failed: list[str] = []
+
+        def do(task: tuple[int, Cell]) -> None:
+            seed, cell = task
+            if self.is_done(cell, seed) or self._time_is_over():
+                return
+            logger.info("%s, seed %d: begins", cell.name, seed)
+            try:
+                done = self._do(cell, seed)
+            except (subprocess.CalledProcessError, InputRefused) as error:
+                failed.append(f"{cell.name}, seed {seed}")
+                logger.error("%s, seed %d: failed: %s; see %s", cell.name, seed, error, self.place(cell, seed) / LOG)
+                return
+            logger.info("%s, seed %d: %s", cell.name, seed, "done" if done else "stopped by the time limit")
+            after_each()
+
+        with ThreadPoolExecutor(self.jobs) as pool:
+            list(pool.map(do, [(seed, cell) for seed in seeds for cell in cells]))
+        return failed
+
+    def _time_is_over(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def _do(self, cell: Cell, seed: int) -> bool:
+        """Trains, evaluates and measures; returns whether the time was enough."""
+        place = self.place(cell, seed)
+        place.mkdir(parents=True, exist_ok=True)
+        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        left = 0.0 if self.deadline is None else (self.deadline - time.monotonic()) / 60
+        values = {**cell.values(), "seed": seed}
+        finished = run_stages(
+            self.bundle_root, self.dataset_dir, place, self.stages, values, self.options, left, environment, place / LOG
+        )
+        if not finished:
+            return False
+        run_logged(self._evaluation(cell, place), environment, place / LOG)
+        self._measure_collapse(cell, place)
+        return True
+
+    def _evaluation(self, cell: Cell, place: Path) -> list[str]:
+        """The command that evaluates a trained cell."""
+        config = FOLDS if self.cross_validated else "evaluate"
+        weights = place / ("fold{fold}" if self.cross_validated else self.stages[-1]["name"]) / BEST
+        command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(self.bundle_root)]
+        command += ["--config_file", str(self.bundle_root / "configs" / f"{config}.json")]
+        command += ["--dataset_dir", self.dataset_dir, "--output_dir", str(place / EVALUATION)]
+        command += ["--inference_overrides", repr(dict(cell.network)), "--weights", str(weights)]
+        # Weights of one's own have no hash to check them against; cross-validation asks for none.
+        return command if self.cross_validated else [*command, "--weights_sha256", ""]
+
+    def _measure_collapse(self, cell: Cell, place: Path) -> None:
+        """Writes the measures of attention collapse of a trained cell, on the first validation images."""
+        from convformer_monai.analysis import measure_collapse
+
+        network = component(self.bundle_root, "inference", "network_def", cell.network)
+        last = place / self.stages[-1]["name"] / BEST
+        load_weights(network, last).eval()
+        images = self._images()
+        with torch.inference_mode():
+            layers = [asdict(layer) for layer in measure_collapse(network, images)]
+        content: dict[str, Any] = {
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "images": len(images),
+            "layers": layers,
+        }
+        write_text(place / COLLAPSE, json.dumps(content, indent=2) + "\n", overwrite=True)
+
+    def _images(self) -> torch.Tensor:
+        """Validation images as the network sees them, ``(N, C, X, Y)``, of volumes slices with something to find."""
+        ids = ["validate#dataset#data", "validate#preprocessing", "canvas"]
+        cases, preprocessing, canvas = component(self.bundle_root, "train", ids, {"dataset_dir": self.dataset_dir})
+        dataset = SliceDataset(cases[:: max(1, len(cases) // IMAGES)], preprocessing, canvas)
+        labelled = (dataset.labels > 0).flatten(1).any(1).nonzero().flatten()
+        chosen = labelled[torch.linspace(0, len(labelled) - 1, min(IMAGES, len(labelled))).long()]
+        return dataset.images[chosen].float()

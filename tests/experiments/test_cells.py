@@ -1,0 +1,72 @@
+"""Which networks an experiment trains."""
+
+from pathlib import Path
+
+import pytest
+from bundle_kinds import KINDS, Kind
+
+from convformer_monai.bundles import component
+from convformer_monai.experiments import EXPERIMENTS, make_cells
+from convformer_monai.experiments.cells import TABLE_BLOCKS, TABLE_NETS
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_every_cell_is_compared_with_one_of_its_experiment(experiment: str, kind: Kind) -> None:
+    cells = make_cells(experiment, kind.root)
+    names = [cell.name for cell in cells]
+    assert len(set(names)) == len(names) > 1
+    assert {cell.reference for cell in cells} <= set(names)
+    assert len({tuple(cell.labels) for cell in cells}) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_cells_are_the_bundles_network_definition(kind: Kind) -> None:
+    import torch
+
+    (cell,) = make_cells("table1", kind.root, nets=["SETR"], blocks=["vit"])
+    network = component(kind.root, "inference", "network_def", cell.network).eval()
+    assert network(torch.zeros(1, kind.channels, 40, 24)).shape == (1, kind.classes, 40, 24)
+    values = cell.values()
+    assert values["network_def#overrides"] == cell.network
+    # Nets that learn positions segment windows of the size they were trained on; dermoscopy trains on whole pictures.
+    assert ("validate#inferer" in values) == (kind.name != "dermoscopy")
+
+
+def test_table1_and_alpha(cardiac_root: Path) -> None:
+    cells = make_cells("table1", cardiac_root)
+    assert len(cells) == len(TABLE_NETS) * len(TABLE_BLOCKS)
+    few = make_cells("table1", cardiac_root, nets=["TransFuse"], blocks=["vit", "convformer"])
+    assert [cell.name for cell in few] == ["TransFuse_vit", "TransFuse_convformer"]
+    assert few[0].reference == "TransFuse_convformer"
+    assert few[0].training["loss#weights"] == [0.5, 0.3, 0.2]
+    alphas = make_cells("alpha", cardiac_root)
+    assert [cell.network["network_def"]["block_kwargs"]["alpha"] for cell in alphas] == [0.2, 0.4, 0.6, 0.8, 1.0]
+
+
+def test_controls_are_those_of_the_bundle(cardiac_root: Path) -> None:
+    assert [cell.name for cell in make_cells("controls", cardiac_root)] == ["convformer", "conv", "basicunet"]
+    (cell,) = make_cells("controls", cardiac_root, nets=["conv"])
+    assert cell.network == {"network_def#block": "conv"} and cell.reference == "convformer"
+    assert make_cells("controls", cardiac_root)[0].values() == {}
+
+
+@pytest.mark.parametrize(
+    ("experiment", "arguments", "what"),
+    [
+        ("table2", {}, "experiment must be one of table1, alpha, controls"),
+        ("table1", {"nets": ["UNet"]}, "net must be one of"),
+        ("table1", {"blocks": ["mlp"]}, "block must be one of"),
+        ("table1", {"nets": ["SETR"], "preset": "tiny"}, "preset of SETR must be one of"),
+        ("alpha", {"blocks": ["vit"]}, "blocks are for table1"),
+        ("controls", {"nets": ["vit"]}, "nets must be among convformer, conv, basicunet"),
+    ],
+)
+def test_unknown_names_are_refused(cardiac_root: Path, experiment: str, arguments: dict, what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        make_cells(experiment, cardiac_root, **arguments)
+
+
+@pytest.fixture
+def cardiac_root() -> Path:
+    return KINDS["cardiac"].root
