@@ -56,6 +56,12 @@ def test_evaluate_passes_on_absolute_paths(call: Run, tmp_path: Path) -> None:
     }
 
 
+def test_evaluate_takes_a_network_of_ones_own(call: Run) -> None:
+    definition = "{'_target_': 'MyNet', 'in_channels': 1}"
+    done = call("evaluate", "cardiac", "--data", "data", "--weights", "w.pt", "--network_def", definition)
+    assert options_of(done)["--inference_overrides"] == f"{{'network_def': {definition}}}"
+
+
 def test_train_passes_on_ids_of_the_config(call: Run, tmp_path: Path) -> None:
     done = call("train", "cardiac", "--data", "data", "--max_minutes", "5", "--crop#0", "96", "--restart")
     assert options_of(done) == {

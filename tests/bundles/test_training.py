@@ -73,6 +73,29 @@ def test_training_writes_best_weights_resumes_and_fits_the_bundle(kind, bundle_r
 
 
 @pytest.mark.slow
+def test_any_net_of_the_registry_takes_the_place_of_the_bundles_own(kind, bundle_root, data, tmp_path):
+    """By name, as the README says, through `monai.bundle run` for training and evaluation."""
+    definition = {"_target_": "convformer_monai.networks.make_net", "name": "TransFuse", "preset": "small"}
+    definition |= {"in_channels": kind.channels, "out_channels": kind.classes, "block": "vit", "img_size": [64, 48]}
+    output = tmp_path / "run"
+    options = ["--network_def", repr(definition), "--loss#weights", "[0.5,0.3,0.2]"]
+    result = train(kind, data, output, "--max_epochs", "1", *options)
+    assert result.returncode == 0, result.stderr[-2000:]
+    state = torch.load(output / "best.pt", weights_only=True)
+    assert any(key.startswith("transformer.encoder") for key in state)
+    if kind.name == "hemorrhage":
+        return  # its evaluation wants five folds
+    scores = tmp_path / "scores"
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(bundle_root / "configs/evaluate.json")]
+    command += ["--bundle_root", str(bundle_root), "--dataset_dir", str(data), "--output_dir", str(scores)]
+    command += ["--weights", str(output / "best.pt"), "--weights_sha256", ""]
+    command += ["--inference_overrides", repr({"network_def": definition})]
+    evaluated = subprocess.run(command, capture_output=True, text=True)
+    assert evaluated.returncode == 0, evaluated.stderr[-2000:]
+    assert (scores / "per_case.csv").is_file()
+
+
+@pytest.mark.slow
 def test_two_cpu_processes_train_one_network(kind, bundle_root, data, tmp_path):
     output = tmp_path / "run"
     result = train(kind, data, output, "--max_epochs", "1", "--batch_size", "2", processes=2)
