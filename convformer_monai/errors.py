@@ -7,7 +7,7 @@ from types import TracebackType
 
 __all__ = ["InputRefused", "find_refusal", "report_refusals"]
 
-EXIT_REFUSED = 2
+EXIT_REFUSED, EXIT_INTERRUPTED = 2, 130
 
 
 class InputRefused(Exception):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import EXIT_INTERRUPTED, EXIT_REFUSED, InputRefused
 from convformer_monai.experiments.cells import EXPERIMENTS, make_cells
 from convformer_monai.experiments.runner import Runner
 from convformer_monai.experiments.table import write_table
@@ -46,10 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         table = write_table(runner, cells, known.seeds)
     except InputRefused as refusal:
         sys.stderr.write(f"{refusal}\n")
-        return 2
+        return EXIT_REFUSED
     except ValueError as error:
         sys.stderr.write(f"error[EXPERIMENT]: {error}\n")
-        return 2
+        return EXIT_REFUSED
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on\n")
+        return EXIT_INTERRUPTED
     sys.stdout.write(f"{table}\n" if table else "no cell is done yet\n")
     if failed:
         sys.stderr.write(f"failed: {'; '.join(failed)}\n")

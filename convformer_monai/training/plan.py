@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import EXIT_INTERRUPTED, EXIT_REFUSED, InputRefused
 
 __all__ = ["is_finished", "main", "read_plan", "run_logged", "run_plan", "run_stages"]
 
@@ -207,10 +207,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         done = run_plan(known.bundle_root, known.dataset_dir, known.output_dir, options, names, known.max_minutes)
     except InputRefused as refusal:
         sys.stderr.write(f"{refusal}\n")
-        return 2
+        return EXIT_REFUSED
     except subprocess.CalledProcessError as error:
         logger.error("a run failed with exit status %d; the same command goes on from its last epoch", error.returncode)
         return error.returncode
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on from the last epoch\n")
+        return EXIT_INTERRUPTED
     logger.info("all runs are done" if done else "the time is over; the same command goes on")
     return 0
 
