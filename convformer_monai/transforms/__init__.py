@@ -1,5 +1,6 @@
 """Dictionary transforms that the bundles name."""
 
+from convformer_monai.transforms.confidence import KeepConfidentPartsd
 from convformer_monai.transforms.geometry import InPlaneOrientationd, InPlaneSpacingd
 from convformer_monai.transforms.phases import InvertPhasesd
 from convformer_monai.transforms.photo import LoadPictureMaskd, NormalizeColoursd, ResizeToAread
@@ -12,6 +13,7 @@ __all__ = [
     "InPlaneOrientationd",
     "InPlaneSpacingd",
     "InvertPhasesd",
+    "KeepConfidentPartsd",
     "KeepLargestPerPhased",
     "LoadPictureMaskd",
     "LoadWindowedSliced",

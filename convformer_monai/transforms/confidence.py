@@ -1,0 +1,74 @@
+"""Parts of a mask that the network is sure of nowhere are not kept.
+
+Networks for hemorrhage find blood in blood-free slices mostly as small parts of middling probability: streaks beside
+bone, calcifications. Real blood, where it is thick, has a core that the network is sure of. A part of the mask is
+therefore kept, whole, if the probability reaches ``peak`` anywhere in it, as in Canny's thresholding with hysteresis
+(IEEE TPAMI 1986).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from monai.utils import convert_to_dst_type, convert_to_tensor
+
+__all__ = ["KeepConfidentPartsd"]
+
+CLASSES = 2  # background and one structure
+IMPOSSIBLE = 20.0  # by so much the structure's score lies below the background's: a probability of 2e-9
+
+
+class KeepConfidentPartsd(MapTransform):
+    """Takes connected parts without a confident core out of the class scores of one structure.
+
+    Args:
+        keys: scores (T * 2, X, Y, Z), phase-major, background before the structure; a softmax over the two gives
+            probabilities. Voxels of a part touch at faces, edges or corners.
+        peak: probability that a part must reach somewhere, 0.5 to 1; at 0.5 every part is kept.
+        allow_missing_keys: do not fail if a key is missing.
+
+    Raises:
+        ValueError: ``peak`` is out of its range.
+    """
+
+    def __init__(self, keys: KeysCollection, peak: float, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if not 0.5 <= peak <= 1:
+            raise ValueError(f"peak must lie within 0.5 and 1, got {peak}")
+        self.peak = peak
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Makes the structure impossible in the parts that are not kept.
+
+        Raises:
+            ValueError: if the number of channels is odd.
+        """
+        result = dict(data)
+        for key in self.key_iterator(result):
+            scores = convert_to_tensor(result[key], track_meta=False).float().clone()
+            if len(scores) % CLASSES:
+                raise ValueError(f"{key} must have two channels for each phase, got {len(scores)}")
+            for phase in scores.split(CLASSES):  # views
+                self._clean(phase)
+            result[key] = convert_to_dst_type(scores, result[key])[0]
+        return result
+
+    def _clean(self, scores: torch.Tensor) -> None:
+        """Cleans (2, X, Y, Z) in place."""
+        from scipy import ndimage
+
+        background, structure = scores
+        probability = torch.sigmoid(structure - background).cpu().numpy()
+        parts, count = ndimage.label(probability > 0.5, structure=np.ones([3] * probability.ndim))
+        if not count:
+            return
+        peaks = ndimage.maximum(probability, parts, np.arange(count + 1))
+        doubtful = np.asarray(peaks) < self.peak
+        doubtful[0] = False  # the background
+        out = torch.from_numpy(doubtful[parts]).to(scores.device)
+        structure[out] = background[out] - IMPOSSIBLE

@@ -1,0 +1,66 @@
+"""Parts without a confident core are not kept."""
+
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from convformer_monai.transforms import KeepConfidentPartsd
+
+
+def scores_of(probability: torch.Tensor) -> torch.Tensor:
+    """(2, X, Y, Z) scores whose softmax is 1 - probability and probability."""
+    return torch.stack([torch.log1p(-probability), probability.log()]) + 3.0
+
+
+@pytest.fixture
+def probability() -> torch.Tensor:
+    """One part with a core across two slices, one without, in one slice."""
+    volume = torch.full((8, 8, 3), 0.1)
+    volume[1:3, 1:3, 0] = 0.6
+    volume[1, 1, 1] = 0.97
+    volume[5:7, 5:7, 1] = 0.9
+    return volume
+
+
+def mask_of(scores: torch.Tensor) -> torch.Tensor:
+    return scores.softmax(0)[1] > 0.5
+
+
+def test_only_parts_with_a_core_are_kept_whole(probability: torch.Tensor) -> None:
+    before = scores_of(probability)
+    after = KeepConfidentPartsd("pred", peak=0.95)({"pred": before})["pred"]
+    expected = probability > 0.5
+    assert expected.sum() == 4 + 1 + 4
+    expected[5:7, 5:7, 1] = False
+    assert torch.equal(mask_of(after), expected)
+    kept = ~(probability == 0.9)
+    assert torch.equal(after[:, kept], before[:, kept]), "nothing else changes"
+    assert mask_of(before).sum() == 9, "the input is left alone"
+
+
+def test_every_part_is_kept_at_one_half(probability: torch.Tensor) -> None:
+    before = scores_of(probability)
+    assert torch.equal(KeepConfidentPartsd("pred", peak=0.5)({"pred": before})["pred"], before)
+
+
+def test_parts_touch_at_corners(probability: torch.Tensor) -> None:
+    probability[4, 4, 2] = 0.99  # touches the corner of the part without a core, in the next slice
+    after = KeepConfidentPartsd("pred", peak=0.95)({"pred": scores_of(probability)})["pred"]
+    assert mask_of(after).sum() == 10
+
+
+def test_phases_by_themselves_and_metadata_stays(probability: torch.Tensor) -> None:
+    empty = torch.full_like(probability, 0.1)
+    scores = MetaTensor(
+        torch.cat([scores_of(empty), scores_of(probability)]), affine=torch.diag(torch.tensor([2.0] * 4))
+    )
+    after = KeepConfidentPartsd("pred", peak=0.95)({"pred": scores})["pred"]
+    assert isinstance(after, MetaTensor) and torch.equal(after.affine, scores.affine)
+    assert torch.equal(after[:2], scores[:2]) and mask_of(after[2:]).sum() == 5
+
+
+def test_wrong_arguments() -> None:
+    with pytest.raises(ValueError, match="peak must lie within 0.5 and 1, got 0.4"):
+        KeepConfidentPartsd("pred", peak=0.4)
+    with pytest.raises(ValueError, match="two channels for each phase, got 3"):
+        KeepConfidentPartsd("pred", peak=0.9)({"pred": torch.zeros(3, 4, 4, 1)})
