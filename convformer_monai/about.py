@@ -1,4 +1,4 @@
-"""What is installed: versions, devices, bundles. Imports nothing heavy."""
+"""What is installed: versions, devices, bundles, and networks. Only :func:`about_networks` imports anything heavy."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from convformer_monai import __version__
 from convformer_monai.catalogue import BUNDLES, bundle_path
 from convformer_monai.errors import InputRefused
 
-__all__ = ["about", "as_text"]
+__all__ = ["about", "about_networks", "as_text", "networks_as_text"]
 
+CHANNELS = (1, 4)  # of image and result, for which the networks' parameters are counted
+COUNTED_BLOCKS = ("vit", "convformer")
 PACKAGES = ("torch", "monai", "numpy", "nibabel", "SimpleITK", "pydicom", "highdicom")
 
 
@@ -55,6 +57,52 @@ def as_text(content: dict[str, Any]) -> str:
             f"  folder   {bundle['folder']}",
             f"  use      {bundle['intended_use']}",
         ]
+    return "\n".join(lines)
+
+
+def about_networks() -> dict[str, Any]:
+    """Tells which networks and blocks there are, and how large the networks are; no memory is taken for them."""
+    import torch
+
+    from convformer_monai.networks import BLOCKS, NETS, PRESETS, make_net
+
+    def parameters(net: str, block: str, preset: str) -> int:
+        with torch.device("meta"):
+            return sum(one.numel() for one in make_net(net, *CHANNELS, block, preset).parameters())
+
+    return {
+        "convformer_monai": __version__,
+        "in_channels": CHANNELS[0],
+        "out_channels": CHANNELS[1],
+        "nets": [
+            {
+                "name": name,
+                "description": NETS.components[name].description,
+                "presets": {
+                    preset: {block: parameters(name, block, preset) for block in COUNTED_BLOCKS}
+                    for preset in PRESETS[name]
+                },
+            }
+            for name in NETS.names
+        ],
+        "blocks": [{"name": name, "description": BLOCKS.components[name].description} for name in BLOCKS.names],
+    }
+
+
+def networks_as_text(content: dict[str, Any]) -> str:
+    """Lays :func:`about_networks` out for reading."""
+    width = max(len(one["name"]) for one in (*content["nets"], *content["blocks"]))
+    lines = [
+        f"Networks, with million parameters of their presets for {content['in_channels']} channel and "
+        f"{content['out_channels']} classes:"
+    ]
+    for net in content["nets"]:
+        lines.append(f"  {net['name']:{width}}  {net['description']}")
+        for preset, counts in net["presets"].items():
+            numbers = ", ".join(f"{block} {count / 1e6:.1f}" for block, count in counts.items())
+            lines.append(f"  {'':{width}}  {preset:8}  {numbers}")
+    lines += ["", "Blocks, of which each network can be made:"]
+    lines += [f"  {block['name']:{width}}  {block['description']}" for block in content["blocks"]]
     return "\n".join(lines)
 
 

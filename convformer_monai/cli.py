@@ -44,6 +44,14 @@ Bundle = Annotated[
 ]
 Ed = Annotated[int | None, typer.Option("--ed", min=0, help="End-diastolic phase, from 0; else it is found.")]
 Es = Annotated[int | None, typer.Option("--es", min=0, help="End-systolic phase, from 0; else it is found.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Series = Annotated[str | None, typer.Option(help="DICOM series to take, if there are several.")]
+ResampleUneven = Annotated[
+    bool, typer.Option("--resample-uneven", help="Resample unevenly spaced slices instead of refusing them.")
+]
+ForceModality = Annotated[
+    bool, typer.Option("--force-modality", help="Take images of a modality that the bundle was not made for.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
@@ -54,20 +62,16 @@ def segment(
     input: Annotated[Path, typer.Option("-i", "--input", help="A file, a DICOM folder, or a folder of cases.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; made if missing.")],
     bundle: Bundle = "cardiac",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     format: Annotated[str, typer.Option(help="Comma-separated: nifti, dicom-seg, dicom-sr.")] = "nifti",
     seg_type: Annotated[SegmentationType, typer.Option(help="Kind of DICOM SEG.")] = SegmentationType.BINARY,
     preview: Annotated[bool, typer.Option("--preview", help="Also write a picture with the outlines.")] = False,
     phase: Annotated[str, typer.Option(help="Phase of a cine: all, ed, es, or its number from 0.")] = "all",
     ed: Ed = None,
     es: Es = None,
-    series_uid: Annotated[str | None, typer.Option(help="DICOM series to take, if there are several.")] = None,
-    resample_uneven: Annotated[
-        bool, typer.Option("--resample-uneven", help="Resample unevenly spaced slices instead of refusing them.")
-    ] = False,
-    force_modality: Annotated[
-        bool, typer.Option("--force-modality", help="Take images of a modality that the bundle was not made for.")
-    ] = False,
+    series_uid: Series = None,
+    resample_uneven: ResampleUneven = False,
+    force_modality: ForceModality = False,
     flips: Annotated[
         bool, typer.Option("--flips", help="Average over flipped images and report how far they disagree; slower.")
     ] = False,
@@ -135,18 +139,68 @@ def measure(
 
 
 @app.command()
+def explain(
+    input: Annotated[Path, typer.Option("-i", "--input", help="An image file, or a folder of one DICOM series.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; made if missing.")],
+    bundle: Bundle = "cardiac",
+    net: Annotated[str | None, typer.Option(help="Another network than the bundle's: see info --networks.")] = None,
+    block: Annotated[str | None, typer.Option(help="Its transformer block (default convformer).")] = None,
+    preset: Annotated[str | None, typer.Option(help="Its size (default small).")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Its state dict; without, it is untrained.")] = None,
+    slice: Annotated[
+        int | None, typer.Option(min=0, help="Slice of the image, from 0; else the one with the largest mask.")
+    ] = None,
+    pixel: Annotated[
+        str | None, typer.Option(metavar="X,Y", help="Pixel of the image, from 0,0; else one within the mask.")
+    ] = None,
+    phase: Annotated[int | None, typer.Option(min=0, help="Phase of a cine, from 0 (default the first).")] = None,
+    series_uid: Series = None,
+    device: Device = "auto",
+    resample_uneven: ResampleUneven = False,
+    force_modality: ForceModality = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what a network attends to in an image, and whether its attention has collapsed.
+
+    For an input x, the output folder gets x_attention.png, x_collapse.png, x_receptive_field.png (of ConvFormer heads)
+    and x_explain.json with all numbers. Needs matplotlib: pip install 'convformer_monai[train]'.
+    """
+    start_logging(quiet)
+    from convformer_monai.analysis.explain import ExplainOptions, explain, read_pixel
+
+    options = ExplainOptions(
+        net=net,
+        block=block,
+        preset=preset,
+        weights=weights,
+        slice=slice,
+        pixel=read_pixel(pixel),
+        phase=phase,
+        series_uid=series_uid,
+        resample_uneven=resample_uneven,
+        overwrite=overwrite,
+    )
+    content = explain(input, output, bundle, options, device=device, force_modality=force_modality)
+    if as_json:
+        print_json(content)
+
+
+@app.command()
 def info(
     bundle: Annotated[str | None, typer.Option("-b", "--bundle", help="One bundle only.")] = None,
+    networks: Annotated[bool, typer.Option("--networks", help="The networks and blocks to choose from.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show versions, devices and bundles."""
-    from convformer_monai.about import about, as_text
+    """Show versions, devices and bundles; or the networks."""
+    from convformer_monai.about import about, about_networks, as_text, networks_as_text
 
-    content = about(bundle)
+    content = about_networks() if networks else about(bundle)
     if as_json:
         print_json(content)
     else:
-        typer.echo(as_text(content))
+        typer.echo(networks_as_text(content) if networks else as_text(content))
 
 
 @app.command()

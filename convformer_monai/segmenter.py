@@ -144,6 +144,18 @@ class Segmenter:
         result = self.run(study_from(x))
         return like(x, result.labels.numpy())
 
+    def prepare(self, study: Study) -> MetaTensor:
+        """Prepares a study as the bundle does.
+
+        Returns:
+            What the network sees: ``(phases, X', Y', Z)``, of a photograph ``(C, X', Y')``, with its affine.
+
+        Raises:
+            InputRefused: if it is not of the kind that the bundle takes.
+        """
+        self._check(study)
+        return self._prepare({"image": study.image.clone()})["image"]  # type: ignore[no-any-return]
+
     def run(self, study: Study) -> Segmentation:
         """Segments a study.
 

@@ -40,7 +40,7 @@ def python(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("command", [[], ["segment"], ["measure"], ["info"], ["export"]])
+@pytest.mark.parametrize("command", [[], ["segment"], ["measure"], ["explain"], ["info"], ["export"]])
 def test_help_imports_nothing_heavy(command):
     heavy = "import atexit\natexit.register(lambda: print('HEAVY', 'torch' in sys.modules, 'monai' in sys.modules))"
     done = python(*command, "--help", before=f"import sys\n{heavy}")
@@ -57,6 +57,63 @@ def test_info_imports_no_torch():
     assert len(cardiac["weights_sha256"]) == 64 and cardiac["eval_metrics"]["dice_mean"] > 0.8
 
 
+def test_info_of_the_networks(capsys):
+    assert main(["info", "--networks", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    nets = {net["name"]: net for net in content["nets"]}
+    assert {"ConvFormerUNet", "SETR", "TransUNet", "TransFuse", "FATNet", "Patcher"} == nets.keys()
+    assert nets["SETR"]["presets"]["full"] == {"vit": 39_106_052, "convformer": 115_609_124}
+    assert list(nets["Patcher"]["presets"]) == ["small", "full", "original"]
+    blocks = {block["name"]: block["description"] for block in content["blocks"]}
+    assert blocks.keys() >= {"convformer", "vit", "identity", "conv"} and all(blocks.values())
+    assert main(["info", "--networks"]) == 0
+    said = capsys.readouterr().out
+    assert "full      vit 39.1, convformer 115.6" in said
+    assert all(f"  {name} " in said for name in (*nets, *blocks))
+
+
+def test_explain(phantom, tmp_path, capsys):
+    path, _ = phantom.save(tmp_path / "in", ODD)
+    arguments = ["explain", "-i", str(path), "-o", str(tmp_path / "out"), "--pixel", "50,52", "--slice", "1", "-q"]
+    assert main([*arguments, "--json"]) == 0
+    out, err = capsys.readouterr()
+    content = json.loads(out)
+    assert err == "" and content["place"]["pixel"] == [50, 52] and content["place"]["slice"] == 1
+    assert {file.name for file in (tmp_path / "out").iterdir()} == set(content["files"])
+    assert f"{ODD}_attention.png" in content["files"]
+    assert main([*arguments, "--overwrite", "--net", "SETR", "--block", "vit", "--preset", "small"]) == 0
+    assert not (tmp_path / "out" / f"{ODD}_receptive_field.png").exists()
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith("error[EXISTS]: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--pixel", "x"], "error[OPTION]: --pixel 'x' is no pixel"),
+        (["--pixel", "999,0"], "error[OUT_OF_RANGE]: --pixel 999,0"),
+        (["--slice", "3"], "error[OUT_OF_RANGE]: --slice 3"),
+        (["--net", "UNet"], "error[OPTION]: --net UNet"),
+        (["--block", "vit"], "error[OPTION]: --block"),
+        (["-b", "nowhere"], "error[BUNDLE_NOT_FOUND]: "),
+    ],
+)
+def test_explain_refuses_in_one_line(phantom, tmp_path, capsys, options, said):
+    path, _ = phantom.save(tmp_path / "in", "case")
+    assert main(["explain", "-i", str(path), "-o", str(tmp_path / "out"), *options]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(said) and err.count("\n") == 1
+    assert not (tmp_path / "out").exists() or not [*(tmp_path / "out").iterdir()]
+
+
+@pytest.mark.slow
+def test_explain_a_dicom_series(cine, tmp_path):
+    folder = write_volume(tmp_path / "1.2.840.55", cine.image, cine.affine)
+    assert main(["explain", "-i", str(folder), "-o", str(tmp_path / "out"), "--phase", "1", "-q"]) == 0
+    text = (tmp_path / "out" / "1.2.840.55_explain.json").read_text()
+    assert json.loads(text)["place"]["phase"] == 1 and not [secret for secret in SECRETS if secret in text]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -67,6 +124,8 @@ def test_info_imports_no_torch():
         (["segment", "-i", "x", "-o", "y", "--ed", "one"], "--ed"),
         (["nothing"], "nothing"),
         (["info", "-b", "brain"], "brain"),
+        (["explain", "-i", "x", "-o", "y", "--slice", "-1"], "--slice"),
+        (["explain", "-i", "x"], "--output"),
     ],
 )
 def test_wrong_arguments(arguments, said, capsys):

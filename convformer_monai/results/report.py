@@ -21,7 +21,7 @@ from convformer_monai.readers.study import Study
 from convformer_monai.results.atomic import AtomicFiles
 from convformer_monai.results.measurements import Measurements, write_text
 
-__all__ = ["fingerprint", "make_report", "write_report"]
+__all__ = ["describe", "fingerprint", "make_report", "versions", "write_report"]
 
 SCHEMA, SCHEMA_VERSION = "convformer_monai.report", 1
 PACKAGES = ("monai", "torch", "numpy")
@@ -62,13 +62,9 @@ def make_report(
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": {
-            "convformer_monai": __version__,
-            **{name: version(name) for name in PACKAGES},
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
         "bundle": {"name": bundle, "version": bundle_version, "weights_sha256": weights_sha256},
-        "input": _input(study),
+        "input": describe(study),
         **{moment: dict(details[moment]) for moment in ("ed", "es") if moment in details},
         "flags": [{"code": flag.code, "message": flag.message} for flag in measurements.flags],
         "warnings": list(study.warnings),
@@ -116,8 +112,14 @@ def fingerprint(study: Study) -> str:
     return digest.hexdigest()
 
 
-def _input(study: Study) -> dict[str, Any]:
-    """Describes the image."""
+def versions(*more: str) -> dict[str, str]:
+    """Returns the versions of this package, of those that shape its results and of ``more``, and of Python."""
+    packages = {name: version(name) for name in (*PACKAGES, *more)}
+    return {"convformer_monai": __version__, **packages, "python": platform.python_version()}
+
+
+def describe(study: Study) -> dict[str, Any]:
+    """Describes an image, as JSON types and without personal data."""
     axes = 2 if study.is_photo else 3
     spacing = [round(float(one), 6) for one in np.linalg.norm(study.affine[:3, :axes], axis=0)]
     content: dict[str, Any] = {

@@ -53,6 +53,15 @@ class TestBlock(Contract):
             if name in ("vit", "layerscale"):
                 torch.testing.assert_close(maps.sum(-1), torch.ones(2, 2, tokens))
 
+    @torch.no_grad()
+    def test_attention_of_some_tokens(self, case: Case, name: str, net: nn.Module) -> None:
+        if name == "conv":
+            return
+        x = case.input()
+        queries = torch.tensor([math.prod(case.size) - 1, 0, 7])
+        net.mixer.budget = 500  # of Re-attention and Refiner: the queries lie in different chunks
+        torch.testing.assert_close(net.attention(x, queries), net.attention(x)[:, :, queries])
+
     def test_same_arguments(self, name: str, spatial_dims: int) -> None:
         """A configuration may change the block's name alone."""
         net = block(

@@ -181,6 +181,14 @@ def test_analysis(name: str) -> None:
     torch.testing.assert_close(maps[0].sum(-1), torch.ones_like(maps[0][..., 0]))
 
 
+@pytest.mark.parametrize("block", ["convformer", "identity", "refiner", "vit"])
+@torch.no_grad()
+def test_attention_of_some_tokens_of_a_window(block: str, randomise: Randomise) -> None:
+    layer = randomise(WindowLayer(8, 2, 16, 2, 4, block=block)).eval()
+    x, queries = torch.randn(3, 8, 4, 4), torch.tensor([15, 2])
+    torch.testing.assert_close(layer.attention(x, queries), layer.attention(x)[:, :, queries])
+
+
 class TestParts:
     def test_windows(self) -> None:
         x = torch.randn(2, 3, 10, 13)

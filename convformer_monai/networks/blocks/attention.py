@@ -71,10 +71,14 @@ class SelfAttention(nn.Module):
         """The maps times the values, ``(B, heads, N, d)``; here without making the maps."""
         return F.scaled_dot_product_attention(q, k, v)
 
-    def attention(self, tokens: Tensor, context: Optional[Tensor] = None) -> Tensor:  # noqa: UP045
-        """Attention maps ``(B, heads, N, M)``; arguments as in :meth:`forward`."""
+    def map_rows(self, q: Tensor, k: Tensor, queries: Tensor) -> Tensor:
+        """The rows ``(B, heads, Q, M)`` of some queries ``(Q,)`` of the attention maps."""
+        return self.maps(q[:, :, queries], k)
+
+    def attention(self, tokens: Tensor, context: Tensor | None = None, queries: Tensor | None = None) -> Tensor:
+        """Attention maps ``(B, heads, N, M)``; arguments as in :meth:`forward`, or of some ``queries`` only."""
         q, k, _ = self._qkv(tokens, context)
-        return self.maps(q, k)
+        return self.maps(q, k) if queries is None else self.map_rows(q, k, queries)
 
     def forward(self, tokens: Tensor, context: Optional[Tensor] = None) -> Tensor:  # noqa: UP045
         """Attend.
@@ -146,10 +150,18 @@ class ViTBlock(nn.Module):
         tokens = tokens + self.scale2(self.mlp(self.norm2(tokens)))
         return tokens.transpose(1, 2).unflatten(2, x.shape[2:])  # type: ignore[no-any-return]
 
-    def attention(self, x: Tensor) -> Tensor:
-        """The attention maps of ``x``: ``(B, heads, N, N)``, queries before keys; rows of plain ones sum to 1."""
+    def attention(self, x: Tensor, queries: Tensor | None = None) -> Tensor:
+        """The attention maps of ``x``, queries before keys; rows of plain ones sum to 1.
+
+        Args:
+            x: ``(B, C, *spatial)``.
+            queries: ``(Q,)`` tokens, in row-major order, whose rows are wanted; None for all N.
+
+        Returns:
+            ``(B, heads, Q, N)``.
+        """
         tokens = x.flatten(2).transpose(1, 2)  # (B, N, C)
-        return self.mixer.attention(self.norm1(tokens))
+        return self.mixer.attention(self.norm1(tokens), queries=queries)
 
 
 BLOCKS.add("vit", "vanilla transformer: softmax self-attention and feed-forward, layer norm before each", ViTBlock)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convformer_monai.networks.blocks.convformer import ConvFormerBlock
@@ -57,10 +58,12 @@ class IdentityMixer(nn.Module):
         """``(B, C, *spatial)`` to ``(B, C, *spatial)``."""
         return self.project(self.to_v(x))  # type: ignore[no-any-return]
 
-    def attention(self, x: Tensor) -> Tensor:
-        """Identity maps, ``(B, heads, N, N)``."""
+    def attention(self, x: Tensor, queries: Tensor | None = None) -> Tensor:
+        """Identity maps, ``(B, heads, N, N)``, or some of their rows, ``(B, heads, Q, N)``."""
         tokens = x[0, 0].numel()
-        return torch.eye(tokens, dtype=x.dtype, device=x.device).expand(x.shape[0], self.num_heads, tokens, tokens)
+        if queries is None:
+            queries = torch.arange(tokens, device=x.device)
+        return F.one_hot(queries, tokens).to(x.dtype).expand(x.shape[0], self.num_heads, -1, -1)
 
 
 class ConvMixer(nn.Module):
@@ -100,7 +103,7 @@ class ConvMixer(nn.Module):
         """``(B, C, *spatial)`` to ``(B, C, *spatial)``."""
         return self.body(x)  # type: ignore[no-any-return]
 
-    def attention(self, x: Tensor) -> Tensor:
+    def attention(self, x: Tensor, queries: Tensor | None = None) -> Tensor:
         """There is none.
 
         Raises:

@@ -81,9 +81,9 @@ class ConvFormerBlock(nn.Module):
         x = x + self.mixer(self.norm1(x))
         return x + self.cffn(self.norm2(x))  # type: ignore[no-any-return]
 
-    def attention(self, x: Tensor) -> Tensor:
-        """The signed attention maps of ``x``: ``(B, heads, N, N)``."""
-        return self.mixer.attention(self.norm1(x))  # type: ignore[no-any-return, operator]
+    def attention(self, x: Tensor, queries: Tensor | None = None) -> Tensor:
+        """The signed attention maps of ``x``: ``(B, heads, N, N)``, or of some ``queries`` ``(B, heads, Q, N)``."""
+        return self.mixer.attention(self.norm1(x), queries)  # type: ignore[no-any-return, operator]
 
 
 BLOCKS.add("convformer", "ConvFormer: CNN-style self-attention and convolutional feed-forward", ConvFormerBlock)

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from convformer_monai.networks.blocks.gaussian import axis_factors, axis_roots, distance_rows
+from convformer_monai.networks.blocks.gaussian import axis_factors, axis_roots, distance_rows_of
 from convformer_monai.networks.blocks.mixing import TOLERANCE, mix_directly, mix_separably
 from convformer_monai.networks.blocks.pooling import conv_norm_relu, same_size_conv
 from convformer_monai.networks.checks import check_positive
@@ -262,11 +262,21 @@ class CSA(nn.Module):
         z = z.transpose(2, 3).flatten(1, 2).unflatten(2, x.shape[2:])  # (B, heads * d, *spatial)
         return self.project(z)  # type: ignore[no-any-return]
 
-    def attention(self, x: Tensor) -> Tensor:
-        """The signed attention maps A of ``x``, by their definition: ``(B, heads, N, N)``, queries before keys."""
+    def attention(self, x: Tensor, queries: Tensor | None = None) -> Tensor:
+        """The signed attention maps A of ``x``, by their definition.
+
+        Args:
+            x: ``(B, C, *spatial)``.
+            queries: ``(Q,)`` tokens, in row-major order, whose rows are wanted; None for all N.
+
+        Returns:
+            ``(B, heads, Q, N)``, queries before keys.
+        """
         q, k, _ = self._qkv(x)
         grid = list(x.shape[2:])
-        return similarities(q, k) * distance_rows(self.factors(grid), grid, 0, q.shape[2])
+        if queries is None:
+            queries = torch.arange(q.shape[2], device=x.device)
+        return similarities(q[:, :, queries], k) * distance_rows_of(self.factors(grid), grid, queries)
 
     def __getstate__(self) -> dict[str, object]:
         """Leave the distance map kept out of copies and pickles."""

@@ -46,15 +46,28 @@ def distance_rows(factors: list[Tensor], grid: list[int], start: int, stop: int)
     Returns:
         ``(heads, stop - start, N)``; each row sums to 1.
     """
-    query = torch.arange(start, stop, device=factors[0].device)
+    return distance_rows_of(factors, grid, torch.arange(start, stop, device=factors[0].device))
+
+
+def distance_rows_of(factors: list[Tensor], grid: list[int], queries: Tensor) -> Tensor:
+    """The rows of chosen queries of the distance map.
+
+    Args:
+        factors: see :func:`distance_rows`.
+        grid: see :func:`distance_rows`.
+        queries: ``(Q,)`` query tokens, in row-major order.
+
+    Returns:
+        ``(heads, Q, N)``; each row sums to 1.
+    """
     below = 1
     for size in grid:
         below = below * size
-    rows = torch.ones(1, stop - start, 1, device=factors[0].device, dtype=factors[0].dtype)
+    rows = torch.ones(1, len(queries), 1, device=factors[0].device, dtype=factors[0].dtype)
     for factor, size in zip(factors, grid):  # noqa: B905 (TorchScript knows no strict)
         below = below // size
-        axis = factor[:, (query // below) % size]  # (heads, chunk, n)
-        rows = (rows[..., None] * axis[:, :, None]).flatten(2)  # (heads, chunk, n_1 * ... * n)
+        axis = factor[:, (queries // below) % size]  # (heads, Q, n)
+        rows = (rows[..., None] * axis[:, :, None]).flatten(2)  # (heads, Q, n_1 * ... * n)
     return rows
 
 

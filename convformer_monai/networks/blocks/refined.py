@@ -87,6 +87,17 @@ class RefinedAttention(SelfAttention):
     def maps(self, q: Tensor, k: Tensor) -> Tensor:
         return self.rows(q, k, 0, q.shape[2])
 
+    def map_rows(self, q: Tensor, k: Tensor, queries: Tensor) -> Tensor:
+        tokens = q.shape[2]
+        chunk = max(1, self.budget // (q.shape[0] * self.num_heads * k.shape[2] * self.widening))
+        chosen = q.new_empty(q.shape[0], self.num_heads, len(queries), k.shape[2])
+        for start in range(0, tokens, chunk):
+            stop = min(start + chunk, tokens)
+            here = (queries >= start) & (queries < stop)
+            if here.any():
+                chosen[:, :, here] = self.rows(q, k, start, stop)[:, :, queries[here] - start]
+        return chosen
+
     def _mix_rows(self, q: Tensor, k: Tensor, v: Tensor, start: int, stop: int) -> Tensor:
         """The output of the queries ``start`` to ``stop``: ``(B, heads, stop - start, d)``."""
         return torch.matmul(self.rows(q, k, start, stop), v)

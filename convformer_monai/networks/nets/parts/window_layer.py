@@ -68,6 +68,9 @@ class GaussianAttention(SelfAttention):
         grid = [self.grid_size, self.grid_size]
         return similarities(q, k) * distance_rows([factor, factor], grid, 0, q.shape[2])
 
+    def map_rows(self, q: Tensor, k: Tensor, queries: Tensor) -> Tensor:
+        return self.maps(q, k)[:, :, queries]
+
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return torch.matmul(self.maps(q, k).to(v.dtype), v)
 
@@ -92,9 +95,9 @@ class ControlMixer(nn.Module):
         """``(B, N, C)`` to ``(B, N, C)``; there is no use for a context."""
         return self.mixer(self._to_map(tokens)).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
 
-    def attention(self, tokens: Tensor, context: Optional[Tensor] = None) -> Tensor:  # noqa: UP045
-        """Attention maps ``(B, heads, N, N)``, if the control has any."""
-        return self.mixer.attention(self._to_map(tokens))  # type: ignore[no-any-return, operator]
+    def attention(self, tokens: Tensor, context: Tensor | None = None, queries: Tensor | None = None) -> Tensor:
+        """Attention maps ``(B, heads, N, N)``, or some of their rows, if the control has any."""
+        return self.mixer.attention(self._to_map(tokens), queries)  # type: ignore[no-any-return, operator]
 
 
 class MixFFN(nn.Module):
@@ -198,7 +201,7 @@ class WindowLayer(nn.Module):
         tokens = tokens + self.scale2(self.mlp(self.norm2(tokens), x.shape[2:]))
         return tokens.transpose(1, 2).unflatten(2, x.shape[2:])  # type: ignore[no-any-return]
 
-    def attention(self, x: Tensor) -> Tensor:
-        """The attention maps of ``x``: ``(B, heads, N, M)``, queries before keys."""
+    def attention(self, x: Tensor, queries: Tensor | None = None) -> Tensor:
+        """The attention maps of ``x``: ``(B, heads, N, M)``, queries before keys; or some of their rows."""
         normed, context = self._tokens(x)
-        return self.mixer.attention(normed, context)  # type: ignore[no-any-return, operator]
+        return self.mixer.attention(normed, context, queries)  # type: ignore[no-any-return, operator]
