@@ -43,6 +43,15 @@ def test_every_part_is_kept_at_one_half(probability: torch.Tensor) -> None:
     assert torch.equal(KeepConfidentPartsd("pred", peak=0.5)({"pred": before})["pred"], before)
 
 
+def test_threshold(probability: torch.Tensor) -> None:
+    after = KeepConfidentPartsd("pred", peak=0.95, threshold=0.8)({"pred": scores_of(probability)})["pred"]
+    assert torch.equal(mask_of(after), probability == 0.97)
+    after = KeepConfidentPartsd("pred", peak=0.8, threshold=0.8)({"pred": scores_of(probability)})["pred"]
+    assert torch.equal(mask_of(after), probability > 0.8)
+    at_threshold = KeepConfidentPartsd("pred", peak=0.9, threshold=0.9)({"pred": scores_of(torch.full((1, 1, 1), 0.9))})
+    assert at_threshold["pred"].softmax(0).flatten().tolist() == pytest.approx([0.5, 0.5], abs=1e-5)
+
+
 def test_parts_touch_at_corners(probability: torch.Tensor) -> None:
     probability[4, 4, 2] = 0.99  # touches the corner of the part without a core, in the next slice
     after = KeepConfidentPartsd("pred", peak=0.95)({"pred": scores_of(probability)})["pred"]
@@ -60,7 +69,9 @@ def test_phases_by_themselves_and_metadata_stays(probability: torch.Tensor) -> N
 
 
 def test_wrong_arguments() -> None:
-    with pytest.raises(ValueError, match="peak must lie within 0.5 and 1, got 0.4"):
+    with pytest.raises(ValueError, match="peak must lie within threshold=0.5 and 1, got 0.4"):
         KeepConfidentPartsd("pred", peak=0.4)
+    with pytest.raises(ValueError, match="threshold must lie between 0 and 1, got 1"):
+        KeepConfidentPartsd("pred", peak=1, threshold=1)
     with pytest.raises(ValueError, match="two channels for each phase, got 3"):
         KeepConfidentPartsd("pred", peak=0.9)({"pred": torch.zeros(3, 4, 4, 1)})

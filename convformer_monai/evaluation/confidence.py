@@ -1,0 +1,148 @@
+"""How sure must the network be somewhere in a part of the mask? Chosen on validation slices.
+
+For each peak of :class:`convformer_monai.transforms.KeepConfidentPartsd` the held-out slices of a bundle's training
+(``val_parts`` of its ``train.json``) are segmented with the weights of every fold, none of which saw them: Dice where
+there is blood, and the share of blood-free slices with a finding. The peak to take is the smallest that brings that
+share to the bar. Neither expert masks nor normal slices are looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.utils import convert_to_numpy
+
+from convformer_monai.bundles import component, load_weights
+from convformer_monai.catalogue import bundle_path
+from convformer_monai.errors import EXIT_REFUSED, find_refusal
+from convformer_monai.evaluation.crossvalidation import SIDE
+from convformer_monai.evaluation.overlap import score_picture
+from convformer_monai.evaluation.report import output_folder, table_of
+from convformer_monai.transforms import KeepConfidentPartsd
+
+__all__ = ["PeakResult", "choose_peak", "main", "measure_peaks"]
+
+PEAKS = (0.9, 0.95, 0.98, 0.99, 0.995, 0.998)
+UNCHANGED = {"peak": 0.5, "threshold": 0.5}
+BAR = 0.05
+PIXELS = 50  # a blood-free slice with more of them, counted on 256 x 256, has a finding
+
+
+@dataclass(frozen=True)
+class PeakResult:
+    """What one peak does.
+
+    Attributes:
+        peak: probability that a part must reach somewhere.
+        dice: mean over slices with blood and folds.
+        missed: share of these in which nothing is found.
+        false_positives: share of blood-free slices with a finding.
+    """
+
+    peak: float
+    dice: float
+    missed: float
+    false_positives: float
+
+
+def measure_peaks(
+    bundle: str | Path, dataset_dir: Path, runs: Path, peaks: Sequence[float] = PEAKS
+) -> list[PeakResult]:
+    """Segments the held-out slices with every fold's weights.
+
+    Args:
+        bundle: see :func:`convformer_monai.catalogue.bundle_path`; one that is cross-validated.
+        dataset_dir: as for ``scripts/train``.
+        runs: folder that holds ``fold{fold}/best.pt``.
+        peaks: to try.
+
+    Raises:
+        InputRefused: if the data or the weights cannot be used.
+    """
+    root = bundle_path(bundle)
+    cases = component(root, "train", "validate#dataset#data", {"dataset_dir": str(dataset_dir)})
+    ids = ["network", "preprocessing", "parts", "folds"]
+    network, preprocessing, parts, folds = component(root, "crossvalidate", ids, {"inference_overrides": UNCHANGED})
+    inferer, postprocessing = parts[3:5]
+    threshold = component(root, "inference", "threshold")
+    filters = {peak: KeepConfidentPartsd("pred", peak, threshold) for peak in peaks}
+    dice: dict[float, list[float]] = {peak: [] for peak in peaks}
+    missed: dict[float, list[bool]] = {peak: [] for peak in peaks}
+    found: dict[float, list[bool]] = {peak: [] for peak in peaks}
+    prepared = [preprocessing(dict(case)) for case in cases]
+    for fold in range(folds):
+        load_weights(network, runs / f"fold{fold}" / "best.pt").eval()
+        for case, data in zip(cases, prepared, strict=True):
+            with torch.inference_mode():
+                scores = inferer(data["image"].as_tensor()[None], network)[0].float()
+            reference = convert_to_numpy(data["label"])[0] > 0
+            for peak, confident in filters.items():
+                labels = postprocessing({**data, **confident({"pred": scores})})["pred"]
+                score = score_picture(case["id"], "", "", convert_to_numpy(labels)[0] > 0, reference)
+                if score.reference_pixels:
+                    dice[peak].append(score.dice)
+                    missed[peak].append(score.predicted_pixels == 0)
+                else:
+                    found[peak].append(score.predicted_pixels * SIDE**2 > PIXELS * reference.size)
+    return [
+        PeakResult(peak, float(np.mean(dice[peak])), float(np.mean(missed[peak])), float(np.mean(found[peak])))
+        for peak in peaks
+    ]
+
+
+def choose_peak(results: Sequence[PeakResult], bar: float = BAR) -> float:
+    """The smallest peak at which the share of blood-free slices with a finding is within the bar.
+
+    Args:
+        results: of several peaks.
+        bar: that share.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    within = [result.peak for result in results if result.false_positives <= bar]
+    if not within:
+        raise ValueError(f"no peak brings the findings in blood-free slices to {bar:.0%}")
+    return min(within)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the measurement, writes ``peaks.csv``, and prints a table; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="scripts/evaluate BUNDLE --runs RUNS --peaks", description=__doc__)
+    parser.add_argument("--bundle", required=True)
+    parser.add_argument("--dataset_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    try:
+        folder = output_folder(options.output_dir)
+        results = measure_peaks(options.bundle, options.dataset_dir, options.runs)
+    except Exception as error:  # MONAI wraps refusals
+        refusal = find_refusal(error)
+        if refusal is None:
+            raise
+        sys.stderr.write(f"{refusal}\n")
+        return EXIT_REFUSED
+    with open(folder / "peaks.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(asdict(results[0])), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(result) for result in results)
+    cells = [["peak", "Dice", "nothing found, of slices with blood", "a finding, of blood-free slices"]]
+    cells += [
+        [f"{one.peak:g}", f"{one.dice:.3f}", f"{one.missed:.1%}", f"{one.false_positives:.1%}"] for one in results
+    ]
+    sys.stdout.write("\n".join(table_of(cells)) + f"\nWithin {BAR:.0%} from a peak of {choose_peak(results):g} on.\n")
+    return 0
+
+
+if __name__ == "__main__":
+    logging.getLogger("monai").setLevel(logging.WARNING)
+    sys.exit(main())
