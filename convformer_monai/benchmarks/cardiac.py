@@ -6,18 +6,18 @@ start-up alone takes. The two networks run in turn in one process, so that a bus
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from monai.networks.nets import BasicUNet
 from torch import nn
 
+from convformer_monai.benchmarks.arguments import Parser, positive
+from convformer_monai.benchmarks.measures import median_seconds
 from convformer_monai.benchmarks.processes import run_python
 from convformer_monai.bundles import component
 from convformer_monai.inferers import SliceBatchInferer, has_fast_bf16
@@ -44,23 +44,15 @@ def milliseconds_a_slice(
     """Median time of each network for a slice of ``size`` x ``size``, as the bundle's inferer calls it."""
     image = torch.randn(1, 1, size, size, batch)
     inferer = SliceBatchInferer(slice_batch_size=batch)
-    times: dict[str, list[float]] = {name: [] for name in networks}
-    for repeat in range(repeats + 1):
-        for name, network in networks.items():
-            start = time.perf_counter()
-            inferer(image, network)
-            if repeat:
-                times[name].append(time.perf_counter() - start)
-    return {name: 1000 * statistics.median(values) / batch for name, values in times.items()}
+    calls = {name: partial(inferer, image, network) for name, network in networks.items()}
+    return {name: 1000 * seconds / batch for name, seconds in median_seconds(calls, repeats).items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and writes the figures to standard output."""
-    parser = argparse.ArgumentParser(prog="scripts/benchmark cardiac", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5, help="of the networks")
+    parser = Parser("scripts/benchmark cardiac", __doc__)
+    parser.add_argument("--repeats", type=positive, default=5, help="of the networks")
     repeats = parser.parse_args(arguments).repeats
-    if repeats < 1:
-        parser.error("--repeats must be at least 1")
     write = sys.stdout.write
     write(f"{torch.get_num_threads()} threads, torch {torch.__version__}, ")
     write(f"bfloat16 {'used' if has_fast_bf16(torch.device('cpu')) else 'not used: the processor has none'}\n\n")

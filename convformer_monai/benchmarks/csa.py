@@ -1,24 +1,22 @@
 """CSA beside its published formulation and torch's softmax attention, in one run on this machine.
 
 All three take the same queries, keys and values, ``(1, heads, N, d)``, and run in turn, so that a busy machine slows
-them alike. Peak memory is that of a process of its own: what it grows by during one call, the second of two.
+them alike. Peak memory is that of a process of its own: what it grows by during one call.
 """
 
 from __future__ import annotations
 
-import argparse
 import platform
-import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convformer_monai.benchmarks.arguments import Parser, positive
+from convformer_monai.benchmarks.measures import median_seconds, peak_growth
+from convformer_monai.benchmarks.processes import in_own_process
 from convformer_monai.networks import CSA
 
 EPS = 1e-4
@@ -85,72 +83,25 @@ class Case:
         return torch.cat(heads, dim=1)
 
 
-def median_seconds(contestants: dict[str, Callable[[], Tensor]], repeats: int) -> dict[str, float]:
-    """Median time of each, called in turn ``repeats`` times after a first call that does not count."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for repeat in range(repeats + 1):
-        for name, call in contestants.items():
-            start = time.perf_counter()
-            call()
-            if repeat:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def _peak_rss() -> int:
-    """Peak resident memory of this process in bytes."""
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def peak_growth(call: Callable[[], Tensor]) -> int:
-    """Bytes by which a call raises this process's memory above what it was before the call.
-
-    Linux lets the peak be reset; elsewhere the peak before the call is what it must exceed.
-    """
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not reset.exists():
-        before = _peak_rss()
-        call()
-        return _peak_rss() - before
-
-    def read(field: str) -> int:
-        line = next(line for line in status.read_text().splitlines() if line.startswith(field))
-        return int(line.split()[1]) * 1024
-
-    reset.write_text("5")
-    before = read("VmRSS")
-    call()
-    return read("VmHWM") - before
-
-
-def measure_memory(name: str, size: int, heads: int, head_dim: int) -> int:
-    """Peak memory growth of one contestant in a fresh process, in bytes."""
-    arguments = ["--memory-of", name, "--sizes", str(size), "--heads", str(heads), "--head-dim", str(head_dim)]
-    command = [sys.executable, "-m", "convformer_monai.benchmarks.csa", *arguments]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+@torch.inference_mode()
+def peak_of(name: str, size: int, heads: int, head_dim: int) -> int:
+    """Peak memory growth of one contestant, in bytes; for a process of its own."""
+    return peak_growth(Case(size, heads, head_dim).contestants[name])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and writes the table to standard output."""
-    parser = argparse.ArgumentParser(prog="scripts/benchmark csa", description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[16, 32, 64], help="grid points along an edge")
-    parser.add_argument("--heads", type=int, default=8)
-    parser.add_argument("--head-dim", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="1 is least disturbed by others")
-    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    parser = Parser("scripts/benchmark csa", __doc__)
+    parser.add_argument("--sizes", type=positive, nargs="+", default=[16, 32, 64], help="grid points along an edge")
+    parser.add_argument("--heads", type=positive, default=8)
+    parser.add_argument("--head-dim", type=positive, default=64)
+    parser.add_argument("--repeats", type=positive, default=5)
+    parser.add_argument(
+        "--threads", type=positive, default=torch.get_num_threads(), help="default all; 1 is least disturbed by others"
+    )
     options = parser.parse_args(arguments)
-    if options.repeats < 1:
-        parser.error("--repeats must be at least 1")
     torch.set_num_threads(options.threads)
     with torch.inference_mode():
-        if options.memory_of:
-            call = Case(options.sizes[0], options.heads, options.head_dim).contestants[options.memory_of]
-            sys.stdout.write(f"{peak_growth(call)}\n")
-            return
         sys.stdout.write(
             f"{options.heads} heads x {options.head_dim}, one image, float32, {torch.get_num_threads()} threads, "
             f"torch {torch.__version__}, {platform.machine()}\n"
@@ -165,7 +116,7 @@ def _write_rows(size: int, heads: int, head_dim: int, repeats: int) -> None:
     truth = case.truth()
     seconds = median_seconds(case.contestants, repeats)
     for name, call in case.contestants.items():
-        peak = measure_memory(name, size, heads, head_dim) / 2**20
+        peak = in_own_process(peak_of, name, size, heads, head_dim) / 2**20
         error = "-" if name == SOFTMAX else f"{float((call() - truth).norm() / truth.norm()):.1e}"
         ratio = seconds["published"] / seconds[name]
         tokens = f"{size}x{size}"

@@ -6,7 +6,6 @@ goes through the cardiac network (`--force-modality`) for the sake of its size: 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -17,6 +16,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from convformer_monai.benchmarks.arguments import Parser, positive
 from convformer_monai.benchmarks.processes import run_python
 from convformer_monai.catalogue import bundle_path
 from convformer_monai.phantoms import cardiac_phantom
@@ -55,12 +55,12 @@ def write_series(folder: Path, volume: NDArray[np.int16], affine: NDArray[np.flo
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and writes the figures to standard output."""
-    parser = argparse.ArgumentParser(prog="scripts/benchmark dicom", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=3, help="of each command (default 3)")
-    parser.add_argument("--size", type=int, default=512, help="pixels a side of the CT (default 512)")
+    parser = Parser("scripts/benchmark dicom", __doc__)
+    parser.add_argument("--repeats", type=positive, default=3, help="of each command (default 3)")
+    parser.add_argument("--size", type=positive, default=512, help="pixels a side of the CT (default 512)")
     options = parser.parse_args(arguments)
-    if options.repeats < 1 or options.size < 16:
-        parser.error("--repeats must be at least 1, --size at least 16")
+    if options.size < 16:
+        parser.error("--size must be at least 16")
     bundle = bundle_path("cardiac")
     baseline = ["-m", "monai.bundle", "run", "--config_file", str(bundle / "configs" / "inference.json")]
     baseline += ["--bundle_root", str(bundle), "--device", "cpu"]

@@ -1,12 +1,18 @@
-"""Whole commands, each in a process of its own, from the start of Python to its end."""
+"""Whole commands, and functions, each in a process of its own."""
 
 from __future__ import annotations
 
+import multiprocessing
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import ParamSpec, TypeVar, cast
 
-__all__ = ["run_python"]
+__all__ = ["in_own_process", "run_python"]
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in a unit of ru_maxrss, getrusage(2)
 # A small process between: Linux counts the memory of the process that starts another as the other's own.
@@ -33,3 +39,40 @@ def run_python(arguments: Sequence[str]) -> tuple[float, float]:
         raise RuntimeError(lines[-1] if lines else f"exit status {done.returncode}")
     seconds, peak = done.stdout.split()
     return float(seconds), float(peak) * RSS_UNIT / 1e6
+
+
+def in_own_process(function: Callable[P, Result], *arguments: P.args, **options: P.kwargs) -> Result:
+    """Calls a function in a process that has done nothing before but import.
+
+    It is forked from one that keeps the imports, so it starts at once; not on Windows.
+
+    Raises:
+        RuntimeError: if it fails, with the message, or dies.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["convformer_monai.inferers", "convformer_monai.networks", "monai.networks.nets"])
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, function, arguments, options))
+    process.start()
+    sender.close()  # so that its death ends the wait
+    try:
+        failure, result = receiver.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"its process ended with exit status {process.exitcode}") from None
+    process.join()
+    if failure is not None:
+        raise RuntimeError(failure)
+    return cast(Result, result)
+
+
+def _answer(
+    sender: Connection, function: Callable[..., object], arguments: tuple[object, ...], options: dict[str, object]
+) -> None:
+    """Sends what the function returns, or why it does not."""
+    answer: tuple[str | None, object]
+    try:
+        answer = None, function(*arguments, **options)
+    except Exception as error:  # of whatever function
+        answer = str(error) or type(error).__name__, None
+    sender.send(answer)
