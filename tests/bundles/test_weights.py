@@ -14,6 +14,7 @@ from PIL import Image
 from convformer_monai.bundles import file_sha256
 from convformer_monai.labels import CARDIAC
 from convformer_monai.phantoms import cardiac_phantom
+from convformer_monai.phantoms.head_ct import head_ct_phantom
 
 DATA = {"cardiac": "acdc", "dermoscopy": "isic2017"}
 
@@ -62,6 +63,26 @@ def test_phantom_cine_with_real_contraction(bundle_root: Path, tmp_path: Path, a
         assert dice(mask[..., phase], phantom.label[..., phase], lv) >= 0.8
     volumes = [int(np.sum(mask[..., phase] == lv)) for phase in range(3)]
     assert volumes[phantom.end_systole] < 0.8 * volumes[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["hemorrhage"], indirect=True)
+@pytest.mark.parametrize(
+    "bleed",
+    [
+        "intraparenchymal",
+        "intraventricular",
+        pytest.param("subdural", marks=pytest.mark.xfail(strict=True, reason="the weights do not know such blood")),
+    ],
+)
+def test_phantom_head_with_a_bleed(bundle_root: Path, tmp_path: Path, bleed: str) -> None:
+    """Another head than the demo's, the gantry tilted."""
+    phantom = head_ct_phantom(bleeds=(bleed,), tilt_degrees=12, seed=1)
+    image, _ = phantom.save(tmp_path, "head")
+    run(bundle_root, "inference", tmp_path, datalist=repr([str(image)]))
+    mask = np.asarray(nib.load(tmp_path / "out" / "head_seg.nii.gz").dataobj)
+    assert mask.shape == phantom.label.shape
+    assert dice(mask, phantom.label, 1) > 0.5
 
 
 @pytest.mark.slow
