@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
+from PIL import Image
 
 
 def test_every_refusal_is_explained(repository: Path) -> None:
@@ -20,3 +27,55 @@ def test_every_flag_is_explained(repository: Path) -> None:
     listed = set(re.findall(r"`([A-Z][A-Z_]+)`", (repository / "docs" / "inputs.md").read_text(encoding="utf-8")))
     assert len(raised) > 10
     assert raised - listed == set()
+
+
+def convformer_page(repository: Path) -> str:
+    return (repository / "docs" / "convformer.md").read_text(encoding="utf-8")
+
+
+def test_figures_are_there_and_small(repository: Path) -> None:
+    shown = re.findall(r"!\[[^\]]+\]\((figures/[^)]+)\)", convformer_page(repository))
+    kept = {f"figures/{file.name}" for file in (repository / "docs" / "figures").iterdir()}
+    assert len(shown) >= 5 and set(shown) == kept, "each figure is shown, and no other is kept"
+    assert all((repository / "docs" / name).stat().st_size < 200_000 for name in shown)
+
+
+def test_links_of_the_convformer_page(repository: Path) -> None:
+    for target in re.findall(r"(?<!!)\[[^\]]*\]\((?!https?:|#)([^)#]+)", convformer_page(repository)):
+        assert (repository / "docs" / target).exists(), target
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # nine starts of Python
+def test_the_convformer_pages_numbers_are_what_its_commands_print(repository: Path, tmp_path: Path) -> None:
+    page = convformer_page(repository)
+    (commands,) = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["bash", "-euo", "pipefail", "-c", commands], cwd=tmp_path, env=environment, check=True)
+    for figure in (repository / "docs" / "figures").iterdir():
+        folder, _, kind = figure.stem.partition("_") if "setr" not in figure.stem else figure.stem.rpartition("_")
+        (again,) = (tmp_path / "out" / folder).glob(f"*_{kind}.png")
+        with Image.open(figure) as kept, Image.open(again) as made:
+            assert kept.size == made.size
+    rows = re.findall(r"^\| `(\w+)` ((?:\| (?:-?[\d.]+|-) ){7})\|$", page, re.MULTILINE)
+    assert len(rows) == 7
+    header = re.search(r"^\| block \| (token_similarity .*) \|$", page, re.MULTILINE)
+    assert header is not None
+    for block, cells in rows:
+        content = json.loads((tmp_path / "out" / f"setr_{block}" / "dermoscopy_phantom_explain.json").read_text())
+        for name, cell in zip(header.group(1).split(" | "), cells.strip("| ").split(" | "), strict=True):
+            value = content["layers"][-1][name]
+            stated = None if cell == "-" else float(cell)
+            assert (value is None) == (stated is None), (block, name)
+            assert value is None or value == pytest.approx(stated, abs=0.02, rel=0.05), (block, name)
+    cardiac = json.loads((tmp_path / "out" / "cardiac" / "cardiac_phantom_explain.json").read_text())
+    widths = [field["fwhm_mm"][0] for field in cardiac["receptive_fields"]]
+    assert f"{min(widths):.0f} to {max(widths):.0f} mm" in page
+
+
+def test_the_convformer_pages_python(repository: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", convformer_page(repository), re.DOTALL)
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.count("torch.Size([2, 64, 64])") == 2 and done.stdout.count("1.layers.0.mixer") == 2

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from convformer_monai.benchmarks.csa import main, peak_growth
+from convformer_monai.benchmarks.csa import main
+from convformer_monai.benchmarks.measures import peak_growth
 
 
 @pytest.mark.slow
