@@ -11,7 +11,8 @@ import torch
 from contract import Randomise, relative_error
 from torch import Tensor
 
-from convformer_monai.benchmarks.csa import measure_memory, published_csa, squared_distances
+from convformer_monai.benchmarks.csa import peak_of, published_csa, squared_distances
+from convformer_monai.benchmarks.processes import in_own_process
 from convformer_monai.networks import CSA
 from convformer_monai.networks.blocks import csa as csa_module
 from convformer_monai.networks.blocks import mixing
@@ -338,4 +339,5 @@ class TestCache:
 class TestCost:
     @pytest.mark.slow
     def test_memory(self) -> None:
-        assert 3 * measure_memory("ours", 64, 8, 64) < measure_memory("published", 64, 8, 64)
+        ours, published = (in_own_process(peak_of, name, 64, 8, 64) for name in ("ours", "published"))
+        assert 3 * ours < published
