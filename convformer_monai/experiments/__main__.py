@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from convformer_monai.benchmarks.arguments import Parser, positive
 from convformer_monai.errors import EXIT_INTERRUPTED, EXIT_REFUSED, InputRefused
 from convformer_monai.experiments.cells import EXPERIMENTS, make_cells
 from convformer_monai.experiments.runner import Runner
@@ -18,13 +19,15 @@ def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in _names(text)]
+def _seeds(text: str) -> list[int]:
+    if not text or not all(number.isdigit() for number in text.split(",")):
+        raise argparse.ArgumentTypeError(f"must be whole numbers such as 0,1,2, got {text!r}")
+    return [int(number) for number in text.split(",")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs an experiment and prints its table."""
-    parser = argparse.ArgumentParser(prog="scripts/experiment", description="Trains and compares networks.")
+    parser = Parser("scripts/experiment", "Trains and compares networks.")
     parser.add_argument("experiment", choices=EXPERIMENTS)
     parser.add_argument("--bundle_root", type=Path, required=True)
     parser.add_argument("--dataset_dir", required=True)
@@ -32,12 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--preset", default="small")
     parser.add_argument("--nets", type=_names, default=[])
     parser.add_argument("--blocks", type=_names, default=[])
-    parser.add_argument("--seeds", type=_numbers, default=[0])
-    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--seeds", type=_seeds, default=[0])
+    parser.add_argument("--jobs", type=positive, default=1)
     parser.add_argument("--max_minutes", type=float, default=0)
     known, options = parser.parse_known_args(arguments)
-    if not known.seeds or known.jobs < 1 or known.max_minutes < 0:
-        parser.error("--seeds must name a seed, --jobs be at least 1, and --max_minutes not be negative")
+    if known.max_minutes < 0:
+        parser.error(f"--max_minutes must not be negative, got {known.max_minutes:g}")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s - %(message)s")
     try:
         cells = make_cells(known.experiment, known.bundle_root, known.preset, known.nets, known.blocks)

@@ -117,7 +117,8 @@ class Runner:
                 done = self._do(cell, seed)
             except (subprocess.CalledProcessError, InputRefused) as error:
                 failed.append(f"{cell.name}, seed {seed}")
-                logger.error("%s, seed %d: failed: %s; see %s", cell.name, seed, error, self.place(cell, seed) / LOG)
+                log = self.place(cell, seed) / LOG
+                logger.error("%s, seed %d: failed: %s; see %s", cell.name, seed, _reason(error, log), log)
                 return
             logger.info("%s, seed %d: %s", cell.name, seed, "done" if done else "stopped by the time limit")
             after_each()
@@ -182,3 +183,10 @@ class Runner:
         labelled = (dataset.labels > 0).flatten(1).any(1).nonzero().flatten()
         chosen = labelled[torch.linspace(0, len(labelled) - 1, min(IMAGES, len(labelled))).long()]
         return dataset.images[chosen].float()
+
+
+def _reason(error: Exception, log: Path) -> str:
+    """What a failed command said last, or the refusal."""
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
+    said = [line for line in lines if line.strip()]
+    return said[-1].strip() if said and isinstance(error, subprocess.CalledProcessError) else str(error)

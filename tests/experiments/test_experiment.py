@@ -14,6 +14,7 @@ from bundle_kinds import KINDS, training_data
 
 from convformer_monai.errors import InputRefused
 from convformer_monai.experiments import Runner, make_cells, runner, write_table
+from convformer_monai.experiments.__main__ import main
 
 CARDIAC = KINDS["cardiac"].root
 HEMORRHAGE = KINDS["hemorrhage"].root
@@ -109,6 +110,37 @@ def test_a_failure_does_not_stop_the_others(commands: Commands, tmp_path: Path) 
     assert experiment.run(cells, [0]) == ["conv, seed 0"]
     assert experiment.is_done(cells[2], 0) and not experiment.is_done(cells[1], 0)
     assert "conv" not in [row["network"] for row in csv.DictReader(open(_table(experiment, cells)))]
+
+
+def test_a_failure_is_told_by_its_last_line(
+    commands: Commands, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    commands.broken = {"conv"}
+    log = tmp_path / "out" / "conv" / "seed0" / "log.txt"
+    log.parent.mkdir(parents=True)
+    log.write_text("much\nerror[DATALIST_MISSING]: no list\n\n")
+    Runner(CARDIAC, "data", tmp_path / "out").run(make_cells("controls", CARDIAC, nets=["conv"]), [0])
+    assert f"conv, seed 0: failed: error[DATALIST_MISSING]: no list; see {log}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seeds", "a"], "error: argument --seeds: must be whole numbers such as 0,1,2, got 'a'"),
+        (["--jobs", "0"], "error: argument --jobs: must be a whole number of at least 1, got '0'"),
+        (["--max_minutes", "-1"], "error: --max_minutes must not be negative, got -1"),
+        (["--nets", "foo"], "error[EXPERIMENT]: nets must be among convformer, conv, basicunet, got 'foo'"),
+    ],
+)
+def test_bad_options_get_one_line(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["controls", "--bundle_root", str(CARDIAC), "--dataset_dir", "d", "--output_dir", str(tmp_path), *options]
+    try:
+        status: object = main(given)
+    except SystemExit as ending:
+        status = ending.code
+    assert status == 2 and capsys.readouterr().err == f"{message}\n"
 
 
 def _table(experiment: Runner, cells: list) -> Path:
