@@ -15,11 +15,11 @@ from typing import Annotated, Any
 
 import typer
 
-from convformer_monai.errors import EXIT_REFUSED, InputRefused, find_refusal
+from convformer_monai.errors import EXIT_INTERRUPTED, EXIT_REFUSED, InputRefused, find_refusal
 
 __all__ = ["app", "main"]
 
-EXIT_FAULT, EXIT_INTERRUPTED = 1, 130
+EXIT_FAULT = 1
 DEBUG = "CONVFORMER_DEBUG"
 
 app = typer.Typer(

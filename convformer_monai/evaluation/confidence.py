@@ -23,7 +23,7 @@ from monai.utils import convert_to_numpy
 from convformer_monai.bundles import component, load_weights
 from convformer_monai.catalogue import bundle_path
 from convformer_monai.errors import EXIT_REFUSED, find_refusal
-from convformer_monai.evaluation.crossvalidation import SIDE
+from convformer_monai.evaluation.crossvalidation import PIXELS, SIDE
 from convformer_monai.evaluation.overlap import score_picture
 from convformer_monai.evaluation.report import output_folder, table_of
 from convformer_monai.transforms import KeepConfidentPartsd
@@ -33,7 +33,6 @@ __all__ = ["PeakResult", "choose_peak", "main", "measure_peaks"]
 PEAKS = (0.9, 0.95, 0.98, 0.99, 0.995, 0.998)
 UNCHANGED = {"peak": 0.5, "threshold": 0.5}
 BAR = 0.05
-PIXELS = 50  # a blood-free slice with more of them, counted on 256 x 256, has a finding
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 WINDOW = (0.0, 80.0)  # Hounsfield units, of the pictures
 SIDE = 256  # false positives are counted on a grid of so many pixels a side
+PIXELS = 50  # more than so many there are a finding
 Z95 = 1.959964
 
 
@@ -72,7 +73,7 @@ class CrossValidation:
         folds: int,
         device: str | torch.device = "cpu",
         blood_free: Sequence[str] = ("normal",),
-        pixels: int = 50,
+        pixels: int = PIXELS,
         overlays: int = 0,
     ) -> None:
         self.network = network
