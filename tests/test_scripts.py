@@ -62,6 +62,16 @@ def test_evaluate_takes_a_network_of_ones_own(call: Run) -> None:
     assert options_of(done)["--inference_overrides"] == f"{{'network_def': {definition}}}"
 
 
+def test_evaluate_peaks(call: Run, tmp_path: Path) -> None:
+    done = call("evaluate", "hemorrhage", "--data", "data", "--runs", "my runs", "--peaks")
+    given = [line[1:-1] for line in done.stdout.splitlines()]
+    assert given[:2] == ["-m", "convformer_monai.evaluation.confidence"]
+    assert given[-2:] == ["--runs", f"{tmp_path}/my runs/convformer"]
+    for refused in (["hemorrhage", "--data", "data"], ["cardiac", "--data", "data", "--runs", "my runs"]):
+        done = call("evaluate", *refused, "--peaks")
+        assert done.returncode == 2 and "--peaks needs --runs" in done.stderr
+
+
 def test_train_passes_on_ids_of_the_config(call: Run, tmp_path: Path) -> None:
     done = call("train", "cardiac", "--data", "data", "--max_minutes", "5", "--crop#0", "96", "--restart")
     assert options_of(done) == {

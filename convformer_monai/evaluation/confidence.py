@@ -22,7 +22,7 @@ from monai.utils import convert_to_numpy
 
 from convformer_monai.bundles import component, load_weights
 from convformer_monai.catalogue import bundle_path
-from convformer_monai.errors import EXIT_REFUSED, find_refusal
+from convformer_monai.errors import refusal_status
 from convformer_monai.evaluation.crossvalidation import PIXELS, SIDE
 from convformer_monai.evaluation.overlap import score_picture
 from convformer_monai.evaluation.report import output_folder, table_of
@@ -125,11 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = output_folder(options.output_dir)
         results = measure_peaks(options.bundle, options.dataset_dir, options.runs)
     except Exception as error:  # MONAI wraps refusals
-        refusal = find_refusal(error)
-        if refusal is None:
-            raise
-        sys.stderr.write(f"{refusal}\n")
-        return EXIT_REFUSED
+        return refusal_status(error)
     with open(folder / "peaks.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(asdict(results[0])), lineterminator="\n")
         writer.writeheader()

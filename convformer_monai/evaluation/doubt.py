@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from convformer_monai.catalogue import bundle_path
-from convformer_monai.errors import EXIT_REFUSED, find_refusal
+from convformer_monai.errors import refusal_status
 from convformer_monai.evaluation.handlers import ScoredVolume
 from convformer_monai.evaluation.report import output_folder
 from convformer_monai.evaluation.summary import Statistics, describe
@@ -160,11 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = output_folder(options.output_dir)
         cases = measure_doubt(options.bundle, options.dataset_dir, folder, options.runs)
     except Exception as error:  # MONAI wraps refusals
-        refusal = find_refusal(error)
-        if refusal is None:
-            raise
-        sys.stderr.write(f"{refusal}\n")
-        return EXIT_REFUSED
+        return refusal_status(error)
     with open(folder / "doubt.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(asdict(cases[0])))
         writer.writeheader()

@@ -10,11 +10,11 @@ import json
 import logging
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from convformer_monai.errors import InputRefused
 from convformer_monai.experiments.cells import Cell
 from convformer_monai.results.measurements import write_text
 from convformer_monai.training import SliceDataset
-from convformer_monai.training.plan import BEST, read_plan, run_logged, run_stages
+from convformer_monai.training.plan import BEST, bundle_command, read_plan, run_logged, run_stages
 
 __all__ = ["COLLAPSE", "EVALUATION", "Runner"]
 
@@ -151,12 +151,10 @@ class Runner:
         """The command that evaluates a trained cell."""
         config = FOLDS if self.cross_validated else "evaluate"
         weights = place / ("fold{fold}" if self.cross_validated else self.stages[-1]["name"]) / BEST
-        command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(self.bundle_root)]
-        command += ["--config_file", str(self.bundle_root / "configs" / f"{config}.json")]
-        command += ["--dataset_dir", self.dataset_dir, "--output_dir", str(place / EVALUATION)]
-        command += ["--inference_overrides", repr(dict(cell.network)), "--weights", str(weights)]
-        # Weights of one's own have no hash to check them against; cross-validation asks for none.
-        return command if self.cross_validated else [*command, "--weights_sha256", ""]
+        values: dict[str, Any] = {"inference_overrides": dict(cell.network), "weights": str(weights)}
+        if not self.cross_validated:  # which asks for no hash; weights of one's own have none
+            values["weights_sha256"] = ""
+        return bundle_command(self.bundle_root, config, self.dataset_dir, place / EVALUATION, values)
 
     def _measure_collapse(self, cell: Cell, place: Path) -> None:
         """Writes the measures of attention collapse of a trained cell, on the first validation images."""
@@ -165,16 +163,16 @@ class Runner:
         network = component(self.bundle_root, "inference", "network_def", cell.network)
         last = place / self.stages[-1]["name"] / BEST
         load_weights(network, last).eval()
-        images = self._images()
         with torch.inference_mode():
-            layers = [asdict(layer) for layer in measure_collapse(network, images)]
+            layers = [asdict(layer) for layer in measure_collapse(network, self._images)]
         content: dict[str, Any] = {
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
-            "images": len(images),
+            "images": len(self._images),
             "layers": layers,
         }
         write_text(place / COLLAPSE, json.dumps(content, indent=2) + "\n", overwrite=True)
 
+    @cached_property
     def _images(self) -> torch.Tensor:
         """Validation images as the network sees them, ``(N, C, X, Y)``, of volumes slices with something to find."""
         ids = ["validate#dataset#data", "validate#preprocessing", "canvas"]

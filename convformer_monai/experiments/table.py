@@ -15,7 +15,7 @@ from typing import Any
 
 from convformer_monai.evaluation.comparison import PairedDifference, compare, holm, read_scores
 from convformer_monai.evaluation.report import table_of
-from convformer_monai.evaluation.summary import LEVEL, RESAMPLES, Statistics
+from convformer_monai.evaluation.summary import LEVEL, RESAMPLES, Statistics, describe
 from convformer_monai.experiments.cells import Cell
 from convformer_monai.experiments.runner import COLLAPSE, EVALUATION, Runner
 from convformer_monai.results.measurements import write_text
@@ -27,6 +27,7 @@ NOTE = (
     "difference: row minus reference, paired by case, interval likewise; p: Wilcoxon's signed ranks on the means of "
     "patients, adjusted by Holm's method over the rows of one reference."
 )
+LABELS = ("net", "block", "alpha", "network")
 MEASURES = {  # columns of attention collapse: mean over layers
     "token_similarity": "token similarity",
     "patch_similarity": "patch similarity",
@@ -106,9 +107,7 @@ def _numbers(name: str, statistics: Statistics) -> dict[str, float]:
 
 
 def _difference(difference: PairedDifference | None, p: float) -> dict[str, float]:
-    nan = math.nan
-    none = Statistics(0, 0, nan, nan, nan, (nan, nan))
-    return {**_numbers("difference", none if difference is None else difference.difference), "p": p}
+    return {**_numbers("difference", describe([], []) if difference is None else difference.difference), "p": p}
 
 
 def _false_positives(runner: Runner, cell: Cell, seeds: Sequence[int]) -> dict[str, float]:
@@ -119,14 +118,14 @@ def _false_positives(runner: Runner, cell: Cell, seeds: Sequence[int]) -> dict[s
 
 
 def _heading(row: dict[str, Any]) -> list[str]:
-    labels = [key for key in row if key in ("net", "block", "alpha", "network")]
+    labels = [key for key in row if key in LABELS]
     rates = ["blood-free slices with a finding"] if "false_positives" in row else []
     measures = [title for name, title in MEASURES.items() if name in row]
     return [*labels, "parameters, million", "Dice [95% CI]", *rates, "difference [95% CI]", "p", *measures]
 
 
 def _line(row: dict[str, Any]) -> list[str]:
-    line = [row[key] for key in row if key in ("net", "block", "alpha", "network")]
+    line = [row[key] for key in row if key in LABELS]
     line += [f"{row['parameters'] / 1e6:.2f}", _interval(row, "dice", "")]
     if "false_positives" in row:
         line.append(f"{row['false_positives']:.1%}")

@@ -26,7 +26,7 @@ import torch
 
 from convformer_monai.errors import EXIT_INTERRUPTED, EXIT_REFUSED, InputRefused
 
-__all__ = ["is_finished", "main", "read_plan", "run_logged", "run_plan", "run_stages"]
+__all__ = ["bundle_command", "is_finished", "main", "read_plan", "run_logged", "run_plan", "run_stages"]
 
 logger = logging.getLogger(__name__)
 
@@ -153,12 +153,28 @@ def _train(
     log: Path | None,
 ) -> None:
     place.mkdir(parents=True, exist_ok=True)
+    command = bundle_command(bundle_root, "train", dataset_dir, place, values)
+    run_logged([*command, *options], environment, log)
+
+
+def bundle_command(
+    bundle_root: Path, config: str, dataset_dir: str, output_dir: Path, values: Mapping[str, Any]
+) -> list[str]:
+    """The command that runs a config of a bundle.
+
+    Args:
+        bundle_root: folder of the bundle.
+        config: name of a file in its ``configs``, without ``.json``.
+        dataset_dir: of the config.
+        output_dir: of the config.
+        values: further ids of the config, and what they are to be.
+    """
     command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(bundle_root)]
-    command += ["--config_file", str(bundle_root / "configs" / "train.json")]
-    command += ["--dataset_dir", dataset_dir, "--output_dir", str(place)]
+    command += ["--config_file", str(bundle_root / "configs" / f"{config}.json")]
+    command += ["--dataset_dir", dataset_dir, "--output_dir", str(output_dir)]
     for key, value in values.items():
         command += [f"--{key}", value if isinstance(value, str) else repr(value)]
-    run_logged([*command, *options], environment, log)
+    return command
 
 
 def run_logged(command: Sequence[str], environment: Mapping[str, str] | None = None, log: Path | None = None) -> None:
