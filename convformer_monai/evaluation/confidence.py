@@ -134,7 +134,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cells += [
         [f"{one.peak:g}", f"{one.dice:.3f}", f"{one.missed:.1%}", f"{one.false_positives:.1%}"] for one in results
     ]
-    sys.stdout.write("\n".join(table_of(cells)) + f"\nWithin {BAR:.0%} from a peak of {choose_peak(results):g} on.\n")
+    within = any(result.false_positives <= BAR for result in results)
+    closing = (
+        f"Within {BAR:.0%} from a peak of {choose_peak(results):g} on." if within else f"None is within {BAR:.0%}."
+    )
+    sys.stdout.write("\n".join([*table_of(cells), closing, ""]))
     return 0
 
 
