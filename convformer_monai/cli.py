@@ -217,6 +217,43 @@ def export(
     export_network(bundle, output, overwrite=overwrite)
 
 
+@app.command()
+def label(
+    studies: Annotated[
+        str, typer.Option(help="Folder of images (files, or folders of DICOM), or address of a DICOMweb server.")
+    ],
+    bundle: Bundle = "cardiac",
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Folder for what the server makes (default convformer_label in the folder of images)."),
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on; there are no passwords.")] = "127.0.0.1",
+    device: Device = "auto",
+    version: Annotated[
+        int | None, typer.Option(min=0, help="Weights to use: 0 are the shipped ones (default those last in use).")
+    ] = None,
+    versions: Annotated[bool, typer.Option("--versions", help="List the versions of the weights and stop.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Start a MONAI Label server, for 3D Slicer or OHIF, whose model learns from corrected labels.
+
+    Labels go to the folder's labels/final, or into the PACS as DICOM SEG. Training makes a new version of the weights;
+    the shipped ones are never changed, and --version goes back. Needs MONAI Label, in an environment of its own; the
+    command that installs it is printed where it lacks.
+    """
+    start_logging(quiet)
+    from convformer_monai.label_app.launch import launch, prepare
+
+    place, options = prepare(studies, bundle, work, device, version)
+    if versions:
+        current = options.versions.current
+        for one in options.versions.all():
+            typer.echo(f"{one}{' (in use)' if one == current else ''}")
+        return
+    raise typer.Exit(launch(place, options, host, port))
+
+
 def print_json(content: object) -> None:
     """Prints an object on stdout."""
     import json

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from convformer_monai.bundles import component, load_weights
+from convformer_monai.bundles import component, file_sha256, load_weights
 from convformer_monai.catalogue import bundle_path
 from convformer_monai.errors import InputRefused
 from convformer_monai.labels import Label, table_of
@@ -83,6 +83,8 @@ class Segmenter:
         device: see :func:`choose_device`.
         flips: average over the in-plane flips, and measure how far they disagree (five times the work).
         force_modality: take images of any modality.
+        weights: file of a plain state dict that replaces the bundle's own weights, e.g. of a fine-tuning.
+        overrides: values by id that replace those of ``configs/inference.json``.
 
     Raises:
         InputRefused: if the bundle, the device or the weights cannot be used.
@@ -95,6 +97,8 @@ class Segmenter:
         *,
         flips: bool = False,
         force_modality: bool = False,
+        weights: str | Path | None = None,
+        overrides: Mapping[str, Any] | None = None,
     ) -> None:
         self.root = bundle_path(bundle)
         self.device = choose_device(device)
@@ -102,11 +106,15 @@ class Segmenter:
         self.metadata: dict[str, Any] = json.loads((self.root / "configs" / "metadata.json").read_text())
         self.name = self.root.resolve().name
         self.labels: tuple[Label, ...] = table_of(self.name, self.metadata)
-        modality, weights, self.weights_sha256, network, self._prepare, self._inferer, self._to_labels = component(
-            self.root, "inference", PARTS, {"device": self.device, "flips": False}
+        values = {"device": self.device, "flips": False, **(overrides or {})}
+        if weights is not None:
+            values |= {"weights": Path(weights), "weights_sha256": ""}
+        modality, file, sha256, network, self._prepare, self._inferer, self._to_labels = component(
+            self.root, "inference", PARTS, values
         )
         self.modality = None if force_modality else modality
-        network = load_weights(network, weights, self.weights_sha256, "cpu")
+        network = load_weights(network, file, sha256, "cpu")
+        self.weights_sha256: str = sha256 or file_sha256(Path(file))
         self.network = network.to(self.device).eval()
 
     def read(
@@ -185,8 +193,16 @@ class Segmenter:
             kind = "a photograph" if study.is_photo else "no photograph"
             raise InputRefused("WRONG_KIND", f"{study.path.name} is {kind}; the bundle {self.name} does not take that")
 
+    def scores(self, image: Tensor) -> Tensor:
+        """Class scores of an image that :meth:`prepare` made, on the CPU.
+
+        Returns:
+            ``(phases * K, X', Y', Z)`` for ``K`` classes, of a photograph ``(K, X', Y')``.
+        """
+        with torch.inference_mode():
+            return self._scores(image, False)
+
     def _scores(self, image: Tensor, flips: bool) -> Tensor:
-        """Class scores ``(T * K, X', Y', Z)`` of the prepared image, on the CPU."""
         self._inferer.flips = flips
         return self._inferer(image[None].to(self.device), self.network)[0].cpu()  # type: ignore[no-any-return]
 

@@ -158,19 +158,21 @@ def _train(
 
 
 def bundle_command(
-    bundle_root: Path, config: str, dataset_dir: str, output_dir: Path, values: Mapping[str, Any]
+    bundle_root: Path, config: str | Sequence[str], dataset_dir: str, output_dir: Path, values: Mapping[str, Any]
 ) -> list[str]:
-    """The command that runs a config of a bundle.
+    """The command that runs a config of a bundle, or several laid over each other.
 
     Args:
         bundle_root: folder of the bundle.
-        config: name of a file in its ``configs``, without ``.json``.
+        config: name of a file in its ``configs``, without ``.json``, or several; the last wins.
         dataset_dir: of the config.
         output_dir: of the config.
         values: further ids of the config, and what they are to be.
     """
     command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(bundle_root)]
-    command += ["--config_file", str(bundle_root / "configs" / f"{config}.json")]
+    names = [config] if isinstance(config, str) else config
+    files = [str(bundle_root / "configs" / f"{name}.json") for name in names]
+    command += ["--config_file", files[0] if len(files) == 1 else repr(files)]
     command += ["--dataset_dir", dataset_dir, "--output_dir", str(output_dir)]
     for key, value in values.items():
         command += [f"--{key}", value if isinstance(value, str) else repr(value)]

@@ -1,0 +1,112 @@
+"""The task that MONAI Label runs for a first mask: strict reading, the bundle as it is, the version of the weights."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from monailabel.utils.others.generic import device_list, name_to_device
+
+from convformer_monai.errors import InputRefused
+from convformer_monai.label_app.masks_out import DEFAULT_EXTENSIONS, write_for_viewer
+from convformer_monai.label_app.options import LabelOptions
+from convformer_monai.segmenter import Segmenter
+
+__all__ = ["SegmentTask"]
+
+logger = logging.getLogger(__name__)
+
+
+class SegmentTask(InferTask):  # type: ignore[misc]
+    """Segments with a bundle.
+
+    Args:
+        options: of the server.
+    """
+
+    def __init__(self, options: LabelOptions) -> None:
+        super().__init__(
+            type=InferType.SEGMENTATION,
+            labels={label.name: label.index for label in options.labels},
+            dimension=2 if options.is_photo else 3,
+            description=str(options.metadata["description"]),
+            config={"device": device_list()},
+        )
+        self.options = options
+        self._loaded: dict[tuple[int, str], Segmenter] = {}
+        self._lock = threading.Lock()
+
+    def is_valid(self) -> bool:
+        """Whether viewers may use it."""
+        return True
+
+    def info(self) -> dict[str, Any]:
+        """What viewers see, with the colours of the structures and the version of the weights."""
+        colours = {label.name: list(label.colour) for label in self.options.labels}
+        version = self.options.versions.current.number
+        return {**super().info(), "label_colors": colours, "weights_version": version}
+
+    def get_path(self, validate: bool = True) -> str:
+        """The weights in use."""
+        versions = self.options.versions
+        return str(versions.weights(versions.current) or self.options.bundle / "models" / "model.pt")
+
+    def segmenter(self, device: str) -> Segmenter:
+        """The bundle with the version of the weights that is in use, loaded once."""
+        versions = self.options.versions
+        version = versions.current
+        key = (version.number, device)
+        with self._lock:
+            if key not in self._loaded:
+                self._loaded = {}  # what is no longer in use makes room
+                self._loaded[key] = Segmenter(self.options.bundle, device, weights=versions.weights(version))
+            return self._loaded[key]
+
+    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Segments an image.
+
+        Args:
+            request: ``image`` (a path); ``result_extension``, ``phase`` (0-based; else all) and ``device`` if wanted.
+
+        Returns:
+            The mask's file, in the folder for temporary files, and what is told beside it.
+
+        Raises:
+            InputRefused: if the image or a wish cannot be met.
+        """
+        started = time.perf_counter()
+        wanted = request.get("device")
+        segmenter = self.segmenter(name_to_device(wanted) if wanted else self.options.device)
+        phase = _phase(request.get("phase"))
+        study = segmenter.read(request["image"], phase=phase)
+        read = time.perf_counter()
+        with self._lock:
+            result = segmenter.run(study)
+        extension = request.get("result_extension") or DEFAULT_EXTENSIONS[self.options.is_photo]
+        file = Path(tempfile.NamedTemporaryFile(suffix=f"-mask{extension}").name)
+        write_for_viewer(file, result.labels.numpy(), study, self.options.labels)
+        seconds = {"read": read - started, **result.seconds, "total": time.perf_counter() - started}
+        told = {
+            "label_names": self.labels,
+            "label_colors": self.info()["label_colors"],
+            "latencies": {name: round(value, 2) for name, value in seconds.items()},
+            "weights_version": self.options.versions.current.number,
+            "weights_sha256": segmenter.weights_sha256,
+            "warnings": [*study.warnings, *result.notes],
+            "centroids": {},  # OHIF reads it
+        }
+        return str(file), told
+
+
+def _phase(wanted: Any) -> int | str:
+    if wanted in (None, "", "all"):
+        return "all"
+    if isinstance(wanted, bool) or not str(wanted).isdigit():
+        raise InputRefused("OPTION", f"phase must be a number from 0, or all, got {wanted!r}")
+    return int(wanted)

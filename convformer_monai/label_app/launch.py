@@ -1,0 +1,154 @@
+"""Starts MONAI Label's server with our app: for this machine only, without a network, its files in one folder."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import shutil
+import socket
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from convformer_monai.errors import InputRefused
+from convformer_monai.label_app.compat import serve_moved_uids
+from convformer_monai.label_app.options import LabelOptions, is_address, read_options
+from convformer_monai.segmenter import choose_device
+
+__all__ = ["INSTALL", "launch", "prepare"]
+
+logger = logging.getLogger(__name__)
+
+MONAI_LABEL = "0.8.5"
+INSTALL = (
+    f"pip install torch==2.13.0 && pip install monailabel=={MONAI_LABEL} monai==1.6.1 torch==2.13.0 dcmqi==1.5.7 "
+    "'pydicom>=3.0.2' highdicom"
+)
+HERE = Path(__file__).resolve().parent
+UNUSABLE = "#@$%"  # in paths: MONAI's configs give them a meaning
+EVERYWHERE = ("0.0.0.0", "::")
+PACS_MEMORY_S = 10  # for how long what the PACS holds is remembered
+
+
+def prepare(
+    studies: str, bundle: str, work: Path | None = None, device: str = "auto", version: int | None = None
+) -> tuple[str, LabelOptions]:
+    """Checks what the server is started with, and puts a version of the weights into use.
+
+    Args:
+        studies: folder of images, or address of a DICOMweb server.
+        bundle: see :func:`convformer_monai.catalogue.bundle_path`.
+        work: folder for what the server makes; ``None`` for ``convformer_label`` in the studies' folder.
+        device: see :func:`convformer_monai.segmenter.choose_device`.
+        version: of the weights; ``None`` for the one last in use.
+
+    Returns:
+        The studies, as MONAI Label wants them, and the options.
+
+    Raises:
+        InputRefused: naming what cannot be used.
+    """
+    if not is_address(studies):
+        folder = Path(studies).expanduser()
+        if not folder.is_dir():
+            raise InputRefused("FILE_NOT_FOUND", f"--studies {folder} is no folder and no address http://...")
+        studies = str(folder.resolve())
+    for path in (studies, str(work or "")):
+        if not is_address(path) and set(path) & set(UNUSABLE):
+            raise InputRefused("PATH", f"MONAI cannot take a path with any of {UNUSABLE}: {path}")
+    conf = {"bundle": bundle, "device": device, **({"work": str(work)} if work else {})}
+    options = read_options(conf, studies)
+    choose_device(device)
+    for place in (options.work, *([] if is_address(studies) else [Path(studies)])):
+        _check_writable(place)
+    if version is not None:
+        options.versions.use(version)
+    current = options.versions.current
+    options.versions.weights(current)
+    logger.info("%s", current)
+    return studies, options
+
+
+def _check_writable(folder: Path) -> None:
+    """Makes a folder, and refuses one in which nothing can be written: MONAI Label keeps labels beside the images."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".convformer-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputRefused(
+            "CANNOT_WRITE", f"nothing can be written in {folder} ({error.strerror}); labels need a place there"
+        ) from error
+
+
+def launch(studies: str, options: LabelOptions, host: str = "127.0.0.1", port: int = 8000) -> int:
+    """Runs the server until it is stopped.
+
+    Args:
+        studies: of :func:`prepare`.
+        options: of :func:`prepare`.
+        host: address to listen on; others than this machine's own are warned of, since there are no passwords.
+        port: to listen on.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputRefused: ``MISSING_PACKAGE`` without MONAI Label, ``PORT`` if the port cannot be had.
+    """
+    if find_spec("monailabel") is None:
+        raise InputRefused("MISSING_PACKAGE", f"MONAI Label is not installed; in an environment of its own: {INSTALL}")
+    found = importlib.metadata.version("monailabel")
+    if found != MONAI_LABEL:
+        logger.warning("MONAI Label %s is installed; this was tested with %s", found, MONAI_LABEL)
+    _check_port(host, port)
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        logger.warning("anyone who can reach %s:%d can read the images and change the labels: no passwords", host, port)
+    app = options.work / "app"
+    app.mkdir(exist_ok=True)
+    shutil.copyfile(HERE / "sample_app" / "main.py", app / "main.py")
+    _set_environment(options, host)
+    serve_moved_uids()
+    conf = {"bundle": str(options.bundle), "work": str(options.work), "device": options.device}
+    arguments = ["start_server", "--app", str(app), "--studies", studies, "--host", host, "--port", str(port)]
+    arguments += [part for key, value in conf.items() for part in ("--conf", key, value)]
+    arguments += ["--uvicorn_app", "convformer_monai.label_app.server:app"]
+    logger.info("labels of %s: http://%s:%d in 3D Slicer's MONAI Label", options.name, host, port)
+    if is_address(studies):
+        logger.info("viewer: http://%s:%d/ohif/", host, port)
+
+    from monailabel.main import Main
+
+    sys.argv = ["monailabel", *arguments]
+    Main().run()
+    return 0
+
+
+def _check_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise InputRefused(
+                "PORT", f"port {port} of {host} cannot be had ({error.strerror}); give another --port"
+            ) from error
+
+
+def _set_environment(options: LabelOptions, host: str) -> None:
+    """What MONAI Label reads from the environment, unless the user has set it."""
+    values = {
+        "MONAI_LABEL_DICOMWEB_CACHE_EXPIRY": str(PACS_MEMORY_S),
+        "MONAI_LABEL_SESSION_PATH": str(options.work / "sessions"),
+        "MONAI_LABEL_TRACKING_ENABLED": "false",
+        "CONVFORMER_LABEL_HOSTS": "*" if host in EVERYWHERE else f"127.0.0.1,localhost,{host}",
+    }
+    for name, value in values.items():
+        os.environ.setdefault(name, value)
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE / "startup"), *([before] if before else [])])
+    programs = str(Path(sys.executable).parent)  # dcmqi's
+    os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", "")])

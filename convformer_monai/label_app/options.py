@@ -1,0 +1,80 @@
+"""What a label server is started with: the ``--conf`` pairs of MONAI Label, checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convformer_monai.catalogue import BUNDLES, bundle_path
+from convformer_monai.errors import InputRefused
+from convformer_monai.label_app.versions import Versions
+from convformer_monai.labels import Label, table_of
+
+__all__ = ["LabelOptions", "is_address", "read_options"]
+
+WORK = "convformer_label"
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """Options of a label server.
+
+    Attributes:
+        bundle: folder of the bundle; only read.
+        work: folder for what the server makes: versions of the weights, trainings, copies of images for viewers.
+        device: see :func:`convformer_monai.segmenter.choose_device`.
+        metadata: of the bundle.
+    """
+
+    bundle: Path
+    work: Path
+    device: str
+    metadata: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The bundle's name, which is the model's name in viewers."""
+        return self.bundle.resolve().name
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """What it segments."""
+        return table_of(self.name, self.metadata)
+
+    @property
+    def is_photo(self) -> bool:
+        """Whether it takes photographs."""
+        return bool(self.metadata["network_data_format"]["inputs"]["image"]["num_channels"] == 3)
+
+    @property
+    def versions(self) -> Versions:
+        """The weights."""
+        return Versions(self.work / "versions")
+
+
+def is_address(studies: str) -> bool:
+    """Tells whether the studies lie in a DICOMweb server."""
+    return studies.startswith(("http://", "https://"))
+
+
+def read_options(conf: Mapping[str, str], studies: str) -> LabelOptions:
+    """Reads the options.
+
+    Args:
+        conf: ``bundle`` (needed), ``work`` and ``device``.
+        studies: folder or DICOMweb address; the folder also holds ``convformer_label`` if no ``work`` is given.
+
+    Raises:
+        InputRefused: if the bundle is missing or is none.
+    """
+    bundle = conf.get("bundle")
+    if not bundle:
+        raise InputRefused("OPTION", f"--conf bundle is missing: give {', '.join(BUNDLES)}, or a bundle's folder")
+    root = bundle_path(bundle).resolve()
+    metadata = json.loads((root / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    place = Path.cwd() if is_address(studies) else Path(studies)
+    work = Path(conf["work"]) if conf.get("work") else place / WORK / root.name
+    return LabelOptions(root, work.expanduser().absolute(), conf.get("device") or "auto", metadata)

@@ -1,0 +1,65 @@
+"""MONAI Label's web server with refusals answered as such, for hosts that it was started for; the app behind uvicorn.
+
+``convformer-monai label`` starts it. Under MONAI Label's own ``start_server`` the app runs without this file: refusals
+inside of it are still 4xx, but a malformed request is answered with 500, and any host name is served.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from monailabel.app import app
+from monailabel.interfaces.exception import MONAILabelException
+from monailabel.interfaces.utils.app import app_instance
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from convformer_monai.errors import InputRefused
+from convformer_monai.label_app.answers import status_of
+
+__all__ = ["HOSTS", "app"]
+
+HOSTS = "CONVFORMER_LABEL_HOSTS"
+
+
+def _answer(status: int, text: str) -> JSONResponse:
+    return JSONResponse({"detail": text}, status_code=status)
+
+
+async def _refused(_request: Request, error: Exception) -> JSONResponse:
+    return _answer(status_of(error), str(error)) if isinstance(error, InputRefused) else _answer(400, str(error))
+
+
+async def _not_json(_request: Request, error: Exception) -> JSONResponse:
+    return _answer(400, f"error[OPTION]: what should be JSON is none: {error}")
+
+
+async def _label_error(_request: Request, error: Exception) -> JSONResponse:
+    text = str(getattr(error, "msg", error))
+    return _answer(404 if "not found" in text.lower() else 400, text)
+
+
+async def _check(request: Request, go_on: Callable[[Request], Awaitable[Any]]) -> Any:
+    origin = request.headers.get("origin")  # sent by browsers
+    if origin and urlsplit(origin).netloc != request.headers.get("host"):
+        return _answer(403, f"error[FORBIDDEN]: pages of {origin} may not use this server")
+    try:
+        app_instance().check(request.method, request.url.path)
+    except InputRefused as refusal:
+        return _answer(status_of(refusal), str(refusal))
+    return await go_on(request)
+
+
+# MONAI Label lets every page that is open in the annotator's browser use the server; ours serves its own viewer only.
+app.user_middleware = [one for one in app.user_middleware if one.cls is not CORSMiddleware]
+app.add_exception_handler(InputRefused, _refused)
+app.add_exception_handler(json.JSONDecodeError, _not_json)
+app.add_exception_handler(MONAILabelException, _label_error)
+app.middleware("http")(_check)
+app.add_middleware(TrustedHostMiddleware, allowed_hosts=os.environ.get(HOSTS, "127.0.0.1,localhost").split(","))

@@ -1,0 +1,153 @@
+"""Fine-tuning on corrected labels: the bundle's own training with its ``configs/finetune.json``, into a new version.
+
+The shipped weights are only read. A new version goes into use if it is at least as good as the one before on the images
+that are kept for validation; with a single labelled image that is the image itself, which tells little.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from monailabel.interfaces.tasks.train import TrainTask
+
+from convformer_monai.errors import InputRefused
+from convformer_monai.label_app.labels_in import read_labels
+from convformer_monai.label_app.options import LabelOptions
+from convformer_monai.label_app.versions import Version
+from convformer_monai.results.measurements import write_text
+from convformer_monai.segmenter import Segmenter
+from convformer_monai.training.plan import BEST, bundle_command, run_logged
+
+__all__ = ["FineTuneTask", "split"]
+
+logger = logging.getLogger(__name__)
+
+MAX_EPOCHS = 1000
+DEFAULT_EPOCHS = 20
+DEFAULT_SPLIT = 0.2
+LOG = "log.txt"
+
+
+def split(cases: Sequence[Mapping[str, Any]], share: float) -> tuple[list[Any], list[Any]]:
+    """Divides labelled images into those to train on and those to validate on, spread over the list.
+
+    Args:
+        cases: sorted by id.
+        share: of the validation, 0-1; at least one case goes to each side if there are two or more.
+
+    Returns:
+        Training and validation cases; of one case twice the same.
+    """
+    if len(cases) == 1:
+        return list(cases), list(cases)
+    count = min(max(1, round(share * len(cases))), len(cases) - 1)
+    chosen = {int(place) for place in np.linspace(0, len(cases) - 1, count).round()}
+    kept = [case for place, case in enumerate(cases) if place not in chosen]
+    return kept, [case for place, case in enumerate(cases) if place in chosen]
+
+
+class FineTuneTask(TrainTask):  # type: ignore[misc]
+    """Trains a new version of a bundle's weights.
+
+    Args:
+        options: of the server.
+    """
+
+    def __init__(self, options: LabelOptions) -> None:
+        super().__init__(f"Fine-tuning on your labels; {options.metadata['description']}")
+        self.options = options
+
+    def config(self) -> dict[str, Any]:
+        """What viewers offer to change."""
+        return {"max_epochs": DEFAULT_EPOCHS, "val_split": DEFAULT_SPLIT}
+
+    def stats(self) -> dict[str, Any]:
+        """The versions so far, in the form that viewers show: the best metric is that of the version in use."""
+        versions = self.options.versions
+        return {
+            "current": versions.current.number,
+            "versions": [str(version) for version in versions.all()],
+            "best_metric": versions.current.dice,
+            "total_time": 0,
+        }
+
+    def __call__(self, request: Mapping[str, Any], datastore: Any) -> dict[str, Any]:
+        """Trains.
+
+        Args:
+            request: ``max_epochs`` (1 to 1000) and ``val_split`` (0 to 1, not included).
+            datastore: the images and labels.
+
+        Returns:
+            What became of it: the version's number, Dice before and after, and whether it is in use.
+
+        Raises:
+            InputRefused: ``NO_LABELS`` without labelled images, ``OPTION`` if a wish is wrong, ``TRAINING`` if the
+                training fails.
+        """
+        epochs = _number(request, "max_epochs", DEFAULT_EPOCHS, 1, MAX_EPOCHS)
+        share = _number(request, "val_split", DEFAULT_SPLIT, 0, 1)
+        cases = datastore.datalist()
+        if not cases:
+            raise InputRefused("NO_LABELS", "no image has a final label yet; save one first")
+        train, val = split(cases, share)
+        parent = self.options.versions.current
+        place = self.options.work / "trainings" / datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
+        best = self._train(place, train, val, int(epochs))
+        before, after = (self._dice(weights, val, datastore) for weights in (self._weights(parent), best))
+        better = after >= before
+        ids = [case["id"] for case in train]
+        version = self.options.versions.add(best, cases=ids, dice=after, dice_before=before, use=better)
+        logger.info("%s; %s", version, "in use" if better else "NOT in use, since it is worse on the validation images")
+        return {"version": version.number, "dice": after, "dice_before": before, "in_use": better}
+
+    def _weights(self, version: Version) -> Path:
+        return self.options.versions.weights(version) or self.options.bundle / "models" / "model.pt"
+
+    def _train(self, place: Path, train: Sequence[Any], val: Sequence[Any], epochs: int) -> Path:
+        """Runs the bundle's training; returns the file of the best weights."""
+        place.mkdir(parents=True)
+        lists = {"train": list(train), "val": list(val)}
+        write_text(place / "datalist.json", json.dumps(lists, indent=2) + "\n")
+        values = {"pretrained": str(self._weights(self.options.versions.current)), "max_epochs": epochs}
+        command = bundle_command(self.options.bundle, ["train", "finetune"], str(place), place, values)
+        logger.info("training on %d images, validating on %d: %s", len(train), len(val), place / LOG)
+        try:
+            run_logged(command, {**os.environ, "OMP_NUM_THREADS": str(os.cpu_count() or 1)}, place / LOG)
+        except subprocess.CalledProcessError as error:
+            said = [line for line in (place / LOG).read_text(errors="replace").splitlines() if line.strip()]
+            last = said[-1].strip() if said else f"exit code {error.returncode}"
+            raise InputRefused("TRAINING", f"the training failed: {last} (see {place / LOG})") from error
+        return place / BEST
+
+    def _dice(self, weights: Path, cases: Sequence[Mapping[str, Any]], datastore: Any) -> float:
+        """Mean Dice over structures and images, on the images' own grids; a structure absent in both is left out."""
+        segmenter = Segmenter(self.options.bundle, self.options.device, weights=weights)
+        scores = []
+        for case in cases:
+            study = datastore.study(case["id"])
+            truth = read_labels(Path(case["label"]), study, self.options.labels)
+            found = segmenter.run(study).labels.numpy()
+            found = found[0] if study.is_photo else found
+            for label in self.options.labels:
+                sizes = int((truth == label.index).sum() + (found == label.index).sum())
+                if sizes:
+                    both = int(((truth == label.index) & (found == label.index)).sum())
+                    scores.append(2 * both / sizes)
+        return fmean(scores) if scores else 1.0
+
+
+def _number(request: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:
+    value = request.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise InputRefused("OPTION", f"{name} must be a number from {low} to {high}, got {value!r}")
+    return float(value)
