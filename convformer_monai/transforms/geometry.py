@@ -214,10 +214,12 @@ class InPlaneOrientationd(MapTransform, InvertibleTransform):
         """Orients each volume.
 
         Raises:
-            InputRefused: if image and label do not lie on the same grid.
+            InputRefused: if image and label do not lie on the same grid, or it is a photograph.
         """
         result = dict(data)
         present = list(self.key_iterator(result))
+        for key in present:
+            _check_is_volume(result[key], key)
         for key in present[1:]:
             _check_same_grid(result[present[0]], result[key])
         for key in present:
@@ -230,6 +232,12 @@ class InPlaneOrientationd(MapTransform, InvertibleTransform):
         for key in self.key_iterator(result):
             result[key] = self.orient.inverse(result[key])
         return result
+
+
+def _check_is_volume(data: MetaTensor, key: Hashable) -> None:
+    if data.ndim != 4:
+        name = data.meta.get("filename_or_obj", "the image") if isinstance(data, MetaTensor) else key
+        raise InputRefused("WRONG_KIND", f"{name} is a photograph; the bundle takes volumes only")
 
 
 def _check_same_grid(image: MetaTensor, label: MetaTensor) -> None:

@@ -192,3 +192,10 @@ def test_wrong_arguments_and_absurd_fields_of_view(volume: np.ndarray) -> None:
         InPlaneSpacing((1.5, 1.5), mode="bicubic")
     with pytest.raises(InputRefused, match="FIELD_OF_VIEW"):
         InPlaneSpacing((1.5, 1.5))(image(np.zeros((600, 2, 2)), affine((20.0, 20.0, 20.0))))
+
+
+def test_photograph_is_refused() -> None:
+    photo = MetaTensor(torch.zeros(3, 6, 5), meta={"filename_or_obj": "skin.jpg"})
+    with pytest.raises(InputRefused, match="skin.jpg is a photograph") as refusal:
+        InPlaneOrientationd("image")({"image": photo})
+    assert refusal.value.code == "WRONG_KIND"
