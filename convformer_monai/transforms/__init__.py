@@ -2,6 +2,7 @@
 
 from convformer_monai.transforms.confidence import KeepConfidentPartsd
 from convformer_monai.transforms.geometry import InPlaneOrientationd, InPlaneSpacingd
+from convformer_monai.transforms.label_server import ForMonaiLabeld, NativeLabelsd
 from convformer_monai.transforms.phases import InvertPhasesd
 from convformer_monai.transforms.photo import LoadPictureMaskd, NormalizeColoursd, ResizeToAread
 from convformer_monai.transforms.postprocess import FillHolesd, KeepLargestPerPhased
@@ -10,6 +11,7 @@ from convformer_monai.transforms.windowed import LoadWindowedSliced
 
 __all__ = [
     "FillHolesd",
+    "ForMonaiLabeld",
     "InPlaneOrientationd",
     "InPlaneSpacingd",
     "InvertPhasesd",
@@ -17,6 +19,7 @@ __all__ = [
     "KeepLargestPerPhased",
     "LoadPictureMaskd",
     "LoadWindowedSliced",
+    "NativeLabelsd",
     "NormalizeColoursd",
     "ResizeToAread",
     "SavePhotoMaskd",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from monai.config import KeysCollection
-from monai.transforms import MapTransform
+from monai.transforms import SaveImaged
 from monai.utils import convert_to_numpy
 
 from convformer_monai.readers import Study, stem
@@ -19,11 +19,11 @@ __all__ = ["SavePhotoMaskd"]
 ENDINGS = (".png", ".nii.gz")
 
 
-class SavePhotoMaskd(MapTransform):
+class SavePhotoMaskd(SaveImaged):
     """Writes ``<stem>_seg.png``, 0 and 255, or ``<stem>_seg.nii.gz``, 0 and 1, at the photograph's own size.
 
-    Why not MONAI's ``SaveImaged``: its PNG writer leaves half a file when it is interrupted. Files that exist are
-    replaced.
+    Why not MONAI's ``SaveImaged`` itself: its PNG writer leaves half a file when it is interrupted. It is a subclass,
+    so that programs that leave saving out (MONAI Label) find it. Files that exist are replaced.
 
     Args:
         keys: masks (1, X, Y), 0 and 1, whose metadata name the photograph's file.
@@ -38,9 +38,9 @@ class SavePhotoMaskd(MapTransform):
     def __init__(
         self, keys: KeysCollection, output_dir: object, output_ext: str = ".png", allow_missing_keys: bool = False
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
         self.folder = Path(str(output_dir)).expanduser()
         self.endings = tuple(part.strip() for part in output_ext.split(","))
+        super().__init__(keys, output_dir=self.folder, output_ext=ENDINGS[0], allow_missing_keys=allow_missing_keys)
         for ending in self.endings:
             if ending not in ENDINGS:
                 raise ValueError(f"output_ext must be {' or '.join(ENDINGS)}, got {output_ext!r}")
