@@ -72,7 +72,8 @@ class SegmentTask(InferTask):  # type: ignore[misc]
         """Segments an image.
 
         Args:
-            request: ``image`` (a path); ``result_extension``, ``phase`` (0-based; else all) and ``device`` if wanted.
+            request: ``image`` (a path); ``result_extension``, ``phase`` and ``device`` if wanted. The phase is counted
+                from 0; without it all are segmented, or as NRRD, in which viewers want one volume, the first.
 
         Returns:
             The mask's file, in the folder for temporary files, and what is told beside it.
@@ -83,12 +84,12 @@ class SegmentTask(InferTask):  # type: ignore[misc]
         started = time.perf_counter()
         wanted = request.get("device")
         segmenter = self.segmenter(name_to_device(wanted) if wanted else self.options.device)
-        phase = _phase(request.get("phase"))
+        extension = request.get("result_extension") or DEFAULT_EXTENSIONS[self.options.is_photo]
+        phase = _phase(request.get("phase"), 0 if str(extension).endswith(".nrrd") else "all")
         study = segmenter.read(request["image"], phase=phase)
         read = time.perf_counter()
         with self._lock:
             result = segmenter.run(study)
-        extension = request.get("result_extension") or DEFAULT_EXTENSIONS[self.options.is_photo]
         file = Path(tempfile.NamedTemporaryFile(suffix=f"-mask{extension}").name)
         write_for_viewer(file, result.labels.numpy(), study, self.options.labels)
         seconds = {"read": read - started, **result.seconds, "total": time.perf_counter() - started}
@@ -104,8 +105,10 @@ class SegmentTask(InferTask):  # type: ignore[misc]
         return str(file), told
 
 
-def _phase(wanted: Any) -> int | str:
-    if wanted in (None, "", "all"):
+def _phase(wanted: Any, otherwise: int | str) -> int | str:
+    if wanted in (None, ""):
+        return otherwise
+    if wanted == "all":
         return "all"
     if isinstance(wanted, bool) or not str(wanted).isdigit():
         raise InputRefused("OPTION", f"phase must be a number from 0, or all, got {wanted!r}")

@@ -1,7 +1,8 @@
 """Fine-tuning on corrected labels: the bundle's own training with its ``configs/finetune.json``, into a new version.
 
 The shipped weights are only read. A new version goes into use if it is at least as good as the one before on the images
-that are kept for validation; with a single labelled image that is the image itself, which tells little.
+that are kept for validation, or if ``use_if_worse`` asks for it; with a single labelled image that is the image itself,
+which tells little.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class FineTuneTask(TrainTask):  # type: ignore[misc]
 
     def config(self) -> dict[str, Any]:
         """What viewers offer to change."""
-        return {"max_epochs": DEFAULT_EPOCHS, "val_split": DEFAULT_SPLIT}
+        return {"max_epochs": DEFAULT_EPOCHS, "val_split": DEFAULT_SPLIT, "use_if_worse": False}
 
     def stats(self) -> dict[str, Any]:
         """The versions so far, in the form that viewers show: the best metric is that of the version in use."""
@@ -84,7 +85,7 @@ class FineTuneTask(TrainTask):  # type: ignore[misc]
         """Trains.
 
         Args:
-            request: ``max_epochs`` (1 to 1000) and ``val_split`` (0 to 1, not included).
+            request: ``max_epochs`` (1 to 1000), ``val_split`` (0 to 1) and ``use_if_worse``.
             datastore: the images and labels.
 
         Returns:
@@ -104,11 +105,11 @@ class FineTuneTask(TrainTask):  # type: ignore[misc]
         place = self.options.work / "trainings" / datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
         best = self._train(place, train, val, int(epochs))
         before, after = (self._dice(weights, val, datastore) for weights in (self._weights(parent), best))
-        better = after >= before
+        used = after >= before or request.get("use_if_worse") is True
         ids = [case["id"] for case in train]
-        version = self.options.versions.add(best, cases=ids, dice=after, dice_before=before, use=better)
-        logger.info("%s; %s", version, "in use" if better else "NOT in use, since it is worse on the validation images")
-        return {"version": version.number, "dice": after, "dice_before": before, "in_use": better}
+        version = self.options.versions.add(best, cases=ids, dice=after, dice_before=before, use=used)
+        logger.info("%s; %s", version, "in use" if used else "NOT in use, since it is worse on the validation images")
+        return {"version": version.number, "dice": after, "dice_before": before, "in_use": used}
 
     def _weights(self, version: Version) -> Path:
         return self.options.versions.weights(version) or self.options.bundle / "models" / "model.pt"

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from browser import Ohif, Picture, View, chromium
+from label_server import label_server
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 from pacs import DICOMWEB_PLUGIN, ORTHANC, orthanc
 from PIL import Image
-from servers import free_port, monailabel_command, running
 
 from convformer_monai.phantoms.dicom import SliceStack, classic_series, save_series
 from convformer_monai.phantoms.head_ct import HeadCtPhantom, head_ct_phantom
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-BUNDLE = "ct_hemorrhage_convformer_segmentation"
 CENTER, WIDTH = 40, 80  # of the window through which a brain is looked at, Hounsfield units
 MISSING = not (ORTHANC and DICOMWEB_PLUGIN.exists() and shutil.which("chromium") and shutil.which("chromedriver"))
 
@@ -32,28 +29,23 @@ pytestmark = pytest.mark.skipif(
 
 def test_the_mask_lies_on_the_bleed(tmp_path: Path) -> None:
     phantom = head_ct_phantom(seed=0)
-    port = free_port()
-    server = f"http://127.0.0.1:{port}"
     with orthanc(tmp_path / "pacs") as pacs:
         pacs.upload(write_series(phantom, tmp_path / "head"))
         (series,) = pacs.series()
-        command = server_command(tmp_path / "app", pacs.dicomweb, port)
-        log = tmp_path / "server.log"
-        with running(command, f"{server}/info/", log, environment(tmp_path), tmp_path):
-            with chromium(tmp_path / "browser") as driver:
-                viewer = Ohif(driver, server)
-                viewer.open(series["StudyInstanceUID"])
-                viewer.connect()
-                (model,) = viewer.models()
-                before = viewer.picture()
-                viewer.segment(model)
-                after = viewer.picture()
-                views = [viewer.view(name) for name in ("mpr-axial", "mpr-coronal")]
-                segments, asked = viewer.segments(), [request["url"] for request in viewer.requests()]
+        with label_server("hemorrhage", pacs.dicomweb, tmp_path) as server, chromium(tmp_path / "browser") as driver:
+            viewer = Ohif(driver, server.url)
+            viewer.open(series["StudyInstanceUID"])
+            viewer.connect()
+            (model,) = viewer.models()
+            before = viewer.picture()
+            viewer.segment(model)
+            after = viewer.picture()
+            views = [viewer.view(name) for name in ("mpr-axial", "mpr-coronal")]
+            segments, asked = viewer.segments(), [request["url"] for request in viewer.requests()]
     Image.fromarray(after).save(screenshots(tmp_path) / "ohif.png")
 
     runs = [url for url in asked if "/infer/" in url]
-    assert runs == [f"{server}/infer/{model}?image={series['SeriesInstanceUID']}&output=image"]
+    assert runs == [f"{server.url}/infer/{model}?image={series['SeriesInstanceUID']}&output=image"]
     assert list(segments) == ["hemorrhage"]
     for view in views:  # the coronal one tells a mask whose slices are in the wrong order
         check_overlay(view.cut(before), view.cut(after), in_voxels(view, phantom), phantom, segments["hemorrhage"])
@@ -85,20 +77,6 @@ def check_overlay(
     assert overlap > 0.8, f"the overlay lies elsewhere than the blood (Dice {overlap:.3f})"
     change = after[overlay].mean(axis=0) - before[overlay].mean(axis=0)
     assert change.argmax() == np.argmax(colour), f"the overlay has not the colour of its segment ({change})"
-
-
-def server_command(folder: Path, studies: str, port: int) -> list[str]:
-    """The command that serves the hemorrhage bundle, from an app made in the folder."""
-    shutil.copytree(Path(sys.prefix) / "monailabel" / "sample-apps" / "monaibundle", folder)
-    shutil.copytree(REPOSITORY / "bundles" / BUNDLE, folder / "model" / BUNDLE)
-    return monailabel_command(folder, studies, port, models=BUNDLE, zoo_source="local", sam2="false")
-
-
-def environment(folder: Path) -> dict[str, str]:
-    """Variables of the server: a home of its own, and dcmqi's programs, which are beside Python."""
-    home = folder / "home"
-    home.mkdir()
-    return {"HOME": str(home), "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
 
 
 def screenshots(folder: Path) -> Path:
