@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ from fastapi.responses import JSONResponse
 from monailabel.app import app
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.async_tasks.utils import background_executors, processes, stop_background_task
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -56,6 +58,21 @@ async def _check(request: Request, go_on: Callable[[Request], Awaitable[Any]]) -
     return await go_on(request)
 
 
+_lifespan = app.router.lifespan_context
+
+
+@asynccontextmanager
+async def _with_an_end(application: Any) -> AsyncIterator[None]:
+    """The server's life; trainings and scorings end with it instead of holding it up or outliving it."""
+    async with _lifespan(application):
+        yield
+    for method, executor in list(background_executors.items()):
+        executor.shutdown(wait=False, cancel_futures=True)
+        if processes(method):
+            stop_background_task(method)
+
+
+app.router.lifespan_context = _with_an_end
 # MONAI Label lets every page that is open in the annotator's browser use the server; ours serves its own viewer only.
 app.user_middleware = [one for one in app.user_middleware if one.cls is not CORSMiddleware]
 app.add_exception_handler(InputRefused, _refused)

@@ -26,7 +26,7 @@ from convformer_monai.label_app.options import LabelOptions
 from convformer_monai.label_app.versions import Version
 from convformer_monai.results.measurements import write_text
 from convformer_monai.segmenter import Segmenter
-from convformer_monai.training.plan import BEST, bundle_command, run_logged
+from convformer_monai.training.plan import BEST, CHECKPOINT, bundle_command, run_logged
 
 __all__ = ["FineTuneTask", "split"]
 
@@ -128,6 +128,7 @@ class FineTuneTask(TrainTask):  # type: ignore[misc]
             said = [line for line in (place / LOG).read_text(errors="replace").splitlines() if line.strip()]
             last = said[-1].strip() if said else f"exit code {error.returncode}"
             raise InputRefused("TRAINING", f"the training failed: {last} (see {place / LOG})") from error
+        (place / CHECKPOINT).unlink(missing_ok=True)  # large, and nothing goes on from it
         return place / BEST
 
     def _dice(self, weights: Path, cases: Sequence[Mapping[str, Any]], datastore: Any) -> float:

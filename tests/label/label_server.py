@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -26,12 +27,14 @@ class LabelServer:
         model: name of its model.
         work: its working folder.
         log: what it prints.
+        process: the server's own.
     """
 
     url: str
     model: str
     work: Path
     log: Path
+    process: subprocess.Popen
 
     def get(self, path: str, **query: Any) -> requests.Response:
         """Sends a GET request."""
@@ -90,6 +93,6 @@ def label_server(bundle: str, studies: str | Path, folder: Path, *options: str) 
     home.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "convformer_monai.cli", "label", "--studies", str(studies), "--bundle", bundle]
     command += ["--work", str(work), "--port", str(port), *options]
-    with running(command, f"{url}/info/", log, {"HOME": str(home)}):
+    with running(command, f"{url}/info/", log, {"HOME": str(home)}) as process:
         (model,) = requests.get(f"{url}/info/", timeout=60).json()["models"]
-        yield LabelServer(url, model, work, log)
+        yield LabelServer(url, model, work, log, process)

@@ -7,16 +7,19 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import psutil
 import pytest
 import requests
 import SimpleITK
 from label_server import LabelServer, label_server
 from PIL import Image
+from servers import WAIT_S
 
 from convformer_monai.phantoms import cardiac_phantom, dermoscopy_phantom, head_ct_phantom
 from convformer_monai.phantoms.dicom.kinds import write_kind
@@ -213,6 +216,31 @@ def test_training_makes_a_version_that_is_used_and_the_shipped_weights_stay(
     assert versions["current"] == after["weights_version"] == 1
     assert after["weights_sha256"] == version["sha256"] != before["weights_sha256"]
     assert weights.read_bytes() == shipped
+
+
+def test_all_unlabelled_images_at_once(server: LabelServer, hearts: Path) -> None:
+    answer = requests.post(f"{server.url}/batch/infer/{server.model}", params={"images": "unlabeled"}, timeout=120)
+    assert answer.status_code == 200, answer.text
+    assert server.wait("batch/infer")["status"] == "DONE"
+    masks = {file.name for file in (hearts / "labels" / "original").iterdir()}
+    assert masks and masks.isdisjoint(file.name for file in (hearts / "labels" / "final").iterdir())
+
+
+def test_a_stopped_server_leaves_no_process(server: LabelServer, hearts: Path, tmp_path: Path) -> None:
+    """While it trains, too, and however it is stopped."""
+    with label_server("cardiac", hearts, tmp_path) as other:
+        assert (
+            requests.post(f"{other.url}/train/{other.model}", json={"max_epochs": 500}, timeout=120).status_code == 200
+        )
+        process = psutil.Process(other.process.pid)
+        deadline = time.monotonic() + WAIT_S
+        while not any("monai.bundle" in part for child in process.children(True) for part in child.cmdline()):
+            assert time.monotonic() < deadline, "the training does not begin"
+            time.sleep(0.2)
+        family = process.children(recursive=True)
+        other.process.terminate()
+        other.process.wait(60)
+    assert psutil.wait_procs(family, timeout=10)[1] == []
 
 
 def test_a_version_can_be_chosen_and_taken_back(server: LabelServer, hearts: Path, tmp_path: Path) -> None:
