@@ -74,8 +74,10 @@ def stock(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     options = {"models": kind.folder, "epistemic_model": kind.folder, "zoo_source": "local", "sam2": "false"}
     environment = {"HOME": str(home), "MONAI_LABEL_AUTO_UPDATE_SCORING": "false"}
     log = folder / "server.log"
-    with running(monailabel_command(app, studies, port, **options), f"{url}/info/", log, environment, cwd=folder):
-        yield Stock(kind, LabelServer(url, kind.folder, folder, log), app / "model" / kind.folder, image, truth)
+    command = monailabel_command(app, studies, port, **options)
+    with running(command, f"{url}/info/", log, environment, cwd=folder) as process:
+        server = LabelServer(url=url, model=kind.folder, work=folder, log=log, process=process)
+        yield Stock(kind, server, app / "model" / kind.folder, image, truth)
 
 
 def phantom(kind: Kind, folder: Path) -> tuple[Path, Path]:
