@@ -3,7 +3,10 @@
 import configparser
 import os
 import re
+import shutil
 import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -94,3 +97,21 @@ def test_constraints_pin_every_requirement(repository: Path, setup_cfg: configpa
 def test_no_large_file_is_tracked(tracked: list[Path]) -> None:
     large = [path.name for path in tracked if path.is_file() and path.stat().st_size > LARGEST_FILE]
     assert not large
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_and_the_sample_app(repository: Path, tmp_path: Path) -> None:
+    """What an editable install does not show; MONAI Label lists what lies under its sample-apps."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(repository / name, source)
+    shutil.copytree(repository / "convformer_monai", source / "convformer_monai")
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)]
+    subprocess.run([*command, str(source)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert {"convformer_monai/py.typed", "convformer_monai/label_app/sample_app/main.py"} <= set(names)
+    assert any(name.endswith(".data/data/monailabel/sample-apps/convformer/main.py") for name in names)
+    assert not [name for name in names if name.startswith("tests")]

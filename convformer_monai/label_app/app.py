@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX
 from monailabel.endpoints import infer as infer_endpoint
@@ -148,7 +149,8 @@ class ConvFormerApp(MONAILabelApp):  # type: ignore[misc]
             file, told = task({**request, "image": str(source)})
             label = file
             if request.get("save_label") and own is None:
-                tag = str(request.get("label_tag") or DefaultLabelTag.ORIGINAL.value)
+                tag = request.get("label_tag") or DefaultLabelTag.ORIGINAL
+                tag = tag.value if isinstance(tag, DefaultLabelTag) else str(tag)
                 label = store.save_label(image, file, tag, {"model": request["model"], "params": told})
             return {"label": label, "tag": DefaultLabelTag.ORIGINAL, "file": file, "params": told}
 
@@ -184,7 +186,9 @@ class ConvFormerApp(MONAILabelApp):  # type: ignore[misc]
         """Segments all images; on a machine without several GPUs one after another."""
         with answered():
             self._task(request.get("model"))
-            return super().batch_infer({"multi_gpu": False, **request}, datastore)  # type: ignore[no-any-return]
+            several = torch.cuda.device_count() > 1  # MONAI Label asks for several GPUs, and fails without any
+            wanted = {**request, "multi_gpu": several and request.get("multi_gpu", True)}
+            return super().batch_infer(wanted, datastore)  # type: ignore[no-any-return]
 
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Chooses the image to label next; an empty answer if all are labelled."""

@@ -20,6 +20,7 @@ FILES = {
     "configs/metadata.json",
     "configs/multi_gpu_train.json",
     "configs/train.json",
+    "configs/finetune.json",
     "docs/README.md",
     "docs/data_license.txt",
 }

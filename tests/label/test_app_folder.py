@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -221,7 +220,8 @@ def test_training_makes_a_version_that_is_used_and_the_shipped_weights_stay(
 def test_all_unlabelled_images_at_once(server: LabelServer, hearts: Path) -> None:
     answer = requests.post(f"{server.url}/batch/infer/{server.model}", params={"images": "unlabeled"}, timeout=120)
     assert answer.status_code == 200, answer.text
-    assert server.wait("batch/infer")["status"] == "DONE"
+    record = server.wait("batch/infer")
+    assert record["status"] == "DONE", "\n".join(record["details"])
     masks = {file.name for file in (hearts / "labels" / "original").iterdir()}
     assert masks and masks.isdisjoint(file.name for file in (hearts / "labels" / "final").iterdir())
 
@@ -258,15 +258,6 @@ def test_a_version_can_be_chosen_and_taken_back(server: LabelServer, hearts: Pat
     assert nothing.returncode == 2 and nothing.stderr.startswith("error[VERSIONS]: there is no version 7")
 
 
-def test_monai_label_lists_the_app(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "monailabel.main", "apps"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert re.search(r"^  convformer +: ", listed, re.MULTILINE)
-    options = ["--download", "--name", "convformer", "--output", str(tmp_path)]
-    subprocess.run([*command, *options], capture_output=True, check=True)
-    assert "ConvFormerApp" in (tmp_path / "convformer" / "main.py").read_text()
-
-
 def test_a_photograph_is_answered_with_a_picture(tmp_path: Path) -> None:
     folder = tmp_path / "photographs"
     folder.mkdir()
@@ -299,6 +290,6 @@ def test_a_head_ct_is_fine_tuned_from_a_volume(tmp_path: Path) -> None:
     with label_server("hemorrhage", folder, tmp_path) as server:
         assert server.save_label("head", truth).status_code == 200
         record = server.train(max_epochs=1)
-        assert record["status"] == "DONE", record["details"]
+        assert record["status"] == "DONE", "\n".join(record["details"])
         (version,) = json.loads((server.work / "versions" / "versions.json").read_text())["versions"]
         assert version["cases"] == ["head"]

@@ -159,6 +159,6 @@ def test_training_on_labels_of_the_pacs(hospital: Hospital) -> None:
     if not hospital.pacs.segmentations():
         assert hospital.server.save_label(hospital.series, mask_file(hospital, "all.nii.gz")).status_code == 200
     record = hospital.server.train(max_epochs=1)
-    assert record["status"] == "DONE", record["details"]
+    assert record["status"] == "DONE", "\n".join(record["details"])
     (version,) = json.loads((hospital.server.work / "versions" / "versions.json").read_text())["versions"]
     assert version["cases"] == [hospital.series]
