@@ -188,3 +188,11 @@ def test_wrong_arguments_end_with_one_line_and_status_2(call: Run, command: str,
 @pytest.mark.parametrize("name", ["demo", "evaluate", "export", "test", "train"])
 def test_help(call: Run, name: str) -> None:
     assert call(name, "--help").stdout.startswith(f"usage: scripts/{name}")
+
+
+def test_label_passes_on_what_it_is_given_and_explains_itself(call: Run) -> None:
+    done = call("label", "--studies", "a folder", "--bundle", "hemorrhage")
+    assert done.returncode == 0, done.stderr
+    expected = ["-m", "convformer_monai.cli", "label", "--studies", "a folder", "--bundle", "hemorrhage"]
+    assert [line[1:-1] for line in done.stdout.splitlines()] == expected
+    assert call("label").stdout.startswith("usage: scripts/label --studies")

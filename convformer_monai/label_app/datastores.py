@@ -1,7 +1,7 @@
 """Where images and labels lie: a folder, or a PACS with DICOMweb; MONAI Label's datastores, made strict.
 
 Each image has a source, which the bundle reads (a file, or a folder of DICOM), and a file for viewers, which of DICOM
-is a NIfTI copy on the same grid. Labels are checked and renumbered before they are kept; see ``labels_in``.
+is a copy on the same grid. Labels are checked and renumbered before they are kept; see ``labels_in``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
@@ -25,6 +24,7 @@ from pydicom.dataset import Dataset
 
 from convformer_monai.errors import InputRefused
 from convformer_monai.label_app.labels_in import read_labels
+from convformer_monai.label_app.masks_out import COPIES, copy_for_viewer
 from convformer_monai.label_app.options import LabelOptions
 from convformer_monai.label_app.seg import write_seg
 from convformer_monai.readers import Study, read_study
@@ -65,16 +65,6 @@ def write_label(path: Path, labels: NDArray[np.uint8], study: Study) -> None:
     from convformer_monai.results.masks import write_png_mask
 
     (write_png_mask if study.is_photo else write_mask)(path, labels, study, overwrite=True)
-
-
-def nifti_copy(study: Study, path: Path) -> None:
-    """Writes a study as NIfTI, for viewers."""
-    volumes = np.moveaxis(study.image.numpy(), 0, -1)  # (X, Y, Z, phases)
-    image = nib.Nifti1Image(volumes[..., 0] if volumes.shape[-1] == 1 else volumes, study.affine)
-    image.header.set_xyzt_units("mm", "sec")
-    part = path.with_name(f"part-{path.name}")
-    nib.save(image, part)
-    part.replace(path)
 
 
 class Checked:
@@ -142,11 +132,12 @@ class FolderDatastore(Checked, LocalDatastore):  # type: ignore[misc]
         source = self.source(image_id)
         if not source.is_dir():
             return str(source)
-        copy = self.options.work / "copies" / f"{image_id}.nii.gz"
-        if not copy.is_file() or copy.stat().st_mtime < source.stat().st_mtime:
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            nifti_copy(self.study(image_id), copy)
-        return str(copy)
+        folder = self.options.work / "copies"
+        for copy in (folder / f"{image_id}{ending}" for ending in COPIES):
+            if copy.is_file() and copy.stat().st_mtime >= source.stat().st_mtime:
+                return str(copy)
+        folder.mkdir(parents=True, exist_ok=True)
+        return str(copy_for_viewer(self.study(image_id), folder, image_id))
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """What is known of an image; of a folder no path, since viewers open files."""
@@ -252,15 +243,16 @@ class PacsDatastore(Checked, DICOMWebDatastore):  # type: ignore[misc]
         return folder
 
     def get_image_uri(self, image_id: str) -> str:
-        """The NIfTI copy for viewers."""
+        """The copy for viewers, beside the folder of the series."""
         source = self.source(image_id)
-        copy = source.with_name(f"{image_id}.nii.gz")
-        if not copy.is_file() or image_id not in self._datastore.objects:
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / copy.name
-                nifti_copy(self.study(image_id), file)
-                LocalDatastore.add_image(self, image_id, str(file), self._dicom_info(image_id))
-        return str(copy)
+        if image_id in self._datastore.objects:
+            for copy in (source.with_name(f"{image_id}{ending}") for ending in COPIES):
+                if copy.is_file():
+                    return str(copy)
+        with tempfile.TemporaryDirectory() as folder:
+            file = copy_for_viewer(self.study(image_id), Path(folder), image_id)
+            LocalDatastore.add_image(self, image_id, str(file), self._dicom_info(image_id))
+        return str(source.with_name(file.name))
 
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: Mapping[str, Any], label_id: str = ""

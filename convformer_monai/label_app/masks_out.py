@@ -1,10 +1,15 @@
-"""Masks for viewers, in the file format that they ask for, on exactly the grid of the image that they show."""
+"""Masks and images for viewers, on exactly the same grid, in formats that they can read.
+
+ITK, with which viewers read, cannot take a sheared NIfTI grid (a tilted gantry), but a sheared NRRD grid it can.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,10 +18,12 @@ from convformer_monai.labels import Label
 from convformer_monai.readers import Study
 from convformer_monai.results.masks import write_mask
 
-__all__ = ["DEFAULT_EXTENSIONS", "EXTENSIONS", "write_for_viewer"]
+__all__ = ["COPIES", "DEFAULT_EXTENSIONS", "EXTENSIONS", "copy_for_viewer", "write_for_viewer"]
 
 EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".png")
 DEFAULT_EXTENSIONS = {False: ".nii.gz", True: ".png"}  # of volumes, of photographs
+COPIES = (".nii.gz", ".nrrd")  # what `copy_for_viewer` writes
+RIGHT_ANGLES = 1e-4  # cosine: 0.01 voxels over 100 slices
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -49,6 +56,34 @@ def write_for_viewer(path: Path, labels: NDArray[np.uint8], study: Study, table:
         raise InputRefused("OPTION", f"masks are written as {', '.join(EXTENSIONS)}, not as {path.suffix!r}")
 
 
+def copy_for_viewer(study: Study, folder: Path, name: str) -> Path:
+    """Writes a volume as one file: NIfTI; NRRD if its grid is sheared and it has one phase.
+
+    Args:
+        study: the image.
+        folder: where; must exist.
+        name: of the file, without ending.
+
+    Returns:
+        The file.
+    """
+    import SimpleITK
+
+    _, directions = _parts(study.affine)
+    sheared = not np.allclose(directions.T @ directions, np.eye(3), atol=RIGHT_ANGLES)
+    path = folder / f"{name}{'.nrrd' if sheared and len(study.phases) == 1 else '.nii.gz'}"
+    part = path.with_name(f"part-{path.name}")
+    if path.name.endswith(".nrrd"):
+        SimpleITK.WriteImage(_itk_image(study.image.numpy()[0], study.affine), str(part), useCompression=True)
+    else:
+        volumes = np.moveaxis(study.image.numpy(), 0, -1)  # (X, Y, Z, phases)
+        image = nib.Nifti1Image(volumes[..., 0] if volumes.shape[-1] == 1 else volumes, study.affine)
+        image.header.set_xyzt_units("mm", "sec")
+        nib.save(image, part)
+    part.replace(path)
+    return path
+
+
 def _write_png(path: Path, labels: NDArray[np.uint8]) -> None:
     from PIL import Image
 
@@ -56,21 +91,31 @@ def _write_png(path: Path, labels: NDArray[np.uint8]) -> None:
 
 
 def _write_nrrd(path: Path, labels: NDArray[np.uint8], study: Study, table: Sequence[Label]) -> None:
-    """Writes (X, Y, Z). A photograph lies where ITK puts a picture: pixels of 1 mm from the origin."""
+    """Writes (X, Y, Z). A photograph lies where ITK puts a picture: pixels of 1 mm from the origin, in LPS."""
     import SimpleITK
 
-    affine = np.eye(4) if study.is_photo else RAS_TO_LPS @ study.affine
-    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(labels.transpose(2, 1, 0)))
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    directions = affine[:3, :3] / spacing
-    if not np.allclose(directions.T @ directions, np.eye(3), atol=1e-3):
-        raise InputRefused("OPTION", "NRRD holds no sheared grid (gantry tilt); ask for .nii.gz")
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(affine[:3, 3].tolist())
-    image.SetDirection(directions.ravel().tolist())
+    image = _itk_image(labels, np.diag([-1.0, -1.0, 1.0, 1.0]) if study.is_photo else study.affine)
     if path.name.lower().endswith(".seg.nrrd"):
         _name_segments(image, table)
     SimpleITK.WriteImage(image, str(path), useCompression=True)
+
+
+def _itk_image(voxels: NDArray[Any], affine: NDArray[np.float64]) -> Any:
+    """Makes an image for SimpleITK of (X, Y, Z) and the affine to RAS mm."""
+    import SimpleITK
+
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(voxels.transpose(2, 1, 0)))
+    spacing, directions = _parts(RAS_TO_LPS @ affine)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin((RAS_TO_LPS @ affine)[:3, 3].tolist())
+    image.SetDirection(directions.ravel().tolist())
+    return image
+
+
+def _parts(affine: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Spacing and directions of an affine."""
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    return spacing, affine[:3, :3] / spacing
 
 
 def _name_segments(image: object, table: Sequence[Label]) -> None:

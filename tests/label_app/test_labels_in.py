@@ -3,11 +3,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 from PIL import Image
 
 from convformer_monai.errors import InputRefused
 from convformer_monai.label_app.labels_in import numbers_by_name, read_labels
-from convformer_monai.label_app.masks_out import write_for_viewer
+from convformer_monai.label_app.masks_out import copy_for_viewer, write_for_viewer
 from convformer_monai.labels import CARDIAC, DERMOSCOPY
 from convformer_monai.readers import read_study
 
@@ -57,6 +58,31 @@ def test_what_viewers_get_comes_back_the_same(study, labels: np.ndarray, tmp_pat
     path = tmp_path / f"mask{extension}"
     write_for_viewer(path, labels[None], study, CARDIAC)
     assert np.array_equal(read_labels(path, study, CARDIAC)[0], labels)
+
+
+def test_a_tilted_gantry_survives_in_what_viewers_get(labels: np.ndarray, tmp_path: Path) -> None:
+    tilted = orthogonal()
+    tilted[:3, 2] += 0.3 * tilted[:3, 1]
+    image = nib.Nifti1Image(np.random.default_rng(0).normal(size=SHAPE).astype(np.float32), None)
+    image.header.set_sform(tilted, code=1)
+    image.header.set_qform(None, code=0)
+    image.header["pixdim"][1:4] = np.linalg.norm(tilted[:3, :3], axis=0)
+    nib.save(image, tmp_path / "image.nii.gz")
+    study = read_study(tmp_path / "image.nii.gz")
+    copy = copy_for_viewer(study, tmp_path, "copy")
+    write_for_viewer(tmp_path / "mask.nrrd", labels[None], study, CARDIAC)
+    assert copy.name == "copy.nrrd"
+    for file in (copy, tmp_path / "mask.nrrd"):
+        again = SimpleITK.ReadImage(str(file))
+        for voxel in ((0, 0, 0), (19, 15, 5)):
+            wanted = (tilted @ [*voxel, 1])[:3] * (-1, -1, 1)
+            assert np.allclose(again.TransformIndexToPhysicalPoint(voxel), wanted, atol=1e-3)
+    assert np.array_equal(read_labels(tmp_path / "mask.nrrd", study, CARDIAC)[0], labels)
+
+
+def test_an_upright_volume_is_copied_as_nifti(study, tmp_path: Path) -> None:
+    copy = nib.load(copy_for_viewer(study, tmp_path, "copy"))
+    assert np.allclose(copy.affine, study.affine) and np.allclose(copy.get_fdata(), study.image.numpy()[0])
 
 
 def test_a_cropped_mask_is_put_in_its_place(study, labels: np.ndarray, tmp_path: Path) -> None:
