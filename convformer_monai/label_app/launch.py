@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import logging
 import os
@@ -120,7 +121,8 @@ def launch(studies: str, options: LabelOptions, host: str = "127.0.0.1", port: i
     from monailabel.main import Main
 
     sys.argv = ["monailabel", *arguments]
-    Main().run()
+    with contextlib.suppress(KeyboardInterrupt):  # how it is stopped; the web server has ended all by then
+        Main().run()
     return 0
 
 
