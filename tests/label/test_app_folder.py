@@ -107,6 +107,16 @@ def test_an_upload_is_segmented_and_not_kept(server: LabelServer, hearts: Path, 
     assert server.get("/info/").json()["datastore"]["total"] == 3
 
 
+def test_an_image_of_a_viewers_session_is_segmented(server: LabelServer, hearts: Path, tmp_path: Path) -> None:
+    with (hearts / "heart1.nii.gz").open("rb") as file:
+        answer = requests.put(f"{server.url}/session/", files={"files": ("heart1.nii.gz", file)}, timeout=60)
+    session = answer.json()["session_id"]
+    url = f"{server.url}/infer/{server.model}"
+    query = {"session_id": session, "output": "json"}
+    assert requests.post(url, params=query, timeout=240).json()["label_names"] == {"RV": 1, "MYO": 2, "LV": 3}
+    refused(requests.post(url, params={"session_id": "nope"}, timeout=60), 404, "no image is named")
+
+
 def test_viewers_can_load_a_dicom_folder_as_nifti(server: LabelServer, hearts: Path, tmp_path: Path) -> None:
     image = nib.load(answer_of(server.get("/datastore/image", image="series"), tmp_path, "image.nii.gz"))
     truth = nib.load(hearts.parent / "series_truth.nii.gz")
@@ -241,6 +251,22 @@ def test_a_stopped_server_leaves_no_process(server: LabelServer, hearts: Path, t
         other.process.terminate()
         other.process.wait(60)
     assert psutil.wait_procs(family, timeout=10)[1] == []
+
+
+def test_images_are_added_under_new_names_only(server: LabelServer, hearts: Path, tmp_path: Path) -> None:
+    def add(name: str, path: Path) -> requests.Response:
+        with path.open("rb") as file:
+            url = f"{server.url}/datastore/image"
+            return requests.put(url, params={"image": name}, files={"file": (path.name, file)}, timeout=60)
+
+    refused(add("heart0", hearts / "heart1.nii.gz"), 409, "there is an image 'heart0' already")
+    refused(add("../heart9", hearts / "heart1.nii.gz"), 400, "no name of an image")
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes(b"no image")
+    refused(add("heart9", broken), 400, "error[")
+    assert not (hearts / "heart9.nii.gz").exists()
+    assert add("heart9", hearts / "heart1.nii.gz").status_code == 200
+    assert (hearts / "heart9.nii.gz").read_bytes() == (hearts / "heart1.nii.gz").read_bytes()
 
 
 def test_a_version_can_be_chosen_and_taken_back(server: LabelServer, hearts: Path, tmp_path: Path) -> None:
