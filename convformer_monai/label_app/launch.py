@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from convformer_monai.errors import InputRefused
+from convformer_monai.label_app.compat import serve_moved_uids
 from convformer_monai.label_app.options import LabelOptions, is_address, read_options
 from convformer_monai.segmenter import choose_device
 
@@ -21,9 +22,9 @@ __all__ = ["INSTALL", "launch", "prepare"]
 logger = logging.getLogger(__name__)
 
 MONAI_LABEL = "0.8.5"
-INSTALL = (  # pydicom 3 would break MONAI Label's import of pydicom-seg; scripts/label mends that
-    f"pip install torch==2.13.0 && pip install monailabel=={MONAI_LABEL} monai==1.6.1 torch==2.13.0 'pydicom<3' "
-    "dcmqi==1.5.7"
+INSTALL = (
+    f"pip install torch==2.13.0 && pip install monailabel=={MONAI_LABEL} monai==1.6.1 torch==2.13.0 dcmqi==1.5.7 && "
+    "pip install 'pydicom>=3.0.2' highdicom==0.28.2"
 )
 HERE = Path(__file__).resolve().parent
 UNUSABLE = "#@$%"  # in paths: MONAI's configs give them a meaning
@@ -110,6 +111,7 @@ def launch(studies: str, options: LabelOptions, host: str = "127.0.0.1", port: i
     app.mkdir(exist_ok=True)
     shutil.copyfile(HERE / "sample_app" / "main.py", app / "main.py")
     _set_environment(options, host)
+    serve_moved_uids()
     conf = {"bundle": str(options.bundle), "work": str(options.work), "device": options.device}
     arguments = ["start_server", "--app", str(app), "--studies", studies, "--host", host, "--port", str(port)]
     arguments += [part for key, value in conf.items() for part in ("--conf", key, value)]
@@ -148,5 +150,7 @@ def _set_environment(options: LabelOptions, host: str) -> None:
     }
     for name, value in values.items():
         os.environ.setdefault(name, value)
+    before = os.environ.get("PYTHONPATH")  # also that of its trainings, which are processes of their own
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE / "startup"), *([before] if before else [])])
     programs = str(Path(sys.executable).parent)  # dcmqi's
     os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", "")])
