@@ -12,12 +12,12 @@ from convformer_monai.errors import InputRefused, find_refusal
 __all__ = ["answered", "status_of"]
 
 STATUSES = {"IMAGE_NOT_FOUND": 404, "MODEL_NOT_FOUND": 404, "STRATEGY_NOT_FOUND": 404, "FORBIDDEN": 403, "EXISTS": 409}
-OURS = {"CANNOT_WRITE": 507, "OUT_OF_MEMORY": 507}
+STATUSES |= {"CANNOT_WRITE": 507, "OUT_OF_MEMORY": 507}
 
 
 def status_of(refusal: InputRefused) -> int:
     """The HTTP status of a refusal: 4xx for what was asked, 507 if this machine lacks the room."""
-    return {**STATUSES, **OURS}.get(refusal.code, 400)
+    return STATUSES.get(refusal.code, 400)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from convformer_monai.label_app.seg import write_seg
 from convformer_monai.readers import Study, read_study
 from convformer_monai.readers.cases import is_dicom
 from convformer_monai.results.dicom_masks import find_dicom_masks
-from convformer_monai.results.masks import write_mask
+from convformer_monai.results.masks import write_mask, write_png_mask
 
 __all__ = ["FolderDatastore", "PacsDatastore", "check_name"]
 
@@ -62,8 +62,6 @@ def write_label(path: Path, labels: NDArray[np.uint8], study: Study) -> None:
         labels: as of :func:`convformer_monai.label_app.labels_in.read_labels`.
         study: the image.
     """
-    from convformer_monai.results.masks import write_png_mask
-
     (write_png_mask if study.is_photo else write_mask)(path, labels, study, overwrite=True)
 
 

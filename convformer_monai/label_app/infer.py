@@ -16,6 +16,7 @@ from monailabel.utils.others.generic import device_list, name_to_device
 from convformer_monai.errors import InputRefused
 from convformer_monai.label_app.masks_out import DEFAULT_EXTENSIONS, write_for_viewer
 from convformer_monai.label_app.options import LabelOptions
+from convformer_monai.label_app.versions import Version
 from convformer_monai.segmenter import Segmenter
 
 __all__ = ["SegmentTask"]
@@ -39,6 +40,7 @@ class SegmentTask(InferTask):  # type: ignore[misc]
             config={"device": device_list()},
         )
         self.options = options
+        self.colours = {label.name: list(label.colour) for label in options.labels}
         self._loaded: dict[tuple[int, str], Segmenter] = {}
         self._lock = threading.Lock()
 
@@ -48,24 +50,23 @@ class SegmentTask(InferTask):  # type: ignore[misc]
 
     def info(self) -> dict[str, Any]:
         """What viewers see, with the colours of the structures and the version of the weights."""
-        colours = {label.name: list(label.colour) for label in self.options.labels}
         version = self.options.versions.current.number
-        return {**super().info(), "label_colors": colours, "weights_version": version}
+        return {**super().info(), "label_colors": self.colours, "weights_version": version}
 
     def get_path(self, validate: bool = True) -> str:
         """The weights in use."""
         versions = self.options.versions
         return str(versions.weights(versions.current) or self.options.bundle / "models" / "model.pt")
 
-    def segmenter(self, device: str) -> Segmenter:
-        """The bundle with the version of the weights that is in use, loaded once."""
-        versions = self.options.versions
-        version = versions.current
+    def segmenter(self, version: Version, device: str) -> Segmenter:
+        """The bundle with a version of the weights, loaded once."""
         key = (version.number, device)
         with self._lock:
             if key not in self._loaded:
                 self._loaded = {}  # what is no longer in use makes room
-                self._loaded[key] = Segmenter(self.options.bundle, device, weights=versions.weights(version))
+                self._loaded[key] = Segmenter(
+                    self.options.bundle, device, weights=self.options.versions.weights(version)
+                )
             return self._loaded[key]
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -83,7 +84,8 @@ class SegmentTask(InferTask):  # type: ignore[misc]
         """
         started = time.perf_counter()
         wanted = request.get("device")
-        segmenter = self.segmenter(name_to_device(wanted) if wanted else self.options.device)
+        version = self.options.versions.current
+        segmenter = self.segmenter(version, name_to_device(wanted) if wanted else self.options.device)
         extension = request.get("result_extension") or DEFAULT_EXTENSIONS[self.options.is_photo]
         phase = _phase(request.get("phase"), 0 if str(extension).endswith(".nrrd") else "all")
         study = segmenter.read(request["image"], phase=phase)
@@ -95,9 +97,9 @@ class SegmentTask(InferTask):  # type: ignore[misc]
         seconds = {"read": read - started, **result.seconds, "total": time.perf_counter() - started}
         told = {
             "label_names": self.labels,
-            "label_colors": self.info()["label_colors"],
+            "label_colors": self.colours,
             "latencies": {name: round(value, 2) for name, value in seconds.items()},
-            "weights_version": self.options.versions.current.number,
+            "weights_version": version.number,
             "weights_sha256": segmenter.weights_sha256,
             "warnings": [*study.warnings, *result.notes],
             "centroids": {},  # OHIF reads it

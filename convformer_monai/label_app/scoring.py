@@ -73,12 +73,11 @@ class EpistemicScoring(ScoringMethod):  # type: ignore[misc]
             How many there are, were scored, skipped since they had been, and refused.
         """
         version = self.options.versions.current
+        unlabelled = sorted(datastore.get_unlabeled_images())
         waiting = [
-            image_id
-            for image_id in sorted(datastore.get_unlabeled_images())
-            if datastore.get_image_info(image_id).get(SCORED_BY) != version.number
+            image_id for image_id in unlabelled if datastore.get_image_info(image_id).get(SCORED_BY) != version.number
         ]
-        summary = {"total": len(datastore.get_unlabeled_images()), "executed": 0, "refused": 0}
+        summary = {"total": len(unlabelled), "executed": 0, "refused": 0}
         segmenter = Segmenter(
             self.options.bundle,
             self.options.device,

@@ -104,7 +104,7 @@ class FineTuneTask(TrainTask):  # type: ignore[misc]
         parent = self.options.versions.current
         place = self.options.work / "trainings" / datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
         best = self._train(place, train, val, int(epochs))
-        before, after = (self._dice(weights, val, datastore) for weights in (self._weights(parent), best))
+        before, after = self._dice([self._weights(parent), best], val, datastore)
         used = after >= before or request.get("use_if_worse") is True
         ids = [case["id"] for case in train]
         version = self.options.versions.add(best, cases=ids, dice=after, dice_before=before, use=used)
@@ -131,21 +131,21 @@ class FineTuneTask(TrainTask):  # type: ignore[misc]
         (place / CHECKPOINT).unlink(missing_ok=True)  # large, and nothing goes on from it
         return place / BEST
 
-    def _dice(self, weights: Path, cases: Sequence[Mapping[str, Any]], datastore: Any) -> float:
-        """Mean Dice over structures and images, on the images' own grids; a structure absent in both is left out."""
-        segmenter = Segmenter(self.options.bundle, self.options.device, weights=weights)
-        scores = []
+    def _dice(self, weights: Sequence[Path], cases: Sequence[Mapping[str, Any]], datastore: Any) -> list[float]:
+        """Mean Dice of each weights, over structures and images on their own grids; what is absent in both is left out."""
+        segmenters = [Segmenter(self.options.bundle, self.options.device, weights=one) for one in weights]
+        scores: list[list[float]] = [[] for _ in weights]
         for case in cases:
             study = datastore.study(case["id"])
             truth = read_labels(Path(case["label"]), study, self.options.labels)
-            found = segmenter.run(study).labels.numpy()
-            found = found[0] if study.is_photo else found
-            for label in self.options.labels:
-                sizes = int((truth == label.index).sum() + (found == label.index).sum())
-                if sizes:
-                    both = int(((truth == label.index) & (found == label.index)).sum())
-                    scores.append(2 * both / sizes)
-        return fmean(scores) if scores else 1.0
+            for segmenter, own in zip(segmenters, scores, strict=True):
+                found = segmenter.run(study).labels.numpy()
+                found = found[0] if study.is_photo else found
+                for label in self.options.labels:
+                    sizes = int((truth == label.index).sum() + (found == label.index).sum())
+                    if sizes:
+                        own.append(2 * int(((truth == label.index) & (found == label.index)).sum()) / sizes)
+        return [fmean(own) if own else 1.0 for own in scores]
 
 
 def _number(request: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import requests
 from servers import free_port, running
 
@@ -75,6 +76,11 @@ class LabelServer:
                 return record
             time.sleep(0.5)
         raise AssertionError(f"{method} did not end within {TRAINING_S} s")
+
+
+def dice(first: np.ndarray, second: np.ndarray) -> float:
+    """Overlap of two masks."""
+    return 2 * float((first & second).sum()) / max(1, int(first.sum() + second.sum()))
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import requests
 import SimpleITK
-from label_server import LabelServer, label_server
+from label_server import LabelServer, dice, label_server
 from PIL import Image
 from servers import WAIT_S
 
@@ -25,10 +25,6 @@ from convformer_monai.phantoms.dicom.kinds import write_kind
 
 GOOD = 0.8
 SHAPE = (128, 128, 4)
-
-
-def dice(first: np.ndarray, second: np.ndarray) -> float:
-    return 2 * float((first & second).sum()) / max(1, int(first.sum() + second.sum()))
 
 
 def bundle_file(repository: Path, bundle: str, name: str) -> Path:

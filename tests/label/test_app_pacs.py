@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from label_server import LabelServer, label_server
+from label_server import LabelServer, dice, label_server
 from pacs import DICOMWEB_PLUGIN, ORTHANC, Pacs, orthanc
 
 from convformer_monai.labels import CARDIAC
@@ -57,10 +57,6 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
         (series,) = pacs.series()
         with label_server("cardiac", pacs.dicomweb, folder) as server:
             yield Hospital(pacs, server, series["SeriesInstanceUID"], dicom, nib.load(truth), folder)
-
-
-def dice(first: np.ndarray, second: np.ndarray) -> float:
-    return 2 * float((first & second).sum()) / max(1, int(first.sum() + second.sum()))
 
 
 def mask_file(hospital: Hospital, name: str, without: int = 0, shift: float = 0.0) -> Path:
