@@ -132,7 +132,7 @@ class FineTuneTask(TrainTask):  # type: ignore[misc]
         return place / BEST
 
     def _dice(self, weights: Sequence[Path], cases: Sequence[Mapping[str, Any]], datastore: Any) -> list[float]:
-        """Mean Dice of each weights, over structures and images on their own grids; what is absent in both is left out."""
+        """Mean Dice of each, over structures and images on their own grids; what is absent in both is left out."""
         segmenters = [Segmenter(self.options.bundle, self.options.device, weights=one) for one in weights]
         scores: list[list[float]] = [[] for _ in weights]
         for case in cases:

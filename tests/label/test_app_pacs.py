@@ -151,6 +151,23 @@ def test_the_newest_segmentation_counts_whoever_made_it(hospital: Hospital, tmp_
     assert np.array_equal(np.asarray(nib.load(case["label"]).dataobj), np.flip(truth[0], 0))
 
 
+def test_a_segmentation_that_lies_elsewhere_is_left_out(hospital: Hospital, tmp_path: Path) -> None:
+    before = hospital.server.get("/datastore/", output="train").json()
+    study = read_study(hospital.dicom, phase="all")
+    truth = np.asarray(hospital.truth.dataobj).astype(np.uint8)[None]
+    (path,) = write_dicom_seg(tmp_path / "moved.dcm", truth, study, CARDIAC)
+    moved = pydicom.dcmread(path)
+    for group in moved.PerFrameFunctionalGroupsSequence:
+        position = group.PlanePositionSequence[0]
+        position.ImagePositionPatient = [value + 4 for value in position.ImagePositionPatient]
+    moved.ContentDate = "29991231"
+    moved.ContentTime = "235959"
+    moved.save_as(path)
+    hospital.pacs.upload(path)
+    assert hospital.server.get("/datastore/", output="train").json() == before
+    assert "does not lie on the grid" in hospital.server.log.read_text(errors="replace")
+
+
 def test_training_on_labels_of_the_pacs(hospital: Hospital) -> None:
     if not hospital.pacs.segmentations():
         assert hospital.server.save_label(hospital.series, mask_file(hospital, "all.nii.gz")).status_code == 200
