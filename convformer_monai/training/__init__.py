@@ -14,6 +14,7 @@ from convformer_monai.training.head_ct import HeadCTIntensity
 from convformer_monai.training.intensity import GreyIntensity
 from convformer_monai.training.mixture import read_mixture
 from convformer_monai.training.photo import PhotoArtefacts, PhotoColours
+from convformer_monai.training.processes import leave_process_group
 from convformer_monai.training.slices import SliceBatches, SliceDataset, WeightedBatches
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "SliceBatches",
     "SliceDataset",
     "WeightedBatches",
+    "leave_process_group",
     "read_mixture",
 ]
