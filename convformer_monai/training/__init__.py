@@ -1,7 +1,6 @@
 """Training components that the bundles name: cached slices, augmentation of whole batches, handlers."""
 
 from convformer_monai.training.augmentation import BatchAugmentation
-from convformer_monai.training.extra_axial import PaintExtraAxialBlood
 from convformer_monai.training.geometry import BatchGeometry
 from convformer_monai.training.handlers import (
     AverageWeights,
@@ -26,7 +25,6 @@ __all__ = [
     "EpochTimeLimit",
     "GreyIntensity",
     "HeadCTIntensity",
-    "PaintExtraAxialBlood",
     "PhotoArtefacts",
     "PhotoColours",
     "ResumableCheckpoint",

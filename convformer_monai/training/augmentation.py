@@ -15,13 +15,12 @@ from torch import Tensor
 
 
 class BatchAugmentation:
-    """Additions, random geometry, then random intensities, for a batch of slices or photographs.
+    """Random geometry, then random intensities, for a batch of slices or photographs.
 
     Args:
         geometry: changes image and label together; see :class:`convformer_monai.training.BatchGeometry`.
         intensities: change the image alone, one after another, given image and label.
         memory_format: layout of the resulting images.
-        additions: change image and label together before the geometry does, such as painted lesions.
     """
 
     def __init__(
@@ -29,12 +28,10 @@ class BatchAugmentation:
         geometry: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
         intensities: Sequence[Callable[[Tensor, Tensor], Tensor]] = (),
         memory_format: torch.memory_format = torch.channels_last,
-        additions: Sequence[Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = (),
     ) -> None:
         self.geometry = geometry
         self.intensities = tuple(intensities)
         self.memory_format = memory_format
-        self.additions = tuple(additions)
 
     def __call__(
         self,
@@ -56,8 +53,6 @@ class BatchAugmentation:
         """
         image = batchdata["image"].to(device, non_blocking=non_blocking).float()
         label = batchdata["label"].to(device, non_blocking=non_blocking)
-        for add in self.additions:
-            image, label = add(image, label)
         image, label = self.geometry(image, label)
         for change in self.intensities:
             image = change(image, label)

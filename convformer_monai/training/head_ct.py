@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convformer_monai.training.intensity import chosen, uniform
 
-__all__ = ["HeadCTIntensity", "inside_of_skull", "strip_skull"]
+__all__ = ["HeadCTIntensity", "strip_skull"]
 
 WINDOW = (0.0, 80.0)  # what an 8-bit source is taken for when its window is not known
 WIDE = (120.0, 260.0)
@@ -83,22 +83,6 @@ class HeadCTIntensity:
         return low + rounded * (high - low)
 
 
-def inside_of_skull(image: Tensor) -> Tensor:
-    """What cannot be reached from the slice's edge without crossing bone, on a coarse grid.
-
-    Args:
-        image: (B, 1, X, Y), Hounsfield units.
-
-    Returns:
-        (B, 1, ``COARSE``, ``COARSE``), 1 inside, without the bone itself.
-    """
-    passable = 1 - F.adaptive_max_pool2d((image > BONE).float(), COARSE)
-    outside = F.pad(torch.zeros_like(passable)[..., 1:-1, 1:-1], (1, 1, 1, 1), value=1.0) * passable
-    for _ in range(2 * COARSE):
-        outside = F.max_pool2d(outside, 3, stride=1, padding=1) * passable
-    return (1 - outside) * passable
-
-
 def strip_skull(image: Tensor, label: Tensor) -> Tensor:
     """Removes what is not inside of the skull, as skull stripping does; blood is kept.
 
@@ -112,7 +96,12 @@ def strip_skull(image: Tensor, label: Tensor) -> Tensor:
     Returns:
         (B, 1, X, Y), 0 outside.
     """
-    inside = F.interpolate(inside_of_skull(image), size=image.shape[2:], mode="nearest")
+    bone = F.adaptive_max_pool2d((image > BONE).float(), COARSE)
+    passable = 1 - bone
+    outside = F.pad(torch.zeros_like(bone)[..., 1:-1, 1:-1], (1, 1, 1, 1), value=1.0) * passable
+    for _ in range(2 * COARSE):
+        outside = F.max_pool2d(outside, 3, stride=1, padding=1) * passable
+    inside = F.interpolate((1 - outside) * passable, size=image.shape[2:], mode="nearest")
     brain = (inside > 0) & (image > AIR) & (image <= BONE) | (label > 0)
     enough = brain.float().mean((1, 2, 3), keepdim=True) > LEAST_BRAIN
     return torch.where(enough & ~brain, 0.0, image)
