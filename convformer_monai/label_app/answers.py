@@ -11,8 +11,15 @@ from convformer_monai.errors import InputRefused, find_refusal
 
 __all__ = ["answered", "status_of"]
 
-STATUSES = {"IMAGE_NOT_FOUND": 404, "MODEL_NOT_FOUND": 404, "STRATEGY_NOT_FOUND": 404, "FORBIDDEN": 403, "EXISTS": 409}
-STATUSES |= {"CANNOT_WRITE": 507, "OUT_OF_MEMORY": 507}
+STATUSES = {
+    "IMAGE_NOT_FOUND": 404,
+    "MODEL_NOT_FOUND": 404,
+    "STRATEGY_NOT_FOUND": 404,
+    "FORBIDDEN": 403,
+    "EXISTS": 409,
+    "CANNOT_WRITE": 507,
+    "OUT_OF_MEMORY": 507,
+}
 
 
 def status_of(refusal: InputRefused) -> int:
