@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from convformer_monai.catalogue import bundle_path
 from convformer_monai.errors import InputRefused
 from convformer_monai.labels import table_of
-from convformer_monai.readers import Case, Study, read_study, stem
+from convformer_monai.readers import Case, ImageSeries, read_series, stem
 from convformer_monai.results.atomic import AtomicFiles, write_atomically
 from convformer_monai.results.dicom_masks import find_dicom_masks, read_dicom_masks
 from convformer_monai.results.dicom_seg import write_dicom_seg
@@ -50,7 +50,7 @@ class Options:
         ed: end-diastolic phase, 0-based; ``None`` to find it.
         es: end-systolic phase; ``None`` to find it.
         series_uid: DICOM series to take.
-        resample_uneven: see :func:`convformer_monai.readers.read_study`.
+        resample_uneven: see :func:`convformer_monai.readers.read_series`.
         overwrite: replace results that exist.
     """
 
@@ -110,21 +110,21 @@ def process(
     base = folder_for(output_dir, case.name)
     _refuse_existing(base, options)
     start = time.perf_counter()
-    study = segmenter.read(
+    series = segmenter.read(
         case.path,
         series_uid=options.series_uid,
         phase=options.phase_to_read,
         resample_uneven=options.resample_uneven,
     )
     seconds = {"read": time.perf_counter() - start}
-    if ({"dicom-seg", "dicom-sr"} & set(options.formats)) and study.format != "dicom" and not study.frames:
+    if ({"dicom-seg", "dicom-sr"} & set(options.formats)) and series.format != "dicom" and not series.frames:
         raise InputRefused("NOT_DICOM", f"{case.path} is no DICOM image, and only those get DICOM results; use nifti")
-    result = segmenter.run(study)
+    result = segmenter.run(series)
     seconds.update(result.seconds)
     start = time.perf_counter()
     measurements = measure(
         _array(result),
-        study,
+        series,
         segmenter.name,
         case=case.name,
         ed=options.ed,
@@ -137,7 +137,7 @@ def process(
     with AtomicFiles(overwrite=options.overwrite) as files:
         written = _write(base, kept, labels, measurements, segmenter, options, files)
         report = make_report(
-            study,
+            series,
             measurements=measurements,
             bundle=segmenter.name,
             bundle_version=str(segmenter.metadata.get("version", "")),
@@ -158,35 +158,35 @@ def process(
 def _array(result: Segmentation) -> NDArray[np.uint8]:
     """Labels as the writers want them: ``(phases, X, Y, Z)``, of a photograph ``(X, Y)``."""
     labels: NDArray[np.uint8] = result.labels.numpy()
-    return labels[0] if result.study.is_photo else labels
+    return labels[0] if result.series.is_photo else labels
 
 
-def _kept(result: Segmentation, measurements: Measurements, phase: str) -> tuple[Study, NDArray[np.uint8]]:
-    """Returns the study and labels to write: all phases, or the one that is end-diastolic or end-systolic."""
-    study, labels = result.study, _array(result)
+def _kept(result: Segmentation, measurements: Measurements, phase: str) -> tuple[ImageSeries, NDArray[np.uint8]]:
+    """Returns the series and labels to write: all phases, or the one that is end-diastolic or end-systolic."""
+    series, labels = result.series, _array(result)
     if phase not in MOMENTS:
-        return study, labels
+        return series, labels
     chosen = measurements.details.get(phase, {}).get("phase")
     if chosen is None:
         raise InputRefused(
             "PHASE_NOT_FOUND",
-            f"{study.path.name} has no phase that is known to be {phase}; leave --phase out, or give --{phase} too",
+            f"{series.path.name} has no phase that is known to be {phase}; leave --phase out, or give --{phase} too",
         )
-    place = study.phases.index(chosen)
-    image = MetaTensor(study.image.as_tensor()[place : place + 1]).copy_meta_from(study.image)
+    place = series.phases.index(chosen)
+    image = MetaTensor(series.image.as_tensor()[place : place + 1]).copy_meta_from(series.image)
     one = replace(
-        study,
+        series,
         image=image,
-        phases=(study.phases[place],),
-        phase_times_ms=study.phase_times_ms[place : place + 1],
-        frames=study.frames[place : place + 1],
+        phases=(series.phases[place],),
+        phase_times_ms=series.phase_times_ms[place : place + 1],
+        frames=series.frames[place : place + 1],
     )
     return one, labels[place : place + 1]
 
 
 def _write(
     base: Path,
-    study: Study,
+    series: ImageSeries,
     labels: NDArray[np.uint8],
     measurements: Measurements,
     segmenter: Segmenter,
@@ -196,12 +196,12 @@ def _write(
     """Stages the results of a case; returns their places."""
     written: list[Path] = []
     version = str(segmenter.metadata.get("version", "unknown"))
-    if study.is_photo:
+    if series.is_photo:
         written.append(_place(base, "_seg.png"))
-        write_png_mask(written[-1], labels, study, files=files)
-    if "nifti" in options.formats and not study.is_photo:
+        write_png_mask(written[-1], labels, series, files=files)
+    if "nifti" in options.formats and not series.is_photo:
         written.append(_place(base, "_seg.nii.gz"))
-        write_mask(written[-1], labels, study, files=files)
+        write_mask(written[-1], labels, series, files=files)
     written += write_label_files(base.parent, base.name, segmenter.labels, files=files)
     written.append(_place(base, "_measurements.json"))
     write_text(written[-1], measurements.to_json(), files=files)
@@ -209,13 +209,13 @@ def _write(
     write_text(written[-1], to_csv([measurements]), files=files)
     if options.preview:
         written.append(_place(base, "_preview.png"))
-        write_preview(written[-1], study, labels, segmenter.labels, measurements, files=files)
+        write_preview(written[-1], series, labels, segmenter.labels, measurements, files=files)
     segments: list[Path] = []
     if {"dicom-seg", "dicom-sr"} & set(options.formats):
         segments = write_dicom_seg(
             _place(base, "_seg.dcm"),
             labels,
-            study,
+            series,
             segmenter.labels,
             kind=options.seg_type,
             algorithm_name=segmenter.name,
@@ -225,7 +225,7 @@ def _write(
         written += segments
     if "dicom-sr" in options.formats:
         written.append(_place(base, "_sr.dcm"))
-        write_dicom_sr(written[-1], measurements, study, segments, algorithm_version=version, files=files)
+        write_dicom_sr(written[-1], measurements, series, segments, algorithm_version=version, files=files)
     return written
 
 
@@ -334,9 +334,9 @@ def measure_mask(
     root = bundle_path(bundle).resolve()
     name, table = root.name, table_of(root.name, json.loads((root / "configs" / "metadata.json").read_text()))
     segmentations = find_dicom_masks(mask)
-    study = read_dicom_masks(segmentations, table) if segmentations else read_study(mask, phase="all")
-    values = study.image.numpy()
-    if study.is_photo:
+    series = read_dicom_masks(segmentations, table) if segmentations else read_series(mask, phase="all")
+    values = series.image.numpy()
+    if series.is_photo:
         values = (values.max(axis=0) > 127).astype(np.uint8)
     known = {0, *(label.index for label in table)}
     found = set(np.unique(values).tolist())
@@ -346,7 +346,7 @@ def measure_mask(
             "NOT_A_MASK", f"{mask} holds {strange}; a mask of the bundle {name} holds {sorted(known)} only"
         )
     measurements = measure(
-        values.astype(np.uint8), study, name, case=mask.name, ed=ed, es=es, of_image=False, labels_table=table
+        values.astype(np.uint8), series, name, case=mask.name, ed=ed, es=es, of_image=False, labels_table=table
     )
     if output is not None:
         base = folder_for(output, stem(mask))

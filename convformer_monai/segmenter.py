@@ -18,8 +18,8 @@ from convformer_monai.bundles import component, file_sha256, load_weights
 from convformer_monai.catalogue import bundle_path
 from convformer_monai.errors import InputRefused
 from convformer_monai.labels import Label, table_of
-from convformer_monai.readers import Study, read_study
-from convformer_monai.readers.memory import like, study_from
+from convformer_monai.readers import ImageSeries, read_series
+from convformer_monai.readers.memory import like, series_from
 
 __all__ = ["Segmentation", "Segmenter", "choose_device"]
 
@@ -31,10 +31,10 @@ PARTS = ("modality", "weights", "weights_sha256", "network_def", "preparation", 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What a bundle found in a study.
+    """What a bundle found in a series.
 
     Attributes:
-        study: the image.
+        series: the image.
         labels: ``(phases, X, Y, Z)`` uint8 on the image's own grid, with its affine; of a photograph ``(1, X, Y)``.
         seconds: time taken by each stage.
         disagreement: 1 - Dice between the plain and the flip-averaged result (of all structures together); ``None`` if
@@ -42,7 +42,7 @@ class Segmentation:
         notes: what happened on the way, for the user; one line each.
     """
 
-    study: Study
+    series: ImageSeries
     labels: MetaTensor
     seconds: dict[str, float] = field(default_factory=dict)
     disagreement: float | None = None
@@ -124,9 +124,9 @@ class Segmenter:
         series_uid: str | None = None,
         phase: int | str | None = "all",
         resample_uneven: bool = False,
-    ) -> Study:
-        """Reads an image for this bundle; see :func:`convformer_monai.readers.read_study`."""
-        return read_study(
+    ) -> ImageSeries:
+        """Reads an image for this bundle; see :func:`convformer_monai.readers.read_series`."""
+        return read_series(
             path, series_uid=series_uid, phase=phase, modality=self.modality, resample_uneven=resample_uneven
         )
 
@@ -134,7 +134,7 @@ class Segmenter:
         """Segments an image and answers in kind.
 
         Args:
-            x: a path or a :class:`Study`, which give a :class:`Segmentation`; or a MetaTensor ``(X, Y, Z)`` or
+            x: a path or a :class:`ImageSeries`, which give a :class:`Segmentation`; or a MetaTensor ``(X, Y, Z)`` or
                 ``(phases, X, Y, Z)``, or a nibabel, SimpleITK or itk image (3-D; 4-D with phases), which give a label
                 map of the same type, uint8, on exactly the same grid.
 
@@ -144,16 +144,16 @@ class Segmenter:
         """
         if isinstance(x, str | Path):
             started = time.perf_counter()
-            study = self.read(x)
-            result = self.run(study)
+            series = self.read(x)
+            result = self.run(series)
             return _with_seconds(result, read=time.perf_counter() - started - sum(result.seconds.values()))
-        if isinstance(x, Study):
+        if isinstance(x, ImageSeries):
             return self.run(x)
-        result = self.run(study_from(x))
+        result = self.run(series_from(x))
         return like(x, result.labels.numpy())
 
-    def prepare(self, study: Study) -> MetaTensor:
-        """Prepares a study as the bundle does.
+    def prepare(self, series: ImageSeries) -> MetaTensor:
+        """Prepares a series as the bundle does.
 
         Returns:
             What the network sees: ``(phases, X', Y', Z)``, of a photograph ``(C, X', Y')``, with its affine.
@@ -161,20 +161,20 @@ class Segmenter:
         Raises:
             InputRefused: if it is not of the kind that the bundle takes.
         """
-        self._check(study)
-        return self._prepare({"image": study.image.clone()})["image"]  # type: ignore[no-any-return]
+        self._check(series)
+        return self._prepare({"image": series.image.clone()})["image"]  # type: ignore[no-any-return]
 
-    def run(self, study: Study) -> Segmentation:
-        """Segments a study.
+    def run(self, series: ImageSeries) -> Segmentation:
+        """Segments a series.
 
         Raises:
             InputRefused: if it is not of the kind that the bundle takes.
         """
-        self._check(study)
+        self._check(series)
         notes: list[str] = []
         start = time.perf_counter()
         with torch.inference_mode():
-            data: dict[Any, Any] = self._prepare({"image": study.image.clone()})
+            data: dict[Any, Any] = self._prepare({"image": series.image.clone()})
             prepared = time.perf_counter()
             scores = self._retrying(lambda: self._scores(data["image"], self.flips), notes)
             inferred = time.perf_counter()
@@ -185,13 +185,13 @@ class Segmenter:
                 disagreement = 1 - _dice(labels, self._labelled(data, plain))
         seconds = {"prepare": prepared - start, "network": inferred - prepared, "native_grid": 0.0}
         seconds["native_grid"] = time.perf_counter() - inferred
-        return Segmentation(study, labels, seconds, disagreement, tuple(notes))
+        return Segmentation(series, labels, seconds, disagreement, tuple(notes))
 
-    def _check(self, study: Study) -> None:
+    def _check(self, series: ImageSeries) -> None:
         expected = self.metadata["network_data_format"]["inputs"]["image"]["num_channels"]
-        if study.is_photo != (expected == 3):
-            kind = "a photograph" if study.is_photo else "no photograph"
-            raise InputRefused("WRONG_KIND", f"{study.path.name} is {kind}; the bundle {self.name} does not take that")
+        if series.is_photo != (expected == 3):
+            kind = "a photograph" if series.is_photo else "no photograph"
+            raise InputRefused("WRONG_KIND", f"{series.path.name} is {kind}; the bundle {self.name} does not take that")
 
     def scores(self, image: Tensor) -> Tensor:
         """Class scores of an image that :meth:`prepare` made, on the CPU.
@@ -239,4 +239,4 @@ def _dice(first: Tensor, second: Tensor) -> float:
 
 
 def _with_seconds(result: Segmentation, **more: float) -> Segmentation:
-    return Segmentation(result.study, result.labels, {**more, **result.seconds}, result.disagreement, result.notes)
+    return Segmentation(result.series, result.labels, {**more, **result.seconds}, result.disagreement, result.notes)

@@ -13,8 +13,8 @@ from pydicom.dataset import Dataset
 
 from convformer_monai.errors import InputRefused
 from convformer_monai.phantoms.dicom import Identity, SliceStack, linear_value
-from convformer_monai.readers import read_study
-from convformer_monai.readers.study import Frame, Study
+from convformer_monai.readers import read_series
+from convformer_monai.readers.series import Frame, ImageSeries
 
 TO_LPS = np.array([-1.0, -1.0, 1.0])
 OBLIQUE = SliceStack.regular(angles=(20, -15, 40))
@@ -25,31 +25,31 @@ def lps(affine: NDArray[np.float64], index: NDArray[np.float64]) -> NDArray[np.f
     return (index @ affine[:3, :3].T + affine[:3, 3]) * TO_LPS
 
 
-def check_linear(study: Study, stack: SliceStack, phases: Sequence[int] = (0,)) -> None:
+def check_linear(series: ImageSeries, stack: SliceStack, phases: Sequence[int] = (0,)) -> None:
     """Every voxel is where the affine says, the affine is the stack's, and every frame is behind its slice."""
-    assert study.image.shape == (len(phases), *stack.shape)
-    assert study.image.dtype.is_floating_point and study.format == "dicom"
-    np.testing.assert_allclose(study.affine, stack.affine, atol=1e-3)
-    check_values(study, phases)
-    check_frames(study, phases)
+    assert series.image.shape == (len(phases), *stack.shape)
+    assert series.image.dtype.is_floating_point and series.format == "dicom"
+    np.testing.assert_allclose(series.affine, stack.affine, atol=1e-3)
+    check_values(series, phases)
+    check_frames(series, phases)
 
 
-def check_values(study: Study, phases: Sequence[int] = (0,)) -> None:
+def check_values(series: ImageSeries, phases: Sequence[int] = (0,)) -> None:
     """Every voxel has the value of its place and phase."""
-    index = np.moveaxis(np.indices(study.image.shape[1:]), 0, -1).astype(np.float64)
-    points = lps(study.affine, index)
-    assert study.phases == tuple(phases)
-    for image, phase in zip(study.image.numpy(), phases, strict=True):
+    index = np.moveaxis(np.indices(series.image.shape[1:]), 0, -1).astype(np.float64)
+    points = lps(series.affine, index)
+    assert series.phases == tuple(phases)
+    for image, phase in zip(series.image.numpy(), phases, strict=True):
         assert np.abs(image - linear_value(points, phase)).max() <= 1
 
 
-def check_frames(study: Study, phases: Sequence[int] = (0,)) -> None:
+def check_frames(series: ImageSeries, phases: Sequence[int] = (0,)) -> None:
     """``frames[p][k]`` names the file, instance and place of slice k in phase p."""
-    assert len(study.frames) == len(phases)
-    for phase, frames in zip(phases, study.frames, strict=True):
+    assert len(series.frames) == len(phases)
+    for phase, frames in zip(phases, series.frames, strict=True):
         assert [frame.slice_index for frame in frames] == sorted(frame.slice_index for frame in frames)
         for frame in frames:
-            place = lps(study.affine, np.array([0.0, 0.0, frame.slice_index]))
+            place = lps(series.affine, np.array([0.0, 0.0, frame.slice_index]))
             np.testing.assert_allclose(frame.position, place, atol=1e-3)
             dataset = dcmread(frame.path)
             assert frame.sop_instance_uid == dataset.SOPInstanceUID
@@ -73,7 +73,7 @@ def _check_first_pixel(dataset: Dataset, frame: Frame, phase: int) -> None:
 def check_refused(path: Path, codes: str | set[str], *words: str, **options: Any) -> InputRefused:
     """The reader refuses with this code, or one of these: one line that has these words, and nothing of the patient."""
     with pytest.raises(InputRefused) as caught:
-        read_study(path, **options)
+        read_series(path, **options)
     refusal = caught.value
     assert refusal.code in ({codes} if isinstance(codes, str) else codes), str(refusal)
     check_private(str(refusal))

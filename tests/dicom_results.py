@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from convformer_monai.phantoms.dicom import SliceStack, linear_enhanced, linear_series, save_series
-from convformer_monai.readers import read_study
-from convformer_monai.readers.study import Study
+from convformer_monai.readers import read_series
+from convformer_monai.readers.series import ImageSeries
 
 OBLIQUE = {"angles": (20, -15, 40)}
 UNEVEN = {"gaps": (1.5, 1.5, 2.5, 2.5, 2.5, 4.0)}
@@ -32,9 +32,9 @@ class Case:
     resample_uneven: bool = False
     dcmqi: bool = True
 
-    def read(self, folder: Path) -> Study:
+    def read(self, folder: Path) -> ImageSeries:
         save_series(self.make(), folder)
-        return read_study(folder, phase=self.phase, resample_uneven=self.resample_uneven)
+        return read_series(folder, phase=self.phase, resample_uneven=self.resample_uneven)
 
 
 def stack(**options: object) -> SliceStack:
@@ -58,9 +58,9 @@ CASES = {
 }
 
 
-def some_labels(study: Study, classes: int = 3) -> NDArray[np.uint8]:
+def some_labels(series: ImageSeries, classes: int = 3) -> NDArray[np.uint8]:
     """Labels without any symmetry; the first slice of several is empty, and every class is in every other slice."""
-    labels = np.random.default_rng(0).integers(0, classes + 1, study.image.shape).astype(np.uint8)
+    labels = np.random.default_rng(0).integers(0, classes + 1, series.image.shape).astype(np.uint8)
     if labels.shape[-1] > 1:
         labels[..., 0] = 0
     return labels

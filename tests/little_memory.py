@@ -13,11 +13,11 @@ ROOM_BYTES = 192 * 2**20  # beyond what the process has mapped once it is warm
 READ_ALL = """
 import json, resource, sys
 from convformer_monai.errors import InputRefused
-from convformer_monai.readers import read_study
+from convformer_monai.readers import read_series
 
 def read(path):
     try:
-        read_study(path, phase="all")
+        read_series(path, phase="all")
     except InputRefused as refusal:
         return refusal.code
     except MemoryError:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from convformer_monai.phantoms import cardiac_phantom, dermoscopy_phantom, head_ct_phantom
-from convformer_monai.readers.study import Study
+from convformer_monai.readers.series import ImageSeries
 from convformer_monai.results.measure import measure
 from convformer_monai.segmenter import Segmenter
 
@@ -35,10 +35,10 @@ def segmenter(bundle: str) -> Segmenter:
 
 def hashes(bundle: str, path: Path) -> dict[str, str]:
     """SHA-256 of a mask and of its measurements, but for the names of bundle and case."""
-    study: Study = segmenter(bundle).read(path)
-    labels = segmenter(bundle).run(study).labels.numpy()
-    labels = labels[0] if study.is_photo else labels
-    content = measure(labels, study, segmenter(bundle).name, case="case").to_dict()
+    series: ImageSeries = segmenter(bundle).read(path)
+    labels = segmenter(bundle).run(series).labels.numpy()
+    labels = labels[0] if series.is_photo else labels
+    content = measure(labels, series, segmenter(bundle).name, case="case").to_dict()
     del content["bundle"]
     return {
         "mask": hashlib.sha256(f"{labels.shape}".encode() + np.ascontiguousarray(labels).tobytes()).hexdigest(),

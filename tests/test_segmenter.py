@@ -19,7 +19,7 @@ from monai.data import MetaTensor
 
 from convformer_monai.errors import InputRefused
 from convformer_monai.phantoms.cardiac import Phantom, cardiac_phantom
-from convformer_monai.readers import read_study
+from convformer_monai.readers import read_series
 from convformer_monai.segmenter import Segmentation, Segmenter, choose_device
 
 
@@ -88,15 +88,15 @@ def test_itk(segmenter, phantom, expected):
     np.testing.assert_array_equal(itk.array_from_image(labels).T, expected.reshape(phantom.image.shape))
 
 
-def test_file_study_and_dicom_folder_give_the_same_mask(segmenter, phantom, expected, tmp_path):
+def test_file_series_and_dicom_folder_give_the_same_mask(segmenter, phantom, expected, tmp_path):
     path, _ = phantom.save(tmp_path, "a $b @c %d #e")
     write_volume(tmp_path / "series", phantom.image, phantom.affine, modality="MR")
     from_file = segmenter.segment(path)
     assert isinstance(from_file, Segmentation)
     assert set(from_file.seconds) == {"read", "prepare", "network", "native_grid"}
-    from_study = segmenter.segment(read_study(str(path)))
+    from_series = segmenter.segment(read_series(str(path)))
     from_dicom = segmenter.segment(tmp_path / "series")
-    for result in (from_file, from_study, from_dicom):
+    for result in (from_file, from_series, from_dicom):
         np.testing.assert_array_equal(result.labels, expected.reshape(1, *phantom.image.shape))
         np.testing.assert_allclose(result.labels.affine, phantom.affine, atol=1e-4)
 
@@ -123,14 +123,14 @@ def test_cine_keeps_its_phases(segmenter):
 
 def test_flips_measure_disagreement(phantom):
     both = Segmenter("cardiac", "cpu", flips=True)
-    result = both.run(both_study(phantom))
+    result = both.run(both_series(phantom))
     assert result.disagreement is not None and 0.0 <= result.disagreement < 0.3
 
 
-def both_study(phantom: Phantom) -> Any:
-    from convformer_monai.readers.memory import study_from
+def both_series(phantom: Phantom) -> Any:
+    from convformer_monai.readers.memory import series_from
 
-    return study_from(MetaTensor(torch.from_numpy(phantom.image), affine=phantom.affine))
+    return series_from(MetaTensor(torch.from_numpy(phantom.image), affine=phantom.affine))
 
 
 def test_when_memory_runs_out_it_tries_with_less_and_says_so(phantom, caplog):
@@ -148,7 +148,7 @@ def test_when_memory_runs_out_it_tries_with_less_and_says_so(phantom, caplog):
             return inputs.new_zeros(1, 4, *inputs.shape[2:])
 
     segmenter._inferer = Small()
-    result = segmenter.run(both_study(phantom))
+    result = segmenter.run(both_series(phantom))
     assert tried == [("meta", 2), ("meta", 1), ("cpu", 1)]
     assert len(result.notes) == 2 and "1 slices" in result.notes[0] and "CPU" in result.notes[1]
     assert not result.labels.any()

@@ -31,7 +31,7 @@ from convformer_monai.bundles import file_sha256, load_weights
 from convformer_monai.errors import InputRefused
 from convformer_monai.networks import PatchEmbedding, make_net
 from convformer_monai.outputs import folder_for
-from convformer_monai.readers import Study
+from convformer_monai.readers import ImageSeries
 from convformer_monai.readers.cases import find_cases
 from convformer_monai.results.atomic import AtomicFiles
 from convformer_monai.results.measurements import write_text
@@ -70,7 +70,7 @@ class ExplainOptions:
         pixel: two numbers from 0, along the axes of the image; None for one within the mask.
         phase: of a cine, from 0; None for the first.
         series_uid: DICOM series to take.
-        resample_uneven: see :func:`convformer_monai.readers.read_study`.
+        resample_uneven: see :func:`convformer_monai.readers.read_series`.
         overwrite: replace results that exist.
     """
 
@@ -138,15 +138,15 @@ def explain(
             raise InputRefused("EXISTS", f"{place} exists already; give --overwrite or another output folder")
     segmenter = Segmenter(bundle, device, force_modality=force_modality)
     network, described = _network(segmenter, options)
-    study = segmenter.read(
+    series = segmenter.read(
         cases[0].path,
         series_uid=options.series_uid,
         phase=options.phase or 0,
         resample_uneven=options.resample_uneven,
     )
-    if study.is_photo and options.slice is not None:
+    if series.is_photo and options.slice is not None:
         raise InputRefused("OPTION", f"--slice {options.slice} is for volumes, and {path.name} is a photograph")
-    results = _analyse(segmenter, network, described, study, options)
+    results = _analyse(segmenter, network, described, series, options)
     files = [places[ending].name for ending in ENDINGS if ending in results.pictures or ending == ENDINGS[-1]]
     content = {**results.content, "files": files}
     with AtomicFiles(overwrite=options.overwrite) as transfer:
@@ -183,7 +183,7 @@ class _Results:
 
 
 def _analyse(
-    segmenter: Segmenter, network: nn.Module, described: dict[str, Any], study: Study, options: ExplainOptions
+    segmenter: Segmenter, network: nn.Module, described: dict[str, Any], series: ImageSeries, options: ExplainOptions
 ) -> _Results:
     """Measures and draws.
 
@@ -191,15 +191,15 @@ def _analyse(
         InputRefused: if the place is not in the image, or the network has nothing to measure.
     """
     started = time.perf_counter()
-    mask = segmenter.run(study).labels.numpy()
-    scene = make_scene(study, segmenter.prepare(study), mask, options.slice, options.pixel)
+    mask = segmenter.run(series).labels.numpy()
+    scene = make_scene(series, segmenter.prepare(series), mask, options.slice, options.pixel)
     images = scene.images.to(segmenter.device)
     layers = measure_collapse(network, images)
     if not layers:
         raise InputRefused("NO_LAYERS", f"the network {described['name']} has no transformer layer to explain")
     fields = measure_receptive_fields(network, images, scene.spacing_mm)
     attention = attention_of_pixel(network, images, scene.pixel)
-    title = _title(segmenter, described, scene, study)
+    title = _title(segmenter, described, scene, series)
     figures = {"_collapse.png": draw_collapse(layers, title)}
     if attention:
         figures["_attention.png"] = draw_attention(scene, attention, title)
@@ -217,8 +217,8 @@ def _analyse(
             "weights_sha256": segmenter.weights_sha256,
         },
         "network": described,
-        "input": describe(study),
-        "place": _place(scene, study),
+        "input": describe(series),
+        "place": _place(scene, series),
         "measures": MEASURES,
         "layers": [asdict(layer) for layer in layers],
         "receptive_fields": [asdict(field) for field in fields],
@@ -272,22 +272,22 @@ def _size(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _title(segmenter: Segmenter, described: dict[str, Any], scene: Scene, study: Study) -> str:
+def _title(segmenter: Segmenter, described: dict[str, Any], scene: Scene, series: ImageSeries) -> str:
     name = described["name"]
     if described["block"]:
         name += f" ({described['block']}, {described['preset']})"
     words = f"{name}{'' if described['trained'] else ', untrained'}; bundle {segmenter.name}\n"
     if scene.slice is not None:
         words += f"slice {scene.slice} of 0 to {scene.slices - 1}, "
-    if study.phases != (0,):
-        words += f"phase {study.phases[0]}, "
+    if series.phases != (0,):
+        words += f"phase {series.phases[0]}, "
     return words + f"pixel {scene.native_pixel[0]}, {scene.native_pixel[1]}"
 
 
-def _place(scene: Scene, study: Study) -> dict[str, Any]:
+def _place(scene: Scene, series: ImageSeries) -> dict[str, Any]:
     """What was looked at, on the image's grid and on the network's, as JSON types."""
     return {
-        "phase": study.phases[0],
+        "phase": series.phases[0],
         "slice": scene.slice,
         "pixel": list(scene.native_pixel),
         "chosen": scene.chosen,

@@ -17,7 +17,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from convformer_monai.errors import InputRefused
-from convformer_monai.readers import Study
+from convformer_monai.readers import ImageSeries
 
 MAX_SIDE = 512  # pixels of the network's input; of a larger one the part around the pixel is taken
 PICTURE_SIDE = 512  # of photographs as they are shown
@@ -54,7 +54,7 @@ class Scene:
 
 
 def make_scene(
-    study: Study,
+    series: ImageSeries,
     prepared: MetaTensor,
     labels: NDArray[np.uint8],
     number: int | None = None,
@@ -63,7 +63,7 @@ def make_scene(
     """Chooses slice and pixel, and cuts out what the network sees of them.
 
     Args:
-        study: one phase, or a photograph.
+        series: one phase, or a photograph.
         prepared: what the bundle's preprocessing made of it, ``(1, X', Y', Z')``, or ``(C, X', Y')``.
         labels: what the bundle found, ``(1, X, Y, Z)``, or ``(1, X, Y)``.
         number: slice, from 0 in the order of the image; None takes the one with the largest mask, or the middle.
@@ -73,8 +73,8 @@ def make_scene(
     Raises:
         InputRefused: ``OUT_OF_RANGE`` if there is no such slice or pixel.
     """
-    whole = _to_prepared(study, prepared)
-    along = None if study.is_photo else int(np.argmax(np.abs(whole[2, :3])))
+    whole = _to_prepared(series, prepared)
+    along = None if series.is_photo else int(np.argmax(np.abs(whole[2, :3])))
     axes = [axis for axis in range(2 if along is None else 3) if axis != along]
     mask = labels[0] > 0
     chosen = {}
@@ -101,21 +101,21 @@ def make_scene(
     return Scene(
         images=images,
         pixel=(inside[0] - first[0], inside[1] - first[1]),
-        spacing_mm=_spacing(prepared) if study.spacing_known else None,
+        spacing_mm=_spacing(prepared) if series.spacing_known else None,
         native_pixel=at,
         slice=number if along is not None else None,
         slices=slices,
         chosen=chosen,
         cut=(first[0], first[1]) if any(n > MAX_SIDE for n in size) else None,
-        picture=_photo(study, matrix, offset, shown) if along is None else _grey(images),
+        picture=_photo(series, matrix, offset, shown) if along is None else _grey(images),
         mask=_resampled(mask.astype(np.float32), matrix, offset, shown, MASK_FACTOR),
     )
 
 
-def _to_prepared(study: Study, prepared: MetaTensor) -> NDArray[np.float64]:
+def _to_prepared(series: ImageSeries, prepared: MetaTensor) -> NDArray[np.float64]:
     """Index in the image to index in the prepared image, (4, 4)."""
     affine = np.asarray(convert_to_numpy(prepared.affine), dtype=np.float64)
-    matrix: NDArray[np.float64] = np.linalg.inv(affine) @ study.affine
+    matrix: NDArray[np.float64] = np.linalg.inv(affine) @ series.affine
     return matrix
 
 
@@ -188,12 +188,12 @@ def _resampled(
 
 
 def _photo(
-    study: Study, matrix: NDArray[np.floating[Any]], offset: NDArray[np.floating[Any]], shown: tuple[int, int]
+    series: ImageSeries, matrix: NDArray[np.floating[Any]], offset: NDArray[np.floating[Any]], shown: tuple[int, int]
 ) -> NDArray[np.float32]:
     factor = max(1, PICTURE_SIDE // max(shown))
     channels = [
         _resampled(np.asarray(convert_to_numpy(channel), dtype=np.float32) / 255, matrix, offset, shown, factor)
-        for channel in study.image  # one at a time: photographs can be large
+        for channel in series.image  # one at a time: photographs can be large
     ]
     return np.stack(channels, axis=-1)
 

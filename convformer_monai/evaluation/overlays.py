@@ -17,7 +17,7 @@ from convformer_monai.evaluation.handlers import ScoredVolume
 from convformer_monai.evaluation.metrics import VolumeScore
 from convformer_monai.evaluation.report import output_folder
 from convformer_monai.labels import Label
-from convformer_monai.readers import StudyReader
+from convformer_monai.readers import SeriesReader
 from convformer_monai.results.contours import (
     DARK,
     GAP,
@@ -88,7 +88,7 @@ class WriteOverlays:
             return
         folder = output_folder(f"{self.output_dir}/overlays")
         for volume in self.kept:
-            image = LoadImage(reader=StudyReader, image_only=True, ensure_channel_first=True)(volume.image_path)
+            image = LoadImage(reader=SeriesReader, image_only=True, ensure_channel_first=True)(volume.image_path)
             values, masks = convert_to_numpy(image), (volume.reference, volume.predicted)
             if volume.predicted.ndim == 2:
                 picture = draw_photo_overlay(values, *masks, self.labels, _title(volume))

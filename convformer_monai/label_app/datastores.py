@@ -27,7 +27,7 @@ from convformer_monai.label_app.labels_in import read_labels
 from convformer_monai.label_app.masks_out import COPIES, copy_for_viewer
 from convformer_monai.label_app.options import LabelOptions
 from convformer_monai.label_app.seg import write_seg
-from convformer_monai.readers import Study, read_study
+from convformer_monai.readers import ImageSeries, read_series
 from convformer_monai.readers.cases import is_dicom
 from convformer_monai.results.dicom_masks import find_dicom_masks
 from convformer_monai.results.masks import write_mask, write_png_mask
@@ -54,15 +54,15 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
-def write_label(path: Path, labels: NDArray[np.uint8], study: Study) -> None:
+def write_label(path: Path, labels: NDArray[np.uint8], series: ImageSeries) -> None:
     """Writes labels as they are kept: NIfTI on the image's grid, of photographs PNG of 0 and 255.
 
     Args:
         path: ending as in :data:`LABEL_EXTENSIONS`.
         labels: as of :func:`convformer_monai.label_app.labels_in.read_labels`.
-        study: the image.
+        series: the image.
     """
-    (write_png_mask if study.is_photo else write_mask)(path, labels, study, overwrite=True)
+    (write_png_mask if series.is_photo else write_mask)(path, labels, series, overwrite=True)
 
 
 class Checked:
@@ -78,21 +78,21 @@ class Checked:
         """
         raise NotImplementedError
 
-    def study(self, image_id: str) -> Study:
+    def series(self, image_id: str) -> ImageSeries:
         """Reads an image, strictly."""
-        return read_study(self.source(image_id), phase="all")
+        return read_series(self.source(image_id), phase="all")
 
     def checked_label(
         self, image_id: str, label: Path, info: Mapping[str, Any] | None
-    ) -> tuple[Study, NDArray[np.uint8]]:
+    ) -> tuple[ImageSeries, NDArray[np.uint8]]:
         """Reads a label for an image; see :func:`convformer_monai.label_app.labels_in.read_labels`."""
-        study = self.study(image_id)
+        series = self.series(image_id)
         label_info = (info or {}).get("label_info")
         if label_info is not None and not (
             isinstance(label_info, list) and all(isinstance(entry, Mapping) for entry in label_info)
         ):
             raise InputRefused("LABEL_UNKNOWN", "label_info must be a list of segments, each with name and idx")
-        return study, read_labels(label, study, self.options.labels, label_info)
+        return series, read_labels(label, series, self.options.labels, label_info)
 
 
 class FolderDatastore(Checked, LocalDatastore):  # type: ignore[misc]
@@ -135,7 +135,7 @@ class FolderDatastore(Checked, LocalDatastore):  # type: ignore[misc]
             if copy.is_file() and copy.stat().st_mtime >= source.stat().st_mtime:
                 return str(copy)
         folder.mkdir(parents=True, exist_ok=True)
-        return str(copy_for_viewer(self.study(image_id), folder, image_id))
+        return str(copy_for_viewer(self.series(image_id), folder, image_id))
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """What is known of an image; of a folder no path, since viewers open files."""
@@ -151,7 +151,7 @@ class FolderDatastore(Checked, LocalDatastore):  # type: ignore[misc]
         name = image_id or self._to_id(Path(image_filename).name)[0]
         if name in self._datastore.objects:
             raise InputRefused("EXISTS", f"there is an image {name!r} already; give another name")
-        read_study(image_filename, phase="all")
+        read_series(image_filename, phase="all")
         return str(super().add_image(image_id, image_filename, dict(image_info)))
 
     def remove_image(self, image_id: str) -> None:
@@ -163,10 +163,10 @@ class FolderDatastore(Checked, LocalDatastore):  # type: ignore[misc]
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: Mapping[str, Any]) -> str:
         """Keeps a label once it is checked; what was there before is kept beside it as a backup."""
         check_name(label_tag, "tag of a label")
-        study, labels = self.checked_label(image_id, Path(label_filename), label_info)
+        series, labels = self.checked_label(image_id, Path(label_filename), label_info)
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / f"label{LABEL_EXTENSIONS[study.is_photo]}"
-            write_label(file, labels, study)
+            file = Path(folder) / f"label{LABEL_EXTENSIONS[series.is_photo]}"
+            write_label(file, labels, series)
             self._keep_former(image_id, label_tag)
             return str(super().save_label(image_id, str(file), label_tag, dict(label_info or {})))
 
@@ -248,7 +248,7 @@ class PacsDatastore(Checked, DICOMWebDatastore):  # type: ignore[misc]
                 if copy.is_file():
                     return str(copy)
         with tempfile.TemporaryDirectory() as folder:
-            file = copy_for_viewer(self.study(image_id), Path(folder), image_id)
+            file = copy_for_viewer(self.series(image_id), Path(folder), image_id)
             LocalDatastore.add_image(self, image_id, str(file), self._dicom_info(image_id))
         return str(source.with_name(file.name))
 
@@ -258,13 +258,13 @@ class PacsDatastore(Checked, DICOMWebDatastore):  # type: ignore[misc]
         """Keeps a label once it is checked; a final one is stored in the PACS as DICOM SEG, too."""
         check_name(label_tag, "tag of a label")
         self.get_image_uri(image_id)
-        study, labels = self.checked_label(image_id, Path(label_filename), label_info)
+        series, labels = self.checked_label(image_id, Path(label_filename), label_info)
         info = dict(label_info or {})
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "label.nii.gz"
-            write_label(file, labels, study)
+            write_label(file, labels, series)
             if label_tag == DefaultLabelTag.FINAL:
-                seg = write_seg(Path(folder) / "label.dcm", labels, study, self.options)
+                seg = write_seg(Path(folder) / "label.dcm", labels, series, self.options)
                 info["SeriesInstanceUID"] = dicom_web_upload_dcm(str(seg), self._client)
                 info["Modality"] = "SEG"
                 self._forget()
@@ -291,10 +291,10 @@ class PacsDatastore(Checked, DICOMWebDatastore):  # type: ignore[misc]
                 files = find_dicom_masks(self._fetched(uid, Path(self.options.work).resolve() / "pacs_labels" / uid))
                 if not files:
                     raise InputRefused("NOT_A_MASK", f"series {uid} holds no DICOM SEG")
-                study, labels = self.checked_label(image_id, files[0].parent, None)
+                series, labels = self.checked_label(image_id, files[0].parent, None)
                 with tempfile.TemporaryDirectory() as folder:
                     file = Path(folder) / "label.nii.gz"
-                    write_label(file, labels, study)
+                    write_label(file, labels, series)
                     info = {"SeriesInstanceUID": uid, "Modality": "SEG"}
                     LocalDatastore.save_label(self, image_id, str(file), DefaultLabelTag.FINAL, info)
             except InputRefused as refusal:

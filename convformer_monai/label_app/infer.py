@@ -88,12 +88,12 @@ class SegmentTask(InferTask):  # type: ignore[misc]
         segmenter = self.segmenter(version, name_to_device(wanted) if wanted else self.options.device)
         extension = request.get("result_extension") or DEFAULT_EXTENSIONS[self.options.is_photo]
         phase = _phase(request.get("phase"), 0 if str(extension).endswith(".nrrd") else "all")
-        study = segmenter.read(request["image"], phase=phase)
+        series = segmenter.read(request["image"], phase=phase)
         read = time.perf_counter()
         with self._lock:
-            result = segmenter.run(study)
+            result = segmenter.run(series)
         file = Path(tempfile.NamedTemporaryFile(suffix=f"-mask{extension}").name)
-        write_for_viewer(file, result.labels.numpy(), study, self.options.labels)
+        write_for_viewer(file, result.labels.numpy(), series, self.options.labels)
         seconds = {"read": read - started, **result.seconds, "total": time.perf_counter() - started}
         told = {
             "label_names": self.labels,
@@ -101,7 +101,7 @@ class SegmentTask(InferTask):  # type: ignore[misc]
             "latencies": {name: round(value, 2) for name, value in seconds.items()},
             "weights_version": version.number,
             "weights_sha256": segmenter.weights_sha256,
-            "warnings": [*study.warnings, *result.notes],
+            "warnings": [*series.warnings, *result.notes],
             "centroids": {},  # OHIF reads it
         }
         return str(file), told

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from convformer_monai.errors import InputRefused
 from convformer_monai.labels import Label
-from convformer_monai.readers import Study, read_study
+from convformer_monai.readers import ImageSeries, read_series
 from convformer_monai.results.dicom_masks import find_dicom_masks, read_dicom_masks
 
 __all__ = ["numbers_by_name", "onto_grid", "read_labels"]
@@ -25,13 +25,13 @@ TOLERANCE = 0.1  # voxels that a corner of the mask may lie off the image's grid
 
 
 def read_labels(
-    path: Path, study: Study, table: Sequence[Label], label_info: Sequence[Mapping[str, Any]] | None = None
+    path: Path, series: ImageSeries, table: Sequence[Label], label_info: Sequence[Mapping[str, Any]] | None = None
 ) -> NDArray[np.uint8]:
     """Reads a mask of an image.
 
     Args:
         path: NIfTI, NRRD, MetaImage or DICOM SEG; of a photograph also a picture of two levels.
-        study: the image.
+        series: the image.
         table: the structures.
         label_info: what the values mean, as viewers send it: see :func:`numbers_by_name`; ``None`` if they are the
             bundle's own.
@@ -43,29 +43,31 @@ def read_labels(
         InputRefused: ``LABEL_MISALIGNED`` if it does not lie on the image's grid, ``LABEL_UNKNOWN`` if it holds values
             or names that are no structures of the table, ``NOT_A_MASK`` and others if it cannot be read.
     """
-    segmentations = [] if study.is_photo else find_dicom_masks(path)
+    segmentations = [] if series.is_photo else find_dicom_masks(path)
     if segmentations:
         mask = read_dicom_masks(segmentations, table)
-        return onto_grid(mask.image.numpy().astype(np.uint8), mask.affine, study, path)
-    if study.is_photo:
-        return _renumbered(_picture(path, study), table, label_info, path)
-    mask = read_study(path, phase="all")
+        return onto_grid(mask.image.numpy().astype(np.uint8), mask.affine, series, path)
+    if series.is_photo:
+        return _renumbered(_picture(path, series), table, label_info, path)
+    mask = read_series(path, phase="all")
     if mask.is_photo:
         raise InputRefused("LABEL_MISALIGNED", f"{path.name} is a picture, and its image a volume; send a volume")
     values = mask.image.numpy()
     labels = values.astype(np.uint8)
     if not np.array_equal(labels, values):
         raise InputRefused("NOT_A_MASK", f"{path.name} holds other values than whole numbers from 0 to 255")
-    return _renumbered(onto_grid(labels, mask.affine, study, path), table, label_info, path)
+    return _renumbered(onto_grid(labels, mask.affine, series, path), table, label_info, path)
 
 
-def onto_grid(labels: NDArray[np.uint8], affine: NDArray[np.float64], study: Study, path: Path) -> NDArray[np.uint8]:
+def onto_grid(
+    labels: NDArray[np.uint8], affine: NDArray[np.float64], series: ImageSeries, path: Path
+) -> NDArray[np.uint8]:
     """Lays a mask on an image's grid if it differs by turned axes and empty margins only.
 
     Args:
         labels: (phases, X', Y', Z').
         affine: from its voxel index to RAS mm.
-        study: the image.
+        series: the image.
         path: named in messages.
 
     Returns:
@@ -74,10 +76,10 @@ def onto_grid(labels: NDArray[np.uint8], affine: NDArray[np.float64], study: Stu
     Raises:
         InputRefused: ``LABEL_MISALIGNED`` if it lies elsewhere, or has another number of phases.
     """
-    phases, *size = study.image.shape
+    phases, *size = series.image.shape
     if len(labels) != phases:
         raise _misaligned(path, f"it has {len(labels)} phases, the image {phases}")
-    between = np.linalg.inv(study.affine) @ affine  # from its indices to the image's
+    between = np.linalg.inv(series.affine) @ affine  # from its indices to the image's
     turned = nib.orientations.io_orientation(between)
     if np.isnan(turned).any():
         raise _misaligned(path, "its axes are not the image's")
@@ -104,11 +106,11 @@ def _misaligned(path: Path, why: str) -> InputRefused:
     return InputRefused("LABEL_MISALIGNED", f"{path.name} does not lie on the grid of its image: {why}")
 
 
-def _picture(path: Path, study: Study) -> NDArray[np.uint8]:
+def _picture(path: Path, series: ImageSeries) -> NDArray[np.uint8]:
     """Returns a photograph's mask, (X, Y), with values as in the file; 255 alone is 1."""
     import SimpleITK
 
-    size = tuple(study.image.shape[1:])
+    size = tuple(series.image.shape[1:])
     try:
         values = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))).squeeze()  # (Y, X)
     except RuntimeError as error:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from convformer_monai.errors import InputRefused
 from convformer_monai.labels import Label
-from convformer_monai.readers import Study
+from convformer_monai.readers import ImageSeries
 from convformer_monai.results.masks import write_mask
 
 __all__ = ["COPIES", "DEFAULT_EXTENSIONS", "EXTENSIONS", "copy_for_viewer", "write_for_viewer"]
@@ -27,13 +27,13 @@ RIGHT_ANGLES = 1e-4  # cosine: 0.01 voxels over 100 slices
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def write_for_viewer(path: Path, labels: NDArray[np.uint8], study: Study, table: Sequence[Label]) -> None:
+def write_for_viewer(path: Path, labels: NDArray[np.uint8], series: ImageSeries, table: Sequence[Label]) -> None:
     """Writes a mask whose values are the structures' indices, in pictures too: viewers look names up by value.
 
     Args:
         path: where, ending in one of :data:`EXTENSIONS`; ``.png`` for photographs only.
         labels: ``(phases, X, Y, Z)``, of a photograph ``(1, X, Y)``.
-        study: the image.
+        series: the image.
         table: the structures, whose names and colours go into ``.seg.nrrd``.
 
     Raises:
@@ -41,26 +41,26 @@ def write_for_viewer(path: Path, labels: NDArray[np.uint8], study: Study, table:
     """
     name = path.name.lower()
     if name.endswith(".png"):
-        if not study.is_photo:
+        if not series.is_photo:
             raise InputRefused("OPTION", "a PNG holds no volume; ask for .nii.gz, .nrrd or .seg.nrrd")
         _write_png(path, labels[0])
     elif name.endswith((".nii", ".nii.gz")):
-        write_mask(path, labels[0] if study.is_photo else labels, study, overwrite=True)
+        write_mask(path, labels[0] if series.is_photo else labels, series, overwrite=True)
     elif name.endswith(".nrrd"):
         if len(labels) > 1:
             raise InputRefused(
                 "OPTION", f"the image has {len(labels)} phases, and NRRD holds one; ask for a phase, or for .nii.gz"
             )
-        _write_nrrd(path, labels[0][..., None] if study.is_photo else labels[0], study, table)
+        _write_nrrd(path, labels[0][..., None] if series.is_photo else labels[0], series, table)
     else:
         raise InputRefused("OPTION", f"masks are written as {', '.join(EXTENSIONS)}, not as {path.suffix!r}")
 
 
-def copy_for_viewer(study: Study, folder: Path, name: str) -> Path:
+def copy_for_viewer(series: ImageSeries, folder: Path, name: str) -> Path:
     """Writes a volume as one file: NIfTI; NRRD if its grid is sheared and it has one phase.
 
     Args:
-        study: the image.
+        series: the image.
         folder: where; must exist.
         name: of the file, without ending.
 
@@ -69,15 +69,15 @@ def copy_for_viewer(study: Study, folder: Path, name: str) -> Path:
     """
     import SimpleITK
 
-    _, directions = _parts(study.affine)
+    _, directions = _parts(series.affine)
     sheared = not np.allclose(directions.T @ directions, np.eye(3), atol=RIGHT_ANGLES)
-    path = folder / f"{name}{'.nrrd' if sheared and len(study.phases) == 1 else '.nii.gz'}"
+    path = folder / f"{name}{'.nrrd' if sheared and len(series.phases) == 1 else '.nii.gz'}"
     part = path.with_name(f"part-{path.name}")
     if path.name.endswith(".nrrd"):
-        SimpleITK.WriteImage(_itk_image(study.image.numpy()[0], study.affine), str(part), useCompression=True)
+        SimpleITK.WriteImage(_itk_image(series.image.numpy()[0], series.affine), str(part), useCompression=True)
     else:
-        volumes = np.moveaxis(study.image.numpy(), 0, -1)  # (X, Y, Z, phases)
-        image = nib.Nifti1Image(volumes[..., 0] if volumes.shape[-1] == 1 else volumes, study.affine)
+        volumes = np.moveaxis(series.image.numpy(), 0, -1)  # (X, Y, Z, phases)
+        image = nib.Nifti1Image(volumes[..., 0] if volumes.shape[-1] == 1 else volumes, series.affine)
         image.header.set_xyzt_units("mm", "sec")
         nib.save(image, part)
     part.replace(path)
@@ -90,11 +90,11 @@ def _write_png(path: Path, labels: NDArray[np.uint8]) -> None:
     Image.fromarray(np.ascontiguousarray(labels.T)).save(path, format="PNG")
 
 
-def _write_nrrd(path: Path, labels: NDArray[np.uint8], study: Study, table: Sequence[Label]) -> None:
+def _write_nrrd(path: Path, labels: NDArray[np.uint8], series: ImageSeries, table: Sequence[Label]) -> None:
     """Writes (X, Y, Z). A photograph lies where ITK puts a picture: pixels of 1 mm from the origin, in LPS."""
     import SimpleITK
 
-    image = _itk_image(labels, np.diag([-1.0, -1.0, 1.0, 1.0]) if study.is_photo else study.affine)
+    image = _itk_image(labels, np.diag([-1.0, -1.0, 1.0, 1.0]) if series.is_photo else series.affine)
     if path.name.lower().endswith(".seg.nrrd"):
         _name_segments(image, table)
     SimpleITK.WriteImage(image, str(path), useCompression=True)

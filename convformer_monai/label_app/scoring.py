@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from convformer_monai.errors import InputRefused
 from convformer_monai.label_app.options import LabelOptions
-from convformer_monai.readers import Study
+from convformer_monai.readers import ImageSeries
 from convformer_monai.segmenter import Segmenter
 
 __all__ = ["SCORE", "EpistemicScoring", "mutual_information"]
@@ -89,7 +89,7 @@ class EpistemicScoring(ScoringMethod):  # type: ignore[misc]
                 module.train()
         for image_id in waiting[: int(request.get("max_samples", MAX_SAMPLES))]:
             try:
-                score = self._score(segmenter, datastore.study(image_id))
+                score = self._score(segmenter, datastore.series(image_id))
             except InputRefused as refusal:
                 logger.warning("%s is not scored: %s", image_id, refusal)
                 summary["refused"] += 1
@@ -99,8 +99,8 @@ class EpistemicScoring(ScoringMethod):  # type: ignore[misc]
             summary["executed"] += 1
         return {**summary, "skipped": summary["total"] - len(waiting)}
 
-    def _score(self, segmenter: Segmenter, study: Study) -> float:
-        prepared = segmenter.prepare(study)
+    def _score(self, segmenter: Segmenter, series: ImageSeries) -> float:
+        prepared = segmenter.prepare(series)
         classes = len(self.options.labels) + 1
         torch.manual_seed(0)  # the same image gets the same score
         passes = [segmenter.scores(prepared).unflatten(0, (-1, classes)).softmax(1) for _ in range(PASSES)]

@@ -12,29 +12,29 @@ from numpy.typing import NDArray
 from convformer_monai.errors import InputRefused
 from convformer_monai.label_app.labels_in import read_labels
 from convformer_monai.label_app.options import LabelOptions
-from convformer_monai.readers import Study, read_study
+from convformer_monai.readers import ImageSeries, read_series
 from convformer_monai.results.dicom_seg import write_dicom_seg
 
 __all__ = ["seg_of_result", "write_seg"]
 
 
-def write_seg(path: Path, labels: NDArray[np.uint8], study: Study, options: LabelOptions) -> Path:
+def write_seg(path: Path, labels: NDArray[np.uint8], series: ImageSeries, options: LabelOptions) -> Path:
     """Writes a mask of a DICOM image as DICOM SEG; an empty one too, since "nothing there" is an answer.
 
     Args:
         path: ending in ``.dcm``.
         labels: ``(1, X, Y, Z)``; the values are the bundle's indices.
-        study: the image, read from DICOM, of one phase.
+        series: the image, read from DICOM, of one phase.
         options: of the server.
 
     Raises:
         InputRefused: if the image has several phases, or cannot have a segmentation.
     """
     if len(labels) > 1:
-        raise InputRefused("SEVERAL_PHASES", f"{study.path.name} has {len(labels)} phases; a SEG here holds one")
+        raise InputRefused("SEVERAL_PHASES", f"{series.path.name} has {len(labels)} phases; a SEG here holds one")
     version = str(options.metadata.get("version", "unknown"))
     written = write_dicom_seg(
-        path, labels, study, options.labels, algorithm_name=options.name, algorithm_version=version, write_empty=True
+        path, labels, series, options.labels, algorithm_name=options.name, algorithm_version=version, write_empty=True
     )
     return written[0]
 
@@ -50,9 +50,9 @@ def seg_of_result(options: LabelOptions) -> Any:
     """
 
     def convert(series_dir: str, label: str, label_info: Any = None, file_ext: str = "*", use_itk: bool = True) -> str:
-        study = read_study(series_dir, phase="all")
-        labels = read_labels(Path(label), study, options.labels)
+        series = read_series(series_dir, phase="all")
+        labels = read_labels(Path(label), series, options.labels)
         place = Path(tempfile.NamedTemporaryFile(suffix=".dcm").name)
-        return str(write_seg(place, labels, study, options))
+        return str(write_seg(place, labels, series, options))
 
     return convert

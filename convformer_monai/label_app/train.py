@@ -136,11 +136,11 @@ class FineTuneTask(TrainTask):  # type: ignore[misc]
         segmenters = [Segmenter(self.options.bundle, self.options.device, weights=one) for one in weights]
         scores: list[list[float]] = [[] for _ in weights]
         for case in cases:
-            study = datastore.study(case["id"])
-            truth = read_labels(Path(case["label"]), study, self.options.labels)
+            series = datastore.series(case["id"])
+            truth = read_labels(Path(case["label"]), series, self.options.labels)
             for segmenter, own in zip(segmenters, scores, strict=True):
-                found = segmenter.run(study).labels.numpy()
-                found = found[0] if study.is_photo else found
+                found = segmenter.run(series).labels.numpy()
+                found = found[0] if series.is_photo else found
                 for label in self.options.labels:
                     sizes = int((truth == label.index).sum() + (found == label.index).sum())
                     if sizes:

@@ -15,7 +15,7 @@ from convformer_monai.errors import InputRefused
 from convformer_monai.readers.itk_headers import check_header
 from convformer_monai.readers.limits import check_finite, check_spacing, check_voxels
 from convformer_monai.readers.phases import chosen_phases
-from convformer_monai.readers.study import Study
+from convformer_monai.readers.series import ImageSeries
 from convformer_monai.readers.volume import phase_tensor
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ IMAGE_IO = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO
 MIN_DETERMINANT = 1e-3  # of the three directions; 1 if they are orthogonal
 
 
-def read_itk(path: PathLike, *, phase: int | str | None = None) -> Study:
+def read_itk(path: PathLike, *, phase: int | str | None = None) -> ImageSeries:
     """Reads one NRRD (``.nrrd``, ``.nhdr``) or MetaImage (``.mha``, ``.mhd``) file, strictly. They tell no modality.
 
     Args:
@@ -106,7 +106,7 @@ def _load(path: Path) -> SimpleITK.Image:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
-def _study(image: SimpleITK.Image, path: Path, phase: int | str | None, warnings: tuple[str, ...]) -> Study:
+def _study(image: SimpleITK.Image, path: Path, phase: int | str | None, warnings: tuple[str, ...]) -> ImageSeries:
     import SimpleITK as sitk
 
     dimension = image.GetDimension()
@@ -116,4 +116,4 @@ def _study(image: SimpleITK.Image, path: Path, phase: int | str | None, warnings
     values = sitk.GetArrayViewFromImage(image).T  # (X, Y, Z[, T])
     result = phase_tensor(values, affine, phases)
     check_finite(result.numpy(), path)
-    return Study(image=result, format="itk", path=path, phases=phases, warnings=warnings)
+    return ImageSeries(image=result, format="itk", path=path, phases=phases, warnings=warnings)

@@ -1,4 +1,4 @@
-"""Images in memory become a study, and label maps become images of the same kind, on exactly the same grid."""
+"""Images in memory become a series, and label maps become images of the same kind, on exactly the same grid."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from convformer_monai.readers.itk_formats import checked_itk_affine
 from convformer_monai.readers.limits import check_finite, check_spacing, check_voxels
 from convformer_monai.readers.nifti_header import UNITS_MM, checked_affine, checked_shape, header_geometry
 from convformer_monai.readers.phases import chosen_phases
-from convformer_monai.readers.study import Study
+from convformer_monai.readers.series import ImageSeries
 from convformer_monai.readers.volume import phase_tensor
 
-__all__ = ["like", "study_from"]
+__all__ = ["like", "series_from"]
 
 WHERE = Path("image in memory")  # stands for a path in messages
 KINDS = "MetaTensor, nibabel, SimpleITK or itk image"
 
 
-def study_from(image: Any, *, phase: int | str | None = "all") -> Study:
-    """Makes a study of an image in memory, as strictly as of a file.
+def series_from(image: Any, *, phase: int | str | None = "all") -> ImageSeries:
+    """Makes a series of an image in memory, as strictly as of a file.
 
     Args:
         image: a nibabel, SimpleITK or itk image, (X, Y, Z) or with phases as fourth dimension; or a MetaTensor
@@ -38,7 +38,7 @@ def study_from(image: Any, *, phase: int | str | None = "all") -> Study:
         phase: 0-based phase, or ``"all"``; ``None`` takes the only one, and refuses if there are more.
 
     Returns:
-        The study. For a NIfTI image its metadata hold the header's own geometry, as of a file.
+        The series. For a NIfTI image its metadata hold the header's own geometry, as of a file.
 
     Raises:
         InputRefused: if it cannot be trusted, or lacks the phase.
@@ -61,7 +61,7 @@ def like(image: Any, labels: NDArray[np.uint8]) -> Any:
     """Makes a label map of the kind and grid of an image.
 
     Args:
-        image: as of :func:`study_from`.
+        image: as of :func:`series_from`.
         labels: (phases, X, Y, Z) uint8, all phases of the image or one of them.
 
     Returns:
@@ -105,15 +105,17 @@ def _fitted(labels: NDArray[np.uint8], size: Sequence[int], phases: int | None) 
     return labels if phases is not None and len(labels) == phases else labels[0]
 
 
-def _checked_study(data: NDArray[Any], affine: NDArray[np.float64], phase: int | str | None, **more: Any) -> Study:
-    """Makes the study of (X, Y, Z) or (X, Y, Z, T), whose size and affine have been checked."""
+def _checked_series(
+    data: NDArray[Any], affine: NDArray[np.float64], phase: int | str | None, **more: Any
+) -> ImageSeries:
+    """Makes the series of (X, Y, Z) or (X, Y, Z, T), whose size and affine have been checked."""
     if data.dtype.kind not in "iuf":
         raise InputRefused("DATA_TYPE", f"{WHERE} holds {data.dtype} voxels; a scalar grey-value volume is needed")
     phases = chosen_phases(phase, data.shape[3] if data.ndim == 4 else 1, WHERE)
     with np.errstate(over="ignore"):
         image = phase_tensor(data, affine, phases, more.pop("meta", None))
     check_finite(image.numpy(), WHERE)
-    return Study(image=image, format="memory", path=WHERE, phases=phases, **more)
+    return ImageSeries(image=image, format="memory", path=WHERE, phases=phases, **more)
 
 
 def _check_size(size: Sequence[int]) -> None:
@@ -128,16 +130,16 @@ def _check_affine(affine: NDArray[np.float64]) -> None:
     check_spacing(np.linalg.norm(affine[:3, :3], axis=0), WHERE)
 
 
-def _from_meta_tensor(image: MetaTensor, phase: int | str | None) -> Study:
+def _from_meta_tensor(image: MetaTensor, phase: int | str | None) -> ImageSeries:
     _check_size(image.shape)
     affine = np.asarray(convert_to_numpy(image.affine), dtype=np.float64)
     _check_affine(affine)
     data = convert_to_tensor(image, track_meta=False).detach().cpu()
     values = (data.float() if data.is_floating_point() else data).numpy()
-    return _checked_study(np.moveaxis(values, 0, -1) if values.ndim == 4 else values, affine, phase)
+    return _checked_series(np.moveaxis(values, 0, -1) if values.ndim == 4 else values, affine, phase)
 
 
-def _from_nibabel(image: SpatialImage, phase: int | str | None) -> Study:
+def _from_nibabel(image: SpatialImage, phase: int | str | None) -> ImageSeries:
     if isinstance(image, nib.Nifti1Pair):
         shape = checked_shape(image.header, WHERE)
         affine, warnings = checked_affine(image.header, image.header["pixdim"], WHERE)
@@ -156,7 +158,7 @@ def _from_nibabel(image: SpatialImage, phase: int | str | None) -> Study:
             data = image.get_fdata(dtype=np.float32, caching="unchanged")
     except (OSError, EOFError, ValueError, zlib.error) as error:  # nibabel reads an image's file only now
         raise InputRefused("NIFTI_UNREADABLE", f"{WHERE} cannot be loaded from its file; get it again") from error
-    return _checked_study(data, affine, phase, **more)
+    return _checked_series(data, affine, phase, **more)
 
 
 def _like_nibabel(image: SpatialImage, labels: NDArray[np.uint8]) -> nib.Nifti1Image:
@@ -173,7 +175,7 @@ def _like_nibabel(image: SpatialImage, labels: NDArray[np.uint8]) -> nib.Nifti1I
     return result
 
 
-def _from_simpleitk(image: Any, phase: int | str | None) -> Study:
+def _from_simpleitk(image: Any, phase: int | str | None) -> ImageSeries:
     import SimpleITK as sitk
 
     _check_size(image.GetSize())
@@ -181,7 +183,7 @@ def _from_simpleitk(image: Any, phase: int | str | None) -> Study:
         raise InputRefused("DATA_TYPE", f"{WHERE} holds vectors or colours, not one grey value a voxel; split it")
     direction = np.asarray(image.GetDirection()).reshape(image.GetDimension(), -1)
     affine = checked_itk_affine(image.GetOrigin(), image.GetSpacing(), direction, WHERE)
-    return _checked_study(sitk.GetArrayViewFromImage(image).T, affine, phase)
+    return _checked_series(sitk.GetArrayViewFromImage(image).T, affine, phase)
 
 
 def _like_simpleitk(image: Any, labels: NDArray[np.uint8]) -> Any:
@@ -196,7 +198,7 @@ def _like_simpleitk(image: Any, labels: NDArray[np.uint8]) -> Any:
     return result
 
 
-def _from_itk(image: Any, phase: int | str | None) -> Study:
+def _from_itk(image: Any, phase: int | str | None) -> ImageSeries:
     import itk
 
     _check_size(tuple(map(int, image.GetBufferedRegion().GetSize())))
@@ -204,7 +206,7 @@ def _from_itk(image: Any, phase: int | str | None) -> Study:
         raise InputRefused("DATA_TYPE", f"{WHERE} holds vectors or colours, not one grey value a voxel; split it")
     direction = np.asarray(itk.array_from_matrix(image.GetDirection()))
     affine = checked_itk_affine(_itk_first_voxel(image), list(image.GetSpacing()), direction, WHERE)
-    return _checked_study(itk.array_view_from_image(image).T, affine, phase)
+    return _checked_series(itk.array_view_from_image(image).T, affine, phase)
 
 
 def _like_itk(image: Any, labels: NDArray[np.uint8]) -> Any:

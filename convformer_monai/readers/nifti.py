@@ -33,7 +33,7 @@ from convformer_monai.readers.nifti_header import (
     phase_step_ms,
 )
 from convformer_monai.readers.phases import chosen_phases
-from convformer_monai.readers.study import Study
+from convformer_monai.readers.series import ImageSeries
 from convformer_monai.readers.volume import phase_tensor
 
 __all__ = [
@@ -70,7 +70,7 @@ UNREADABLE: tuple[type[Exception], ...] = (
 )
 
 
-def read_nifti(path: PathLike, *, phase: int | str | None = None) -> Study:
+def read_nifti(path: PathLike, *, phase: int | str | None = None) -> ImageSeries:
     """Reads one NIfTI file, strictly. NIfTI tells no modality.
 
     Args:
@@ -91,7 +91,7 @@ def read_nifti(path: PathLike, *, phase: int | str | None = None) -> Study:
     data = _checked_values(volume)
     shape = volume.shape if len(phases) == count else volume.shape[:3]
     step = phase_step_ms(volume.header) if count > 1 else None
-    return Study(
+    return ImageSeries(
         image=phase_tensor(data, volume.affine, phases, {"nifti": header_geometry(volume.header, shape)}),
         format="nifti",
         path=volume.path,

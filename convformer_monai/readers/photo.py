@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from convformer_monai.errors import InputRefused
 from convformer_monai.readers.cases import is_dicom
 from convformer_monai.readers.limits import MAX_PIXELS
-from convformer_monai.readers.study import Study
+from convformer_monai.readers.series import ImageSeries
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,7 +43,7 @@ ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 SRGB_NAMES = (b"sRGB", "sRGB".encode("utf-16-be"))
 
 
-def read_photo(path: PathLike) -> Study:
+def read_photo(path: PathLike) -> ImageSeries:
     """Reads one photograph; its content tells the format, not its name.
 
     Args:
@@ -67,7 +67,7 @@ def read_photo(path: PathLike) -> Study:
         _check_before_decoding(image, where)
         notes = _notes(image)
         pixels = _upright_rgb(image)
-    return Study(photo_tensor(pixels), "photo", where, spacing_known=False, warnings=notes)
+    return ImageSeries(photo_tensor(pixels), "photo", where, spacing_known=False, warnings=notes)
 
 
 def photo_tensor(pixels: NDArray[np.uint8], spacing: tuple[float, float] = (1.0, 1.0)) -> MetaTensor:

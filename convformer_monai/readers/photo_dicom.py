@@ -18,7 +18,7 @@ from convformer_monai.readers.dicom import codestreams
 from convformer_monai.readers.dicom.parsing import as_refusal, read_dataset, silent_pydicom
 from convformer_monai.readers.limits import MAX_PIXELS, MAX_SPACING_MM
 from convformer_monai.readers.photo import photo_tensor
-from convformer_monai.readers.study import Frame, Study
+from convformer_monai.readers.series import Frame, ImageSeries
 
 __all__ = ["read_dicom_photo"]
 
@@ -41,7 +41,7 @@ MIN_PIXEL_MM = 1e-4  # dermoscopes reach 0.01 mm and microscopes 0.0002
 JPEG_RGB_IDS = [82, 71, 66]
 
 
-def read_dicom_photo(path: Path) -> Study:
+def read_dicom_photo(path: Path) -> ImageSeries:
     """Reads one DICOM photograph.
 
     Args:
@@ -65,7 +65,7 @@ def read_dicom_photo(path: Path) -> Study:
             codestreams.check_pixel_data(dataset, path)
             pixels = _rgb(dataset)
     is_grey = dataset.PhotometricInterpretation == "MONOCHROME2"
-    return Study(
+    return ImageSeries(
         photo_tensor(pixels, spacing or (1.0, 1.0)),
         "photo",
         path,

@@ -27,23 +27,23 @@ from convformer_monai.readers.dicom import read_dicom
 from convformer_monai.readers.itk_formats import read_itk
 from convformer_monai.readers.nifti import read_nifti
 from convformer_monai.readers.photo import read_photo
-from convformer_monai.readers.study import Study
+from convformer_monai.readers.series import ImageSeries
 
-__all__ = ["StudyReader", "read_study"]
+__all__ = ["SeriesReader", "read_series"]
 
 logger = logging.getLogger(__name__)
 # MONAI's LoadImage makes every reader that it knows, and this one, for GPUs, warns each time that it lacks its decoder.
 warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 
 
-def read_study(
+def read_series(
     path: PathLike,
     *,
     series_uid: str | None = None,
     phase: int | str | None = None,
     modality: str | Sequence[str] | None = None,
     resample_uneven: bool = False,
-) -> Study:
+) -> ImageSeries:
     """Reads one image of any kind, strictly.
 
     Args:
@@ -84,17 +84,17 @@ def read_study(
         raise
 
 
-class StudyReader(ImageReader):
-    """Reads whatever :func:`read_study` reads; for ``LoadImage(reader=...)`` and the bundles' configs.
+class SeriesReader(ImageReader):
+    """Reads whatever :func:`read_series` reads; for ``LoadImage(reader=...)`` and the bundles' configs.
 
     All work and every check is in :meth:`get_data`: when :meth:`read` fails, MONAI's ``LoadImage`` silently tries other
     readers, which accept what is refused here.
 
     Args:
-        series_uid: see :func:`read_study`.
-        phase: see :func:`read_study`; here every phase by default.
-        modality: see :func:`read_study`.
-        resample_uneven: see :func:`read_study`.
+        series_uid: see :func:`read_series`.
+        phase: see :func:`read_series`; here every phase by default.
+        modality: see :func:`read_series`.
+        resample_uneven: see :func:`read_series`.
     """
 
     def __init__(
@@ -135,11 +135,11 @@ class StudyReader(ImageReader):
         """
         if not isinstance(img, Path):
             raise InputRefused("SEVERAL_FILES", "expected one file or folder for one image, got a list of files")
-        study = read_study(img, **self.options)
-        for warning in study.warnings:
+        series = read_series(img, **self.options)
+        for warning in series.warnings:
             logger.warning("%s", warning)
-        channels = study.image.numpy()
-        meta = {**study.image.meta, "original_channel_dim": -1}
+        channels = series.image.numpy()
+        meta = {**series.image.meta, "original_channel_dim": -1}
         if channels.shape[0] > 1:
             return np.moveaxis(channels, 0, -1), meta
         return channels[0], {**meta, "original_channel_dim": "no_channel"}

@@ -1,4 +1,4 @@
-"""The tensor of a :class:`convformer_monai.readers.study.Study` that was no DICOM series."""
+"""The tensor of a :class:`convformer_monai.readers.series.ImageSeries` that was no DICOM series."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def phase_tensor(
     phases: Sequence[int],
     meta: Mapping[str, Any] | None = None,
 ) -> MetaTensor:
-    """Makes the image of a study.
+    """Makes the image of a series.
 
     Args:
         data: (X, Y, Z), or (X, Y, Z, T), in any memory order.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from convformer_monai.errors import InputRefused
 from convformer_monai.labels import CARDIAC, Code, Label
-from convformer_monai.readers.study import Study
+from convformer_monai.readers.series import ImageSeries
 from convformer_monai.results.geometry import VOLUME, voxel_volume_ml
 from convformer_monai.results.measurements import Measurement
 
@@ -32,7 +32,7 @@ CODES = {
 
 
 def measure_cardiac(
-    labels: NDArray[np.uint8], study: Study, ed: int | None, es: int | None
+    labels: NDArray[np.uint8], series: ImageSeries, ed: int | None, es: int | None
 ) -> tuple[list[Measurement], dict[str, Any]]:
     """Measures both ventricles.
 
@@ -41,9 +41,9 @@ def measure_cardiac(
 
     Args:
         labels: (phases, X, Y, Z).
-        study: their image.
-        ed: end diastole, as in ``study.phases``; ``None`` for the phase with the largest LV.
-        es: end systole, as in ``study.phases``; ``None`` for the phase with the smallest LV.
+        series: their image.
+        ed: end diastole, as in ``series.phases``; ``None`` for the phase with the largest LV.
+        es: end systole, as in ``series.phases``; ``None`` for the phase with the smallest LV.
 
     Returns:
         The measurements; and the details: ``phases``, for each its ``phase``, ``time_ms`` and ``volumes_ml``; ``ed``
@@ -53,26 +53,26 @@ def measure_cardiac(
     Raises:
         InputRefused: ``PHASE_NOT_FOUND`` if a phase is not there, ``OPTION`` if both are the same.
     """
-    unit = voxel_volume_ml(study)
+    unit = voxel_volume_ml(series)
     volumes = {
         label.name: [float(np.count_nonzero(volume == label.index)) * unit for volume in labels] for label in CARDIAC
     }
-    _check_phases(study, ed, es)
-    choice = choose_phases(volumes[LV.name], study.phases, ed, es)
-    places = [None if phase["phase"] is None else study.phases.index(phase["phase"]) for phase in choice.values()]
+    _check_phases(series, ed, es)
+    choice = choose_phases(volumes[LV.name], series.phases, ed, es)
+    places = [None if phase["phase"] is None else series.phases.index(phase["phase"]) for phase in choice.values()]
     at_ed, at_es = places
     items: list[Measurement] = []
     notes: list[str] = []
     if at_ed is not None and at_es is not None:
         for label, words in ((LV, "Left ventricular"), (RV, "Right ventricular")):
-            items += _ventricle(label, words, volumes[label.name], study.phases, at_ed, at_es)
+            items += _ventricle(label, words, volumes[label.name], series.phases, at_ed, at_es)
     else:
         notes.append("one phase only: no stroke volume and no ejection fraction")
     at_mass = at_ed if at_ed is not None else 0
-    items.append(_mass(volumes[MYO.name][at_mass], study.phases[at_mass]))
+    items.append(_mass(volumes[MYO.name][at_mass], series.phases[at_mass]))
     if at_ed is None:
         notes.append("the mass is that of the only phase, which may not be end diastole")
-    for place, phase in enumerate(study.phases):
+    for place, phase in enumerate(series.phases):
         for label in CARDIAC:
             items.append(
                 Measurement(
@@ -88,10 +88,10 @@ def measure_cardiac(
     phases = [
         {
             "phase": phase,
-            "time_ms": study.phase_times_ms[place] if study.phase_times_ms else None,
+            "time_ms": series.phase_times_ms[place] if series.phase_times_ms else None,
             "volumes_ml": {label.name: volumes[label.name][place] for label in CARDIAC},
         }
-        for place, phase in enumerate(study.phases)
+        for place, phase in enumerate(series.phases)
     ]
     details = {
         **choice,
@@ -133,13 +133,13 @@ def choose_phases(
     return result
 
 
-def _check_phases(study: Study, ed: int | None, es: int | None) -> None:
-    """Refuses the user's phases if the study has no such phases."""
+def _check_phases(series: ImageSeries, ed: int | None, es: int | None) -> None:
+    """Refuses the user's phases if the series has no such phases."""
     for name, wanted in (("end-diastolic", ed), ("end-systolic", es)):
-        if wanted is not None and wanted not in study.phases:
-            there = ", ".join(str(phase) for phase in study.phases)
+        if wanted is not None and wanted not in series.phases:
+            there = ", ".join(str(phase) for phase in series.phases)
             raise InputRefused(
-                "PHASE_NOT_FOUND", f"{study.path.name} has no phase {wanted} to be {name}; it has (from 0): {there}"
+                "PHASE_NOT_FOUND", f"{series.path.name} has no phase {wanted} to be {name}; it has (from 0): {there}"
             )
     if ed is not None and ed == es:
         raise InputRefused("OPTION", f"phase {ed} cannot be both end-diastolic and end-systolic; change --ed or --es")

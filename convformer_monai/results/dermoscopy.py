@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from convformer_monai.labels import DERMOSCOPY, Code
-from convformer_monai.readers.study import Study
+from convformer_monai.readers.series import ImageSeries
 from convformer_monai.results.geometry import longest_diameter, outline_points
 from convformer_monai.results.measurements import Measurement
 
@@ -30,19 +30,19 @@ REACH, LARGEST_REACH = 2, 32  # pixels that a line advances before it meets the 
 ISOTROPIC_RTOL = 1e-3
 
 
-def measure_dermoscopy(labels: NDArray[np.uint8], study: Study) -> tuple[list[Measurement], dict[str, Any]]:
+def measure_dermoscopy(labels: NDArray[np.uint8], series: ImageSeries) -> tuple[list[Measurement], dict[str, Any]]:
     """Measures the lesion: all labelled pixels together, should they be in several parts.
 
     Args:
         labels: (X, Y).
-        study: their photograph; the unit is mm where it knows its pixel spacing, else pixels.
+        series: their photograph; the unit is mm where it knows its pixel spacing, else pixels.
 
     Returns:
         The measurements; and the details: ``image_share_percent``, ``components``, ``pixel_spacing_mm`` (or ``None``)
         and ``notes``.
     """
     mask = labels == LESION.index
-    spacing = np.linalg.norm(study.affine[:3, :2], axis=0) if study.spacing_known else np.ones(2)
+    spacing = np.linalg.norm(series.affine[:3, :2], axis=0) if series.spacing_known else np.ones(2)
     basis = np.diag(spacing)
     area = float(np.count_nonzero(mask)) * float(np.prod(spacing))
     diameter = perimeter = 0.0
@@ -52,8 +52,8 @@ def measure_dermoscopy(labels: NDArray[np.uint8], study: Study) -> tuple[list[Me
         diameter, _ = longest_diameter(outline_points(mask, basis))
         perimeter = perimeter_of(mask, spacing)
         asymmetry = asymmetry_of(mask, basis)
-    length_unit, area_unit = ("mm", "mm2") if study.spacing_known else ("{pixel}", "{pixel}")
-    suffix = "" if study.spacing_known else ", in pixels"
+    length_unit, area_unit = ("mm", "mm2") if series.spacing_known else ("{pixel}", "{pixel}")
+    suffix = "" if series.spacing_known else ", in pixels"
     values: list[tuple[str, str, float | None, str, Code | None]] = [
         ("area", f"Lesion area{suffix}", area, area_unit, AREA),
         ("diameter", f"Largest lesion diameter{suffix}", diameter, length_unit, LONG_AXIS),
@@ -63,11 +63,11 @@ def measure_dermoscopy(labels: NDArray[np.uint8], study: Study) -> tuple[list[Me
     items = [
         Measurement(name, title, value, unit, code, structure=LESION.index) for name, title, value, unit, code in values
     ]
-    notes = [] if study.spacing_known else ["the photograph has no pixel spacing: sizes are in pixels, not in mm"]
+    notes = [] if series.spacing_known else ["the photograph has no pixel spacing: sizes are in pixels, not in mm"]
     details = {
         "image_share_percent": 100 * float(np.count_nonzero(labels == LESION.index)) / labels.size,
         "components": int(ndimage.label(mask, np.ones((3, 3)))[1]),
-        "pixel_spacing_mm": [float(one) for one in spacing] if study.spacing_known else None,
+        "pixel_spacing_mm": [float(one) for one in spacing] if series.spacing_known else None,
         "notes": notes,
     }
     return items, details

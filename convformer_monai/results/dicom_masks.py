@@ -20,8 +20,8 @@ from convformer_monai.errors import InputRefused
 from convformer_monai.labels import BACKGROUND, Label
 from convformer_monai.readers.cases import is_dicom
 from convformer_monai.readers.dicom.parsing import UNREADABLE, as_refusal, read_header, silent_pydicom
-from convformer_monai.readers.memory import study_from
-from convformer_monai.readers.study import Study
+from convformer_monai.readers.memory import series_from
+from convformer_monai.readers.series import ImageSeries
 from convformer_monai.results.dicom_seg import need_highdicom
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def find_dicom_masks(path: Path) -> list[Path]:
     return found
 
 
-def read_dicom_masks(paths: Sequence[Path], table: Sequence[Label]) -> Study:
+def read_dicom_masks(paths: Sequence[Path], table: Sequence[Label]) -> ImageSeries:
     """Reads the masks of one image: one segmentation, or one a phase, whose number is its InstanceNumber less 1.
 
     Segments that are no structures of the table are left out, with a warning. A segmentation stores only slices with
@@ -59,7 +59,7 @@ def read_dicom_masks(paths: Sequence[Path], table: Sequence[Label]) -> Study:
         table: the structures.
 
     Returns:
-        A study whose image is the label map, (phases, X, Y, Z).
+        A series whose image is the label map, (phases, X, Y, Z).
 
     Raises:
         InputRefused: ``NOT_A_MASK`` if there is no such label map in a file: no known structure, overlapping or
@@ -87,10 +87,10 @@ def read_dicom_masks(paths: Sequence[Path], table: Sequence[Label]) -> Study:
             volumes.append(volume)
             unknown += left_out
     labels, affine = _on_one_grid([volumes[place] for place in order], where)
-    study = study_from(MetaTensor(labels.astype(np.float32), affine=torch.from_numpy(LPS_TO_RAS @ affine)))
+    series = series_from(MetaTensor(labels.astype(np.float32), affine=torch.from_numpy(LPS_TO_RAS @ affine)))
     warnings = (f"{unknown} segments are no structures of the bundle and were left out",) if unknown else ()
     numbers = tuple(phases[place] for place in order) if len(phases) > 1 else (0,)
-    return replace(study, path=where, phases=numbers, warnings=warnings)
+    return replace(series, path=where, phases=numbers, warnings=warnings)
 
 
 def _label_map(path: Path, segmentation: Segmentation, table: Sequence[Label]) -> tuple[Volume, int]:

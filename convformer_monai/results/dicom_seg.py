@@ -1,8 +1,8 @@
 """Masks as DICOM Segmentation (PS3.3 A.51), by highdicom, each frame on the very slice it was predicted from.
 
-A slice of the mask goes to the source frame that :class:`Study` names for it, by SOP instance (and frame number), with
-that frame's own position; nothing is flipped, sorted or resampled here. So tilted, uneven, oblique and enhanced sources
-need no special care, and a mask of resampled slices comes back to the slices that were scanned.
+A slice of the mask goes to the source frame that :class:`ImageSeries` names for it, by SOP instance (and frame
+number), with that frame's own position; nothing is flipped, sorted or resampled here. So tilted, uneven, oblique and
+enhanced sources need no special care, and a mask of resampled slices comes back to the slices that were scanned.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from convformer_monai import __version__
 from convformer_monai.errors import InputRefused
 from convformer_monai.labels import Code, Label
-from convformer_monai.readers.study import Frame, Study
+from convformer_monai.readers.series import Frame, ImageSeries
 from convformer_monai.results.atomic import AtomicFiles, transaction
 from convformer_monai.results.dicom_sources import as_slices, restore_references, source_headers
 
@@ -43,7 +43,7 @@ NO_SERIAL_NUMBER = "none"  # type 1 in the standard, and software has none
 def write_dicom_seg(
     path: str | os.PathLike[str],
     labels: NDArray[np.uint8],
-    study: Study,
+    series: ImageSeries,
     label_table: Sequence[Label],
     *,
     kind: str = "BINARY",
@@ -55,15 +55,15 @@ def write_dicom_seg(
 ) -> list[Path]:
     """Writes a mask as DICOM SEG, one instance a phase.
 
-    With several phases, the phase's number (0-based, as in :attr:`Study.phases`) goes into the name: ``x_seg.dcm``
-    becomes ``x_seg_phase00.dcm``, ``x_seg_phase01.dcm``, ... The files appear together or not at all.
+    With several phases, the phase's number (0-based, as in :attr:`ImageSeries.phases`) goes into the name:
+    ``x_seg.dcm`` becomes ``x_seg_phase00.dcm``, ``x_seg_phase01.dcm``, ... The files appear together or not at all.
 
     The files hold the patient's identifiers, as the standard wants.
 
     Args:
         path: where, ending in ``.dcm``.
         labels: see :func:`dicom_seg`.
-        study: what was segmented.
+        series: what was segmented.
         label_table: see :func:`dicom_seg`.
         kind: see :func:`dicom_seg`.
         algorithm_name: see :func:`dicom_seg`.
@@ -84,18 +84,18 @@ def write_dicom_seg(
         raise ValueError(f"path must end in .dcm, got {target.name!r}")
     segmentations = dicom_seg(
         labels,
-        study,
+        series,
         label_table,
         kind=kind,
         algorithm_name=algorithm_name,
         algorithm_version=algorithm_version,
         write_empty=write_empty,
     )
-    digits = max(2, len(str(max(study.phases))))
+    digits = max(2, len(str(max(series.phases))))
     written = []
     with transaction(files, overwrite) as files:
         for phase, segmentation in segmentations.items():
-            name = target.name if len(study.phases) == 1 else f"{target.stem}_phase{phase:0{digits}d}{target.suffix}"
+            name = target.name if len(series.phases) == 1 else f"{target.stem}_phase{phase:0{digits}d}{target.suffix}"
             write_dataset(files, target.with_name(name), segmentation)
             written.append(target.with_name(name))
     return written
@@ -103,7 +103,7 @@ def write_dicom_seg(
 
 def dicom_seg(
     labels: NDArray[np.uint8],
-    study: Study,
+    series: ImageSeries,
     label_table: Sequence[Label],
     *,
     kind: str = "BINARY",
@@ -119,7 +119,7 @@ def dicom_seg(
 
     Args:
         labels: (phases, X, Y, Z), or (X, Y) for a photograph.
-        study: what was segmented, read from DICOM.
+        series: what was segmented, read from DICOM.
         label_table: the structures, with indices 1, 2, ...
         kind: ``BINARY``, which everybody reads, or ``LABELMAP`` (Supplement 243), one frame a slice, which few do yet.
         algorithm_name: name of the bundle.
@@ -127,15 +127,15 @@ def dicom_seg(
         write_empty: also make segmentations without any structure, of all source frames; left out otherwise.
 
     Returns:
-        The datasets by phase of the source (:attr:`Study.phases`).
+        The datasets by phase of the source (:attr:`ImageSeries.phases`).
 
     Raises:
         ValueError: if ``labels``, ``label_table`` or ``kind`` is not as said.
-        InputRefused: ``NOT_DICOM`` if the study was not read from DICOM, ``SOURCE_CHANGED`` if its files are no longer
+        InputRefused: ``NOT_DICOM`` if the series was not read from DICOM, ``SOURCE_CHANGED`` if its files are no longer
             what was read, ``NO_FRAME_OF_REFERENCE`` if they lack what a segmentation must have, ``MISSING_PACKAGE``
             without highdicom.
     """
-    _check(labels, study, label_table, kind)
+    _check(labels, series, label_table, kind)
     need_highdicom()
     from highdicom import UID
     from highdicom.seg import Segmentation
@@ -144,7 +144,7 @@ def dicom_seg(
 
     made: dict[int, Segmentation] = {}
     with silent_pydicom:  # its warnings quote the patient's name
-        headers = source_headers(study)
+        headers = source_headers(series)
         common: dict[str, Any] = {
             "segmentation_type": kind,
             "segment_descriptions": _descriptions(label_table, algorithm_name, algorithm_version),
@@ -158,12 +158,12 @@ def dicom_seg(
             "content_label": "SEGMENTATION",
             "content_description": f"{algorithm_name} {algorithm_version}"[:64],
         }
-        for place, (phase, frames) in enumerate(zip(study.phases, study.frames, strict=True)):
-            pixels = _frames(labels if study.is_photo else labels[place], study, frames)
+        for place, (phase, frames) in enumerate(zip(series.phases, series.frames, strict=True)):
+            pixels = _frames(labels if series.is_photo else labels[place], series, frames)
             if not pixels.any() and not write_empty:
-                logger.info("phase %d of %s: nothing segmented, so no DICOM SEG", phase, study.path.name)
+                logger.info("phase %d of %s: nothing segmented, so no DICOM SEG", phase, series.path.name)
                 continue
-            slices = as_slices(frames, headers, photo=study.is_photo)
+            slices = as_slices(frames, headers, photo=series.is_photo)
             made[phase] = Segmentation(slices, pixels, sop_instance_uid=UID(), instance_number=phase + 1, **common)
             made[phase].ContentCreatorName = None  # type 2, and nobody made it by hand
             restore_references(made[phase], frames, headers)
@@ -209,40 +209,40 @@ def concept(code: Code) -> SRCode:
     return SRCode(code.value, code.scheme, code.meaning)
 
 
-def _check(labels: NDArray[np.uint8], study: Study, label_table: Sequence[Label], kind: str) -> None:
-    """Refuses what cannot become a segmentation of this study."""
+def _check(labels: NDArray[np.uint8], series: ImageSeries, label_table: Sequence[Label], kind: str) -> None:
+    """Refuses what cannot become a segmentation of this series."""
     if kind not in ("BINARY", "LABELMAP"):
         raise ValueError(f"kind must be BINARY or LABELMAP, got {kind!r}")
     indices = [label.index for label in label_table]
     if indices != list(range(1, len(indices) + 1)) or not indices:
         raise ValueError(f"label_table must have the indices 1, 2, ..., got {indices}")
-    grid = tuple(study.image.shape)[1 if study.is_photo else 0 :]
+    grid = tuple(series.image.shape)[1 if series.is_photo else 0 :]
     if labels.shape != grid or labels.dtype != np.uint8:
-        raise ValueError(f"labels must be uint8 with the study's shape {grid}, got {labels.dtype} {labels.shape}")
+        raise ValueError(f"labels must be uint8 with the series' shape {grid}, got {labels.dtype} {labels.shape}")
     if labels.max(initial=0) > len(indices):
         raise ValueError(f"labels must be 0 to {len(indices)}, as in label_table, got {int(labels.max())}")
-    if not study.frames:
+    if not series.frames:
         raise InputRefused(
             "NOT_DICOM",
-            f"{study.path.name} is not DICOM, so there is no study to put a DICOM result into; give DICOM, or write "
+            f"{series.path.name} is not DICOM, so there is no study to put a DICOM result into; give DICOM, or write "
             "NIfTI",
         )
 
 
-def _frames(labels: NDArray[np.uint8], study: Study, frames: Sequence[Frame]) -> NDArray[np.uint8]:
+def _frames(labels: NDArray[np.uint8], series: ImageSeries, frames: Sequence[Frame]) -> NDArray[np.uint8]:
     """Takes the slice of the mask that lies on each source frame.
 
     Args:
         labels: (X, Y, Z), or (X, Y) for a photograph.
-        study: for its affine.
+        series: for its affine.
         frames: where to.
 
     Returns:
         (frames, rows, columns).
     """
-    if study.is_photo:
+    if series.is_photo:
         return np.ascontiguousarray(labels.T[None])
-    affine, slices = study.affine, labels.shape[2]
+    affine, slices = series.affine, labels.shape[2]
     tolerance = FRAME_TOLERANCE * float(np.linalg.norm(affine[:3, :2], axis=0).min())
     chosen = []
     for frame in frames:
@@ -250,7 +250,9 @@ def _frames(labels: NDArray[np.uint8], study: Study, frames: Sequence[Frame]) ->
         off = float(np.linalg.norm(place * (-1, -1, 1) - frame.position))  # RAS to LPS
         index = int(np.floor(frame.slice_index + 0.5))
         if off > tolerance or not 0 <= index < slices:
-            raise ValueError(f"study: frame {frame.sop_instance_uid} lies {off:.2f} mm off slice {frame.slice_index:g}")
+            raise ValueError(
+                f"series: frame {frame.sop_instance_uid} lies {off:.2f} mm off slice {frame.slice_index:g}"
+            )
         chosen.append(labels[:, :, index].T)
     return np.ascontiguousarray(np.stack(chosen))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convformer_monai.errors import InputRefused
-from convformer_monai.readers.study import Frame, Study
+from convformer_monai.readers.series import Frame, ImageSeries
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -38,11 +38,11 @@ OVERRIDDEN += ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices")
 STAND_IN_ROOT = "0.0."  # of nobody
 
 
-def source_headers(study: Study) -> dict[str, Dataset]:
-    """Reads the headers of a study's files, without pixels.
+def source_headers(series: ImageSeries) -> dict[str, Dataset]:
+    """Reads the headers of a series' files, without pixels.
 
     Args:
-        study: read from DICOM.
+        series: read from DICOM.
 
     Returns:
         The headers by SOP instance UID.
@@ -52,8 +52,8 @@ def source_headers(study: Study) -> dict[str, Dataset]:
     """
     from convformer_monai.readers.dicom import source_datasets
 
-    headers = {str(header.SOPInstanceUID): header for header in source_datasets(study)}
-    for frame in (frame for frames in study.frames for frame in frames):
+    headers = {str(header.SOPInstanceUID): header for header in source_datasets(series)}
+    for frame in (frame for frames in series.frames for frame in frames):
         if frame.sop_instance_uid not in headers:
             raise InputRefused("SOURCE_CHANGED", f"{frame.path} is no longer the file that was read; run again")
     for header in headers.values():

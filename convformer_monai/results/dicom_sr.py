@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from convformer_monai import __version__
 from convformer_monai.errors import InputRefused
 from convformer_monai.labels import Code, Label
-from convformer_monai.readers.study import Study
+from convformer_monai.readers.series import ImageSeries
 from convformer_monai.results.atomic import AtomicFiles, transaction
 from convformer_monai.results.dicom_seg import MANUFACTURER, PRIVATE_SCHEME, concept, need_highdicom, write_dataset
 from convformer_monai.results.dicom_sources import source_headers
@@ -38,7 +38,7 @@ ANY_PROCEDURE = Code("SCT", "363679005", "Imaging procedure")
 def write_dicom_sr(
     path: str | os.PathLike[str],
     measurements: Measurements,
-    study: Study,
+    series: ImageSeries,
     segmentations: Sequence[str | os.PathLike[str]] = (),
     *,
     algorithm_version: str = __version__,
@@ -52,7 +52,7 @@ def write_dicom_sr(
     Args:
         path: where, ending in ``.dcm``.
         measurements: of one case.
-        study: what was measured, read from DICOM.
+        series: what was measured, read from DICOM.
         segmentations: paths of the case's DICOM SEG, which ``write_dicom_seg`` returned; they may be part of ``files``.
         algorithm_version: version of the bundle.
         overwrite: replace a file that exists.
@@ -75,13 +75,13 @@ def write_dicom_sr(
     with transaction(files, overwrite) as files:
         with silent_pydicom:
             headers = [dcmread(files.where(one), stop_before_pixels=True) for one in segmentations]
-        write_dataset(files, target, dicom_sr(measurements, study, headers, algorithm_version=algorithm_version))
+        write_dataset(files, target, dicom_sr(measurements, series, headers, algorithm_version=algorithm_version))
     return target
 
 
 def dicom_sr(
     measurements: Measurements,
-    study: Study,
+    series: ImageSeries,
     segmentations: Sequence[Dataset] = (),
     *,
     algorithm_version: str = __version__,
@@ -95,18 +95,18 @@ def dicom_sr(
 
     Args:
         measurements: of one case.
-        study: what was measured, read from DICOM.
+        series: what was measured, read from DICOM.
         segmentations: its DICOM SEG, one a phase, made by ``dicom_seg`` or read from its files; phases may lack.
         algorithm_version: version of the bundle.
 
     Raises:
         ValueError: if a measurement is of a structure that is not in the table.
-        InputRefused: ``NOT_DICOM`` if the study was not read from DICOM, ``SOURCE_CHANGED`` if its files are no longer
+        InputRefused: ``NOT_DICOM`` if the series was not read from DICOM, ``SOURCE_CHANGED`` if its files are no longer
             what was read, ``MISSING_PACKAGE`` without highdicom.
     """
-    if not study.frames:
+    if not series.frames:
         raise InputRefused(
-            "NOT_DICOM", f"{study.path.name} is not DICOM, so there is no study to put a report into; write JSON"
+            "NOT_DICOM", f"{series.path.name} is not DICOM, so there is no study to put a report into; write JSON"
         )
     need_highdicom()
     from highdicom import UID
@@ -118,15 +118,15 @@ def dicom_sr(
     labels = {label.index: label for label in measurements.labels}
     report = MeasurementReport(
         observation_context=_observer(measurements.bundle, algorithm_version),
-        procedure_reported=concept(PROCEDURES.get(study.modality or "", ANY_PROCEDURE)),
+        procedure_reported=concept(PROCEDURES.get(series.modality or "", ANY_PROCEDURE)),
         imaging_measurements=[
-            _group(labels.get(structure) if structure is not None else None, phase, items, by_phase, study.is_photo)
-            for (structure, phase), items in _grouped(measurements, study).items()
+            _group(labels.get(structure) if structure is not None else None, phase, items, by_phase, series.is_photo)
+            for (structure, phase), items in _grouped(measurements, series).items()
         ],
     )
     with silent_pydicom:  # its warnings quote the patient's name
         return EnhancedSR(
-            evidence=[*segmentations, *source_headers(study).values()],
+            evidence=[*segmentations, *source_headers(series).values()],
             content=report,
             series_instance_uid=UID(),
             series_number=SERIES_NUMBER,
@@ -140,14 +140,14 @@ def dicom_sr(
         )
 
 
-def _grouped(measurements: Measurements, study: Study) -> dict[tuple[int | None, int | None], list[Measurement]]:
+def _grouped(measurements: Measurements, series: ImageSeries) -> dict[tuple[int | None, int | None], list[Measurement]]:
     """Returns the defined measurements by structure and phase, in their order.
 
     Raises:
         ValueError: if one is of an unknown structure.
     """
     known = [None, *(label.index for label in measurements.labels)]
-    only_phase = study.phases[0] if len(study.phases) == 1 else None
+    only_phase = series.phases[0] if len(series.phases) == 1 else None
     groups: dict[tuple[int | None, int | None], list[Measurement]] = {}
     for item in measurements.items:
         if item.structure not in known:

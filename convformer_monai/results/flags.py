@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from convformer_monai.labels import Label
-from convformer_monai.readers.study import Study
+from convformer_monai.readers.series import ImageSeries
 from convformer_monai.results.measurements import Flag, Measurement
 from convformer_monai.transforms.geometry import slice_axis
 
@@ -26,7 +26,7 @@ UNEVEN_TOLERANCE = 1e-3
 
 def find_flags(
     labels: NDArray[np.uint8],
-    study: Study,
+    series: ImageSeries,
     table: Sequence[Label],
     items: Iterable[Measurement],
     *,
@@ -39,20 +39,20 @@ def find_flags(
 
     Args:
         labels: (phases, X, Y, Z), or (X, Y) for a photograph.
-        study: the image.
+        series: the image.
         table: the structures.
         items: what was measured.
-        modality: what the model was made for: ``CT``, ``MR``, ``photo``, or another; ``None`` if the study holds the
+        modality: what the model was made for: ``CT``, ``MR``, ``photo``, or another; ``None`` if the series holds the
             mask itself, whose values are not judged.
         max_parts: separate parts of a structure that are not worth a flag; ``None`` if any number is not.
         disagreement: as for :func:`disagreement_flags`; ``None`` if it was not computed.
         disagreement_limit: likewise.
     """
-    flags = [Flag("READER_WARNING", warning) for warning in study.warnings]
-    flags += _resampling_flags(study)
+    flags = [Flag("READER_WARNING", warning) for warning in series.warnings]
+    flags += _resampling_flags(series)
     if modality is not None:
-        flags += intensity_flags(study, modality)
-    flags += mask_flags(labels, study, table, max_parts)
+        flags += intensity_flags(series, modality)
+    flags += mask_flags(labels, series, table, max_parts)
     flags += value_flags(items)
     if disagreement is not None:
         flags += disagreement_flags(disagreement, disagreement_limit)
@@ -74,9 +74,9 @@ def disagreement_flags(disagreement: float, limit: float = DISAGREEMENT_LIMIT) -
     return [Flag("FLIP_DISAGREEMENT", message)]
 
 
-def intensity_flags(study: Study, modality: str) -> list[Flag]:
+def intensity_flags(series: ImageSeries, modality: str) -> list[Flag]:
     """Flags values that are unlike the modality that the model was made for."""
-    values = np.asarray(convert_to_numpy(study.image))
+    values = np.asarray(convert_to_numpy(series.image))
     low, high = float(values.min()), float(values.max())
     span = f"values from {low:.6g} to {high:.6g}"
     if low == high:
@@ -94,13 +94,15 @@ def intensity_flags(study: Study, modality: str) -> list[Flag]:
     return []
 
 
-def mask_flags(labels: NDArray[np.uint8], study: Study, table: Sequence[Label], max_parts: int | None) -> list[Flag]:
+def mask_flags(
+    labels: NDArray[np.uint8], series: ImageSeries, table: Sequence[Label], max_parts: int | None
+) -> list[Flag]:
     """Flags what is wrong with the mask by itself: empty, cut off by the image border, in pieces."""
     if not labels.any():
         what = f"no {' or '.join(label.long_name for label in table)}" if table else "nothing"
         return [Flag("MASK_EMPTY", f"{what} was found")]
     phases = labels if labels.ndim == 4 else labels[None, :, :, None]  # (phases, X, Y, Z)
-    stack = 2 if study.is_photo else slice_axis(study.affine, phases.shape[1:])
+    stack = 2 if series.is_photo else slice_axis(series.affine, phases.shape[1:])
     flags = []
     for label in table:
         masks = phases == label.index
@@ -111,14 +113,14 @@ def mask_flags(labels: NDArray[np.uint8], study: Study, table: Sequence[Label], 
         }
         for code, found in checks.items():
             if any(found):
-                flags.append(Flag(code, _MESSAGES[code].format(label.long_name) + _in_phases(found, study.phases)))
+                flags.append(Flag(code, _MESSAGES[code].format(label.long_name) + _in_phases(found, series.phases)))
         if max_parts is None:
             continue
         counts = [int(ndimage.label(mask, np.ones((3, 3, 3)))[1]) for mask in masks]
         if max(counts) > max_parts:
-            where = _in_phases([count > max_parts for count in counts], study.phases)
+            where = _in_phases([count > max_parts for count in counts], series.phases)
             flags.append(Flag("MANY_PARTS", f"{label.long_name} is in {max(counts)} separate parts{where}"))
-    if not study.is_photo and phases.shape[1 + stack] == 1:
+    if not series.is_photo and phases.shape[1 + stack] == 1:
         flags.append(Flag("SINGLE_SLICE", "the image has one slice only: volumes are those within this slice"))
     return flags
 
@@ -168,9 +170,9 @@ def _in_phases(found: Sequence[bool], phases: Sequence[int]) -> str:
     return f" (phase{'s' if len(numbers) > 1 else ''} {', '.join(numbers)})"
 
 
-def _resampling_flags(study: Study) -> list[Flag]:
-    """Flags studies whose uneven slices were resampled."""
-    places = [frame.slice_index for phase in study.frames for frame in phase]
+def _resampling_flags(series: ImageSeries) -> list[Flag]:
+    """Flags series whose uneven slices were resampled."""
+    places = [frame.slice_index for phase in series.frames for frame in phase]
     if all(abs(place - round(place)) < UNEVEN_TOLERANCE for place in places):
         return []
     return [Flag("RESAMPLED", "the slices are unevenly spaced: volumes are measured on the resampled grid")]

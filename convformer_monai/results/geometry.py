@@ -10,7 +10,7 @@ from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import cdist
 
 from convformer_monai.labels import Code
-from convformer_monai.readers.study import Study
+from convformer_monai.readers.series import ImageSeries
 from convformer_monai.transforms.geometry import slice_axis
 
 __all__ = ["VOLUME", "Plane", "longest_diameter", "outline_points", "voxel_volume_ml"]
@@ -18,9 +18,9 @@ __all__ = ["VOLUME", "Plane", "longest_diameter", "outline_points", "voxel_volum
 VOLUME = Code("SCT", "118565006", "Volume")
 
 
-def voxel_volume_ml(study: Study) -> float:
+def voxel_volume_ml(series: ImageSeries) -> float:
     """Returns the volume of a voxel in mL: the determinant of the affine, right for tilted slices too."""
-    return abs(float(np.linalg.det(study.affine[:3, :3]))) / 1000
+    return abs(float(np.linalg.det(series.affine[:3, :3]))) / 1000
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from convformer_monai.labels import HEMORRHAGE
-from convformer_monai.readers.study import Study
+from convformer_monai.readers.series import ImageSeries
 from convformer_monai.results.geometry import VOLUME, Plane, longest_diameter, outline_points, voxel_volume_ml
 from convformer_monai.results.measurements import Measurement
 
@@ -27,20 +27,20 @@ LISTED_PARTS = 20
 (BLOOD,) = HEMORRHAGE
 
 
-def measure_hemorrhage(labels: NDArray[np.uint8], study: Study) -> tuple[list[Measurement], dict[str, Any]]:
+def measure_hemorrhage(labels: NDArray[np.uint8], series: ImageSeries) -> tuple[list[Measurement], dict[str, Any]]:
     """Measures the blood.
 
     Args:
         labels: (phases, X, Y, Z); a CT has one phase, and of others the first is measured.
-        study: their image.
+        series: their image.
 
     Returns:
         The measurements; and the details: ``parts``, the largest 20, for each its ``volume_ml``, ``a_mm``, ``b_mm``,
         ``c_mm`` and ``abc2_ml``; ``voxel_volume_ml``; ``notes``.
     """
-    unit = voxel_volume_ml(study)
+    unit = voxel_volume_ml(series)
     mask = labels[0] == BLOOD.index
-    plane = Plane.of(study.affine, mask.shape)
+    plane = Plane.of(series.affine, mask.shape)
     numbered, _ = ndimage.label(mask, np.ones((3, 3, 3)))  # 26 neighbours
     parts = []
     for number, box in enumerate(ndimage.find_objects(numbered), start=1):
@@ -49,7 +49,7 @@ def measure_hemorrhage(labels: NDArray[np.uint8], study: Study) -> tuple[list[Me
         volume = float(np.count_nonzero(part)) * unit
         parts.append({"volume_ml": volume, "a_mm": a, "b_mm": b, "c_mm": c, "abc2_ml": a * b * c / 2 / 1000})
     parts.sort(key=lambda one: one["volume_ml"], reverse=True)
-    phase = study.phases[0]
+    phase = series.phases[0]
     items = [
         Measurement(
             "volume", "Hemorrhage volume", float(mask.sum()) * unit, "mL", VOLUME, structure=BLOOD.index, phase=phase
@@ -72,8 +72,8 @@ def measure_hemorrhage(labels: NDArray[np.uint8], study: Study) -> tuple[list[Me
         ),
     ]
     notes = ["ABC/2 is for comparison only; the volume is the sum of the voxels"]
-    if len(study.phases) > 1:
-        notes.append(f"only the first of {len(study.phases)} phases is measured")
+    if len(series.phases) > 1:
+        notes.append(f"only the first of {len(series.phases)} phases is measured")
     return items, {"parts": parts[:LISTED_PARTS], "voxel_volume_ml": unit, "notes": notes}
 
 

@@ -16,7 +16,7 @@ from monai.utils import convert_to_numpy
 from numpy.typing import NDArray
 
 from convformer_monai.readers.nifti import QFORM_FIELDS, UNITS_MM
-from convformer_monai.readers.study import Study
+from convformer_monai.readers.series import ImageSeries
 from convformer_monai.results.atomic import AtomicFiles, transaction, write_atomically
 
 __all__ = ["MaskWriter", "write_mask", "write_png_mask"]
@@ -30,12 +30,12 @@ SHEAR_TOLERANCE = 1e-4  # cosine between two axes; 0.03 mm over 300 mm
 def write_mask(
     path: str | os.PathLike[str],
     labels: NDArray[np.uint8],
-    study: Study,
+    series: ImageSeries,
     *,
     overwrite: bool = False,
     files: AtomicFiles | None = None,
 ) -> None:
-    """Writes a mask as NIfTI: uint8, mm, on the grid of its study.
+    """Writes a mask as NIfTI: uint8, mm, on the grid of its series.
 
     The mask of a NIfTI file gets that file's own geometry fields; all others their affine as sform and qform. A sheared
     affine (gantry tilt) is no qform: it is the sform only, and the qform code is 0, so that a program that knows no
@@ -44,24 +44,24 @@ def write_mask(
     Args:
         path: where, ending in ``.nii`` or ``.nii.gz``.
         labels: (phases, X, Y, Z), or (X, Y) for a photograph; phases become the fourth dimension if there are several.
-        study: what was segmented.
+        series: what was segmented.
         overwrite: replace a file that exists.
         files: transaction to join; its own ``overwrite`` holds then.
 
     Raises:
-        ValueError: if the name does not end so, the shape is not the study's, or values are no labels of 0-255.
+        ValueError: if the name does not end so, the shape is not the series', or values are no labels of 0-255.
         InputRefused: ``EXISTS`` or ``CANNOT_WRITE``; nothing is left behind then.
     """
     if not Path(path).name.lower().endswith((".nii", ".nii.gz")):
         raise ValueError(f"path must end in .nii or .nii.gz, got {Path(path).name!r}")
     labels = _labels(labels)
-    _check_shape(labels, study)
-    meta = dict(study.image.meta) | {"affine": study.affine}
-    volumes = labels[..., None, None] if study.is_photo else np.moveaxis(labels, 0, -1)  # (X, Y, Z, T)
+    _check_shape(labels, series)
+    meta = dict(series.image.meta) | {"affine": series.affine}
+    volumes = labels[..., None, None] if series.is_photo else np.moveaxis(labels, 0, -1)  # (X, Y, Z, T)
     if "nifti" in meta:
-        meta["nifti"] = _of_phases(meta["nifti"], len(study.phases))
+        meta["nifti"] = _of_phases(meta["nifti"], len(series.phases))
     image = _mask_image(volumes, meta)
-    if not study.spacing_known:
+    if not series.spacing_known:
         image.header["xyzt_units"] = UNITS_UNKNOWN
     with transaction(files, overwrite) as files:
         files.write(path, image.to_filename, lambda temporary: _holds(temporary, image))
@@ -70,7 +70,7 @@ def write_mask(
 def write_png_mask(
     path: str | os.PathLike[str],
     labels: NDArray[np.uint8],
-    study: Study,
+    series: ImageSeries,
     *,
     overwrite: bool = False,
     files: AtomicFiles | None = None,
@@ -80,23 +80,23 @@ def write_png_mask(
     Args:
         path: where, ending in ``.png``.
         labels: (X, Y), 0 and 1, X to the right and Y downwards.
-        study: what was segmented.
+        series: what was segmented.
         overwrite: replace a file that exists.
         files: transaction to join; its own ``overwrite`` holds then.
 
     Raises:
-        ValueError: if the name does not end so, the study is no photograph, its size is another, or values are not
+        ValueError: if the name does not end so, the series is no photograph, its size is another, or values are not
             0 and 1.
         InputRefused: ``EXISTS`` or ``CANNOT_WRITE``; nothing is left behind then.
     """
     from PIL import Image
 
-    if not study.is_photo:
-        raise ValueError(f"study must be a photograph for a PNG mask, got format {study.format!r}")
+    if not series.is_photo:
+        raise ValueError(f"series must be a photograph for a PNG mask, got format {series.format!r}")
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"path must end in .png, got {Path(path).name!r}")
     labels = _labels(labels)
-    _check_shape(labels, study)
+    _check_shape(labels, series)
     if labels.max(initial=0) > 1:
         raise ValueError(f"labels must be 0 and 1 for a PNG mask, got {int(labels.max())}")
     pixels = np.ascontiguousarray(labels.T) * np.uint8(255)  # (rows, columns)
@@ -172,11 +172,11 @@ def _labels(data: Any) -> NDArray[np.uint8]:
     return labels
 
 
-def _check_shape(labels: NDArray[np.uint8], study: Study) -> None:
-    """Refuses labels that are not on the grid of the study."""
-    grid = tuple(study.image.shape)[1 if study.is_photo else 0 :]
+def _check_shape(labels: NDArray[np.uint8], series: ImageSeries) -> None:
+    """Refuses labels that are not on the grid of the series."""
+    grid = tuple(series.image.shape)[1 if series.is_photo else 0 :]
     if labels.shape != grid:
-        raise ValueError(f"labels must have the shape of the study, {grid}, got {labels.shape}")
+        raise ValueError(f"labels must have the shape of the series, {grid}, got {labels.shape}")
 
 
 def _of_phases(geometry: Mapping[str, Any], phases: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from monai.utils import convert_to_numpy
 from numpy.typing import NDArray
 
 from convformer_monai.labels import CARDIAC, HEMORRHAGE, Label
-from convformer_monai.readers.study import Study
+from convformer_monai.readers.series import ImageSeries
 from convformer_monai.results.atomic import AtomicFiles, transaction
 from convformer_monai.results.contours import (
     DARK,
@@ -72,7 +72,7 @@ class _Row:
 
 def write_preview(
     path: str | os.PathLike[str],
-    study: Study,
+    series: ImageSeries,
     labels: NDArray[np.uint8],
     label_table: Sequence[Label],
     measurements: Measurements,
@@ -84,7 +84,7 @@ def write_preview(
 
     Args:
         path: where, ending in ``.png``.
-        study: what was segmented.
+        series: what was segmented.
         labels: (phases, X, Y, Z), or (X, Y) for a photograph.
         label_table: the structures.
         measurements: of the whole case.
@@ -92,14 +92,14 @@ def write_preview(
         overwrite: replace a file that exists.
 
     Raises:
-        ValueError: if the name does not end so, or the labels have not the shape of the study.
+        ValueError: if the name does not end so, or the labels have not the shape of the series.
         InputRefused: ``EXISTS`` or ``CANNOT_WRITE``; nothing is left behind then.
     """
     from PIL import Image
 
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"path must end in .png, got {Path(path).name!r}")
-    picture = draw_preview(study, labels, label_table, measurements)
+    picture = draw_preview(series, labels, label_table, measurements)
 
     def holds(temporary: Path) -> bool:
         with Image.open(temporary) as again:
@@ -110,18 +110,18 @@ def write_preview(
 
 
 def draw_preview(
-    study: Study, labels: NDArray[np.uint8], label_table: Sequence[Label], measurements: Measurements
+    series: ImageSeries, labels: NDArray[np.uint8], label_table: Sequence[Label], measurements: Measurements
 ) -> Image:
     """Draws the picture of a result.
 
     Volumes: up to six slices, evenly over those with any structure, as radiologists see them, without and with the
     outlines (only without, if there are none); of a cine the end diastole above the end systole, as measured. Slices
-    are numbered from 1 in their order in the study. Photographs: the photograph with the outline, not larger than 1000
+    are numbered from 1 in their order in the series. Photographs: the photograph with the outline, not larger than 1000
     pixels. Above are the first numbers and the flags, below the structures' colours and a scale bar. Letters at the
     slices' edges tell the patient's directions. Nothing that names the patient is drawn.
 
     Args:
-        study: what was segmented; it may be one phase of what was measured.
+        series: what was segmented; it may be one phase of what was measured.
         labels: (phases, X, Y, Z), or (X, Y) for a photograph.
         label_table: the structures.
         measurements: of the whole case.
@@ -130,37 +130,39 @@ def draw_preview(
         The picture, RGB.
 
     Raises:
-        ValueError: if the labels have not the shape of the study.
+        ValueError: if the labels have not the shape of the series.
     """
-    grid = tuple(study.image.shape)[1 if study.is_photo else 0 :]
+    grid = tuple(series.image.shape)[1 if series.is_photo else 0 :]
     if labels.shape != grid:
-        raise ValueError(f"labels must have the shape of the study, {grid}, got {labels.shape}")
-    if study.is_photo:
-        rows, scale = _photo_rows(study, labels, label_table)
+        raise ValueError(f"labels must have the shape of the series, {grid}, got {labels.shape}")
+    if series.is_photo:
+        rows, scale = _photo_rows(series, labels, label_table)
     else:
-        rows, scale = _volume_rows(study, labels, label_table, measurements)
+        rows, scale = _volume_rows(series, labels, label_table, measurements)
     return _laid_out(rows, _header(labels, measurements), label_table, scale)
 
 
-def _photo_rows(study: Study, labels: NDArray[np.uint8], table: Sequence[Label]) -> tuple[list[_Row], float | None]:
+def _photo_rows(
+    series: ImageSeries, labels: NDArray[np.uint8], table: Sequence[Label]
+) -> tuple[list[_Row], float | None]:
     """Returns the photograph with its outline, and the pixels per mm if they are known."""
-    pixels = np.moveaxis(np.asarray(convert_to_numpy(study.image)), 0, -1)  # (X, Y, 3)
-    spacing = np.linalg.norm(study.affine[:3, :2], axis=0)
+    pixels = np.moveaxis(np.asarray(convert_to_numpy(series.image)), 0, -1)  # (X, Y, 3)
+    spacing = np.linalg.norm(series.affine[:3, :2], axis=0)
     extent = np.array(labels.shape) * spacing / spacing.min()
     factor = float(np.clip(extent.max(), *PHOTO_PIXELS)) / float(extent.max())
     width, height = (max(1, round(float(side) * factor)) for side in extent)
     drawn = outlined(panel(pixels, (width, height)), labels, table)
-    return [_Row("", ("",), (drawn,))], factor / float(spacing.min()) if study.spacing_known else None
+    return [_Row("", ("",), (drawn,))], factor / float(spacing.min()) if series.spacing_known else None
 
 
 def _volume_rows(
-    study: Study, labels: NDArray[np.uint8], table: Sequence[Label], measurements: Measurements
+    series: ImageSeries, labels: NDArray[np.uint8], table: Sequence[Label], measurements: Measurements
 ) -> tuple[list[_Row], float]:
     """Returns ED and ES, or the slices without and with outlines; and the pixels per mm."""
-    titles = _phases_shown(study, measurements)
-    places = [study.phases.index(phase) for phase in titles]
-    values, affine = upright(study.image.as_tensor()[places], study.affine)
-    maps, _ = upright(labels[places], study.affine)
+    titles = _phases_shown(series, measurements)
+    places = [series.phases.index(phase) for phase in titles]
+    values, affine = upright(series.image.as_tensor()[places], series.affine)
+    maps, _ = upright(labels[places], series.affine)
     head = tuple(table) == HEMORRHAGE
     view = choose_view(
         np.any(maps != 0, axis=0),
@@ -172,7 +174,7 @@ def _volume_rows(
     )
     shown = values[:, view.box[0], view.box[1]]
     low, high = BRAIN_WINDOW_HU if head and shown.min() < CT_AIR_HU else np.percentile(shown, [1, 99.5])
-    captions = [f"slice {number} of {values.shape[3]}" for number in _numbers(view.slices, affine, study)]
+    captions = [f"slice {number} of {values.shape[3]}" for number in _numbers(view.slices, affine, series)]
     letters = _letters(affine)
     rows = []
     for place, title in enumerate(titles.values()):
@@ -186,23 +188,23 @@ def _volume_rows(
     return rows, view.pixels_per_mm
 
 
-def _numbers(slices: Sequence[int], affine: NDArray[np.float64], study: Study) -> list[int]:
-    """Returns the numbers, from 1, that upright slices have in the study, where they may be in reverse order."""
-    axis = slice_axis(study.affine, study.image.shape[1:])
-    to_study = np.linalg.inv(study.affine) @ affine
-    return [round(float(to_study[axis] @ [0, 0, place, 1])) + 1 for place in slices]
+def _numbers(slices: Sequence[int], affine: NDArray[np.float64], series: ImageSeries) -> list[int]:
+    """Returns the numbers, from 1, that upright slices have in the series, where they may be in reverse order."""
+    axis = slice_axis(series.affine, series.image.shape[1:])
+    to_series = np.linalg.inv(series.affine) @ affine
+    return [round(float(to_series[axis] @ [0, 0, place, 1])) + 1 for place in slices]
 
 
-def _phases_shown(study: Study, measurements: Measurements) -> dict[int, str]:
+def _phases_shown(series: ImageSeries, measurements: Measurements) -> dict[int, str]:
     """Returns the phases to show and their titles: ED and ES where they are known, else the first."""
     titles: dict[int, str] = {}
     for moment, words in (("ed", "end diastole"), ("es", "end systole")):
         choice = measurements.details.get(moment, {})
-        if choice.get("phase") in study.phases:
+        if choice.get("phase") in series.phases:
             how = "chosen by the user" if choice["chosen"] == "user" else "found"
             titles[int(choice["phase"])] = f"{moment.upper()}, {words}: phase {choice['phase']}, {how}"
-    several = len(study.phases) > 1
-    return titles or {study.phases[0]: f"phase {study.phases[0]}, one of {len(study.phases)}" if several else ""}
+    several = len(series.phases) > 1
+    return titles or {series.phases[0]: f"phase {series.phases[0]}, one of {len(series.phases)}" if several else ""}
 
 
 def _letters(affine: NDArray[np.float64]) -> tuple[str, str, str, str]:

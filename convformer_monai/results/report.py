@@ -17,7 +17,7 @@ from monai.utils import convert_to_numpy
 from numpy.typing import NDArray
 
 from convformer_monai import __version__
-from convformer_monai.readers.study import Study
+from convformer_monai.readers.series import ImageSeries
 from convformer_monai.results.atomic import AtomicFiles
 from convformer_monai.results.measurements import Measurements, write_text
 
@@ -29,7 +29,7 @@ SECONDS_DIGITS = 4
 
 
 def make_report(
-    study: Study,
+    series: ImageSeries,
     *,
     measurements: Measurements,
     bundle: str,
@@ -46,7 +46,7 @@ def make_report(
     It holds no paths, only the names of the files that were written, and of DICOM no value but the modality.
 
     Args:
-        study: the image.
+        series: the image.
         measurements: of its mask.
         bundle: name of the bundle.
         bundle_version: its version.
@@ -64,10 +64,10 @@ def make_report(
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
         "bundle": {"name": bundle, "version": bundle_version, "weights_sha256": weights_sha256},
-        "input": describe(study),
+        "input": describe(series),
         **{moment: dict(details[moment]) for moment in ("ed", "es") if moment in details},
         "flags": [{"code": flag.code, "message": flag.message} for flag in measurements.flags],
-        "warnings": list(study.warnings),
+        "warnings": list(series.warnings),
         "notes": list(notes),
         "options": dict(options),
         "device": device,
@@ -99,16 +99,16 @@ def write_report(
     write_text(Path(path), text, overwrite=overwrite, files=files)
 
 
-def fingerprint(study: Study) -> str:
+def fingerprint(series: ImageSeries) -> str:
     """Returns the SHA-256 over shape, type and values of the voxels, and over the affine; the same on every machine.
 
     Args:
-        study: the image.
+        series: the image.
     """
-    voxels: NDArray[Any] = np.ascontiguousarray(convert_to_numpy(study.image))
+    voxels: NDArray[Any] = np.ascontiguousarray(convert_to_numpy(series.image))
     digest = hashlib.sha256(f"{voxels.shape} {voxels.dtype.name} ".encode())
     digest.update(voxels.astype(voxels.dtype.newbyteorder("<"), copy=False).data)
-    digest.update(study.affine.astype("<f8").tobytes())
+    digest.update(series.affine.astype("<f8").tobytes())
     return digest.hexdigest()
 
 
@@ -118,21 +118,21 @@ def versions(*more: str) -> dict[str, str]:
     return {"convformer_monai": __version__, **packages, "python": platform.python_version()}
 
 
-def describe(study: Study) -> dict[str, Any]:
+def describe(series: ImageSeries) -> dict[str, Any]:
     """Describes an image, as JSON types and without personal data."""
-    axes = 2 if study.is_photo else 3
-    spacing = [round(float(one), 6) for one in np.linalg.norm(study.affine[:3, :axes], axis=0)]
+    axes = 2 if series.is_photo else 3
+    spacing = [round(float(one), 6) for one in np.linalg.norm(series.affine[:3, :axes], axis=0)]
     content: dict[str, Any] = {
-        "fingerprint": fingerprint(study),
-        "format": study.format,
-        "modality": study.modality,
-        "shape": [int(size) for size in study.image.shape],
-        "spacing_mm": spacing if study.spacing_known else None,
-        "phases": list(study.phases),
-        "phase_times_ms": list(study.phase_times_ms),
+        "fingerprint": fingerprint(series),
+        "format": series.format,
+        "modality": series.modality,
+        "shape": [int(size) for size in series.image.shape],
+        "spacing_mm": spacing if series.spacing_known else None,
+        "phases": list(series.phases),
+        "phase_times_ms": list(series.phase_times_ms),
     }
-    if study.frames:
-        frames = [frame for phase in study.frames for frame in phase]
+    if series.frames:
+        frames = [frame for phase in series.frames for frame in phase]
         content["frames"] = len(frames)
         content["sop_instances"] = len({frame.sop_instance_uid for frame in frames})
     return content

@@ -11,7 +11,7 @@ from monai.config import KeysCollection
 from monai.transforms import SaveImaged
 from monai.utils import convert_to_numpy
 
-from convformer_monai.readers import Study, stem
+from convformer_monai.readers import ImageSeries, stem
 from convformer_monai.results.masks import write_mask, write_png_mask
 
 __all__ = ["SavePhotoMaskd"]
@@ -55,10 +55,10 @@ class SavePhotoMaskd(SaveImaged):
         for key in self.key_iterator(result):
             mask = result[key]
             path = Path(str(mask.meta["filename_or_obj"])).absolute()
-            study = Study(mask, "photo", path, spacing_known=not np.allclose(mask.pixdim[:2], 1))
+            series = ImageSeries(mask, "photo", path, spacing_known=not np.allclose(mask.pixdim[:2], 1))
             labels = np.asarray(convert_to_numpy(mask))[0].astype(np.uint8)
             self.folder.mkdir(parents=True, exist_ok=True)
             for ending in self.endings:
                 write = write_png_mask if ending == ".png" else write_mask
-                write(self.folder / f"{stem(path)}_seg{ending}", labels, study, overwrite=True)
+                write(self.folder / f"{stem(path)}_seg{ending}", labels, series, overwrite=True)
         return result

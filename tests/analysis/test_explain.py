@@ -47,9 +47,9 @@ def test_the_numbers_are_those_of_the_bundle(image: Path, tmp_path: Path) -> Non
     assert names(tmp_path / "out") == {f"case_{ending}" for ending in ENDINGS} == set(content["files"])
     assert json.loads((tmp_path / "out" / "case_explain.json").read_text()) == json.loads(json.dumps(content))
     segmenter = Segmenter("cardiac", "cpu")
-    study = segmenter.read(image)
-    prepared = segmenter.prepare(study).as_tensor()
-    mask = segmenter.run(study).labels.numpy()[0] > 0
+    series = segmenter.read(image)
+    prepared = segmenter.prepare(series).as_tensor()
+    mask = segmenter.run(series).labels.numpy()[0] > 0
     place = content["place"]
     assert place["slice"] == mask.sum((0, 1)).argmax() and mask[(*place["pixel"], place["slice"])]
     assert place["network_size"] == list(prepared.shape[1:3])

@@ -14,8 +14,8 @@ from monai.transforms import Resize
 from convformer_monai.analysis import scene as scenes
 from convformer_monai.analysis.scene import Scene, make_scene
 from convformer_monai.errors import InputRefused
-from convformer_monai.readers import Study
-from convformer_monai.readers.memory import study_from
+from convformer_monai.readers import ImageSeries
+from convformer_monai.readers.memory import series_from
 from convformer_monai.readers.photo import photo_tensor
 from convformer_monai.segmenter import Segmenter
 
@@ -29,8 +29,8 @@ def volume(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> 
     return np.random.default_rng(0).random(shape, np.float32), np.diag([*spacing, 1.0])
 
 
-def scene_of(segmenter: Segmenter, study: Study, labels: np.ndarray, *place: object) -> Scene:
-    return make_scene(study, segmenter.prepare(study), labels[None].astype(np.uint8), *place)  # type: ignore[arg-type]
+def scene_of(segmenter: Segmenter, series: ImageSeries, labels: np.ndarray, *place: object) -> Scene:
+    return make_scene(series, segmenter.prepare(series), labels[None].astype(np.uint8), *place)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))
@@ -50,9 +50,9 @@ def test_a_bright_spot_is_found_at_the_pixel(
             index[axis] = stored.shape[axis] - 1 - index[axis]
     along = order.index(2)
     pixel = tuple(int(index[axis]) for axis in range(3) if axis != along)
-    study = study_from(MetaTensor(torch.from_numpy(stored.copy()), affine=turned))
+    series = series_from(MetaTensor(torch.from_numpy(stored.copy()), affine=turned))
     labels = stored == 40
-    scene = scene_of(cardiac, study, labels, int(index[along]), pixel)
+    scene = scene_of(cardiac, series, labels, int(index[along]), pixel)
     spot = torch.nonzero(scene.images[0, 0] > 0.8 * scene.images.max()).double().mean(0)
     assert np.abs(spot.numpy() - scene.pixel).max() < 0.7
     assert scene.spacing_mm == pytest.approx((1.5, 1.5), rel=0.03)
@@ -61,7 +61,7 @@ def test_a_bright_spot_is_found_at_the_pixel(
     assert scene.picture.shape == tuple(scene.images.shape[:1:-1])
     assert scene.picture[round(scene.pixel[1]), round(scene.pixel[0])] == 1
 
-    found = scene_of(cardiac, study, labels)  # the same place, from the mask
+    found = scene_of(cardiac, series, labels)  # the same place, from the mask
     assert (found.slice, found.native_pixel, found.pixel) == (index[along], pixel, scene.pixel)
     assert found.chosen == {"slice": "largest mask", "pixel": "near the mask's centroid"}
 
@@ -71,14 +71,14 @@ def test_the_pixel_of_a_ring_lies_on_it(cardiac: Segmenter) -> None:
     x, y = np.ogrid[:40, :40]
     ring = np.abs(np.hypot(x - 20, y - 20) - 10) < 2
     labels = np.stack([ring & (x < 15), ring, np.zeros_like(ring)], -1)
-    found = scene_of(cardiac, study_from(MetaTensor(torch.from_numpy(values), affine=affine)), labels)
+    found = scene_of(cardiac, series_from(MetaTensor(torch.from_numpy(values), affine=affine)), labels)
     assert found.slice == 1 and ring[found.native_pixel]
 
 
 def test_the_middle_where_there_is_no_mask(cardiac: Segmenter) -> None:
     values, affine = volume((40, 52, 5), (1.5, 1.5, 8.0))
-    study = study_from(MetaTensor(torch.from_numpy(values), affine=affine))
-    found = scene_of(cardiac, study, np.zeros(values.shape))
+    series = series_from(MetaTensor(torch.from_numpy(values), affine=affine))
+    found = scene_of(cardiac, series, np.zeros(values.shape))
     assert (found.slice, found.slices, found.native_pixel) == (2, 5, (20, 26))
     assert found.chosen == {"slice": "middle", "pixel": "middle"} and found.cut is None
 
@@ -93,17 +93,17 @@ def test_the_middle_where_there_is_no_mask(cardiac: Segmenter) -> None:
 )
 def test_places_outside(cardiac: Segmenter, number: int | None, pixel: tuple[int, int] | None, said: str) -> None:
     values, affine = volume((40, 52, 5), (1.5, 1.5, 8.0))
-    study = study_from(MetaTensor(torch.from_numpy(values), affine=affine))
+    series = series_from(MetaTensor(torch.from_numpy(values), affine=affine))
     with pytest.raises(InputRefused, match=rf"^error\[OUT_OF_RANGE\]: {said}"):
-        scene_of(cardiac, study, np.zeros(values.shape), number, pixel)
+        scene_of(cardiac, series, np.zeros(values.shape), number, pixel)
 
 
 def test_a_photograph() -> None:
     pixels = np.full((300, 400, 3), (200, 120, 90), np.uint8)  # Y, X
     pixels[200:212, 100:112] = (20, 200, 30)
-    study = Study(photo_tensor(pixels), "photo", Path("x"), spacing_known=False)
+    series = ImageSeries(photo_tensor(pixels), "photo", Path("x"), spacing_known=False)
     labels = (pixels[..., 0] == 20).T
-    scene = scene_of(Segmenter("dermoscopy", "cpu"), study, labels)
+    scene = scene_of(Segmenter("dermoscopy", "cpu"), series, labels)
     assert abs(scene.native_pixel[0] - 105.5) < 1 and abs(scene.native_pixel[1] - 205.5) < 1
     assert scene.slice is None and scene.spacing_mm is None and scene.images.shape[:2] == (1, 3)
     darkest = torch.nonzero(scene.images[0, 0] == scene.images[0, 0].min()).double().mean(0)
@@ -123,8 +123,8 @@ def test_of_a_large_slice_the_part_around_the_pixel(
     monkeypatch.setattr(scenes, "MAX_SIDE", 64)
     values, affine = volume((90, 70, 1), (1.5, 1.5, 8.0))
     values[pixel[0], pixel[1], 0] = 50
-    study = study_from(MetaTensor(torch.from_numpy(values), affine=affine))
-    scene = scene_of(cardiac, study, values == 50, 0, pixel)
+    series = series_from(MetaTensor(torch.from_numpy(values), affine=affine))
+    scene = scene_of(cardiac, series, values == 50, 0, pixel)
     assert scene.images.shape == (1, 1, 64, 64) and scene.cut is not None
     place = tuple(round(at) for at in scene.pixel)
     assert scene.images[0, 0][place] == scene.images.max()

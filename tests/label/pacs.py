@@ -52,7 +52,7 @@ class Pacs:
         """Orthanc's names of what fits, such as ``find("Series", Modality="SEG")``.
 
         Args:
-            level: Patient, Study, Series or Instance.
+            level: Patient, ImageSeries, Series or Instance.
             query: wanted values of DICOM attributes, by keyword.
         """
         body = {"Level": level, "Query": query, "CaseSensitive": True}

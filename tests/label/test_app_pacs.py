@@ -17,7 +17,7 @@ from pacs import DICOMWEB_PLUGIN, ORTHANC, Pacs, orthanc
 
 from convformer_monai.labels import CARDIAC
 from convformer_monai.phantoms.dicom.kinds import write_kind
-from convformer_monai.readers import read_study
+from convformer_monai.readers import read_series
 from convformer_monai.results.dicom_masks import read_dicom_masks
 from convformer_monai.results.dicom_seg import write_dicom_seg
 
@@ -140,9 +140,9 @@ def test_a_label_that_lacks_a_class_is_stored_by_name_and_read_back(hospital: Ho
 
 def test_the_newest_segmentation_counts_whoever_made_it(hospital: Hospital, tmp_path: Path) -> None:
     """One made elsewhere, with its segments in another order, and newer than ours."""
-    study = read_study(hospital.dicom, phase="all")
+    series = read_series(hospital.dicom, phase="all")
     truth = np.asarray(hospital.truth.dataobj).astype(np.uint8)[None]
-    (path,) = write_dicom_seg(tmp_path / "other.dcm", np.flip(truth, 1).copy(), study, CARDIAC)
+    (path,) = write_dicom_seg(tmp_path / "other.dcm", np.flip(truth, 1).copy(), series, CARDIAC)
     other = pydicom.dcmread(path)
     other.ContentDate = "29991231"
     other.save_as(path)
@@ -153,9 +153,9 @@ def test_the_newest_segmentation_counts_whoever_made_it(hospital: Hospital, tmp_
 
 def test_a_segmentation_that_lies_elsewhere_is_left_out(hospital: Hospital, tmp_path: Path) -> None:
     before = hospital.server.get("/datastore/", output="train").json()
-    study = read_study(hospital.dicom, phase="all")
+    series = read_series(hospital.dicom, phase="all")
     truth = np.asarray(hospital.truth.dataobj).astype(np.uint8)[None]
-    (path,) = write_dicom_seg(tmp_path / "moved.dcm", truth, study, CARDIAC)
+    (path,) = write_dicom_seg(tmp_path / "moved.dcm", truth, series, CARDIAC)
     moved = pydicom.dcmread(path)
     for group in moved.PerFrameFunctionalGroupsSequence:
         position = group.PlanePositionSequence[0]

@@ -23,7 +23,7 @@ from servers import free_port, monailabel_command, running
 
 from convformer_monai.bundles import component, load_weights
 from convformer_monai.phantoms import cardiac_phantom, dermoscopy_phantom, head_ct_phantom
-from convformer_monai.readers import read_study
+from convformer_monai.readers import read_series
 from convformer_monai.segmenter import Segmenter
 
 GOOD = {"cardiac": 0.88, "dermoscopy": 0.85, "hemorrhage": 0.75}  # Dice, on these phantoms
@@ -96,7 +96,7 @@ def pixels(path: Path) -> np.ndarray:
     """Labels of a file; of a picture (X, Y)."""
     if path.suffix == ".png":
         return np.asarray(Image.open(path)).T
-    return read_study(path).image.numpy()[0]
+    return read_series(path).image.numpy()[0]
 
 
 def dice(mask: np.ndarray, truth: np.ndarray, label: int) -> float:
@@ -165,7 +165,7 @@ def test_mask_of_a_tilted_gantry_keeps_the_sheared_grid(stock: Stock, tmp_path: 
     image, _ = tilted.save(tmp_path, "tilted")
     ending, content = stock.infer(upload=image)
     (tmp_path / f"mask{ending}").write_bytes(content)
-    mask = read_study(tmp_path / f"mask{ending}").image
+    mask = read_series(tmp_path / f"mask{ending}").image
     np.testing.assert_allclose(mask.affine, tilted.affine, atol=1e-4)
     assert dice(mask.numpy()[0], tilted.label, 1) > GOOD[stock.kind.name]
 

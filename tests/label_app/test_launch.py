@@ -37,7 +37,7 @@ def test_what_is_no_folder_or_bundle_is_refused(tmp_path: Path) -> None:
         assert "Traceback" not in result.stderr
 
 
-def test_studies_in_which_nothing_can_be_written_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_series_in_which_nothing_can_be_written_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def touch(self: Path, **_: object) -> None:
         raise PermissionError(13, "Permission denied")
 

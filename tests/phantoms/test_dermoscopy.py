@@ -13,7 +13,7 @@ from scipy import ndimage
 from convformer_monai.phantoms.__main__ import main
 from convformer_monai.phantoms.dermoscopy import DermoscopyPhantom, LesionOutline, dermoscopy_phantom
 from convformer_monai.phantoms.dicom.kinds import write_kind
-from convformer_monai.readers import read_study
+from convformer_monai.readers import read_series
 
 SMALL = {"size": (256, 192)}
 PLAIN = {**SMALL, "hair": False, "vignette": False}
@@ -21,7 +21,7 @@ PLAIN = {**SMALL, "hair": False, "vignette": False}
 
 def upright(path: Path) -> NDArray[np.uint8]:
     """What the package's reader makes of a photograph, (H, W, 3)."""
-    return read_study(path).image.numpy().transpose(2, 1, 0)
+    return read_series(path).image.numpy().transpose(2, 1, 0)
 
 
 def changed(phantom: DermoscopyPhantom, other: DermoscopyPhantom, above: int = 25) -> NDArray[np.bool_]:
@@ -135,7 +135,7 @@ def test_saved_files_are_read_back(tmp_path: Path, suffix: str) -> None:
     if suffix == ".png":
         assert np.array_equal(read, phantom.image)
     assert np.abs(read.astype(int) - phantom.image).mean() < 3
-    assert not read_study(photo).spacing_known
+    assert not read_series(photo).spacing_known
     mask = np.asarray(Image.open(truth))
     assert mask.dtype == np.uint8 and np.array_equal(mask, 255 * phantom.label)
 
@@ -144,8 +144,8 @@ def test_dicom_photograph_is_read_with_its_spacing(tmp_path: Path) -> None:
     image, truth = write_kind("dermoscopy", tmp_path, seed=3)
     phantom = dermoscopy_phantom(seed=3, spacing_mm=0.02)
     assert dcmread(image).PixelSpacing == [0.02, 0.02]
-    study = read_study(image)
-    assert study.spacing_known and np.linalg.norm(study.affine[:3, 0]) == pytest.approx(0.02)
+    series = read_series(image)
+    assert series.spacing_known and np.linalg.norm(series.affine[:3, 0]) == pytest.approx(0.02)
     assert np.abs(upright(image).astype(int) - phantom.image).mean() < 3
     assert np.array_equal(np.asarray(Image.open(truth)), 255 * phantom.label)
 

@@ -24,7 +24,7 @@ from convformer_monai.phantoms.head_ct import (
     head_ct_phantom,
 )
 from convformer_monai.phantoms.head_ct.surfaces import Surfaces
-from convformer_monai.readers import read_study
+from convformer_monai.readers import read_series
 
 COARSE = {"shape": (60, 60, 24), "spacing": (3.6, 3.6, 5.0)}  # the whole head, quick to make
 
@@ -222,10 +222,10 @@ def test_saved_files_are_read_with_their_geometry(tmp_path: Path, tilt_degrees: 
     paths = phantom.save(tmp_path / "new" / "folder", "case")
     assert [path.name for path in paths] == ["case.nii.gz", "case_truth.nii.gz"]
     for path, data in zip(paths, (phantom.image, phantom.label), strict=True):
-        study = read_study(path)
-        assert np.array_equal(study.image[0].numpy(), data)
-        assert study.affine == pytest.approx(phantom.affine, abs=1e-4)
-        assert study.warnings == ()
+        series = read_series(path)
+        assert np.array_equal(series.image[0].numpy(), data)
+        assert series.affine == pytest.approx(phantom.affine, abs=1e-4)
+        assert series.warnings == ()
         assert nib.load(path).get_data_dtype() == data.dtype
         assert nib.load(path).header.get_xyzt_units() == ("mm", "sec")
 
@@ -233,10 +233,10 @@ def test_saved_files_are_read_with_their_geometry(tmp_path: Path, tilt_degrees: 
 def test_dicom_series_is_read_with_its_tilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dicom_kinds, "head_ct_phantom", partial(head_ct_phantom, **COARSE))
     folder, truth = write_kind("head-ct", tmp_path, seed=1, tilt_degrees=15)
-    study, label = read_study(folder, modality="CT"), nib.load(truth)
+    series, label = read_series(folder, modality="CT"), nib.load(truth)
     phantom = head_ct_phantom(**COARSE, seed=1, tilt_degrees=15)
-    assert study.affine == pytest.approx(phantom.affine, abs=1e-3)
-    assert np.array_equal(study.image[0].numpy(), phantom.image)
+    assert series.affine == pytest.approx(phantom.affine, abs=1e-3)
+    assert np.array_equal(series.image[0].numpy(), phantom.image)
     assert np.array_equal(np.asarray(label.dataobj), phantom.label) and phantom.label.any()
     assert label.affine == pytest.approx(phantom.affine, abs=1e-3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["head_ct_dicom", "head_ct_truth.nii.gz"]

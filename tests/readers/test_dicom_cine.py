@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from dicom_checks import OBLIQUE, check_linear, check_refused, read_study
+from dicom_checks import OBLIQUE, check_linear, check_refused, read_series
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
@@ -66,18 +66,18 @@ def test_cine(tmp_path: Path, timing: Callable[[list[Dataset]], None], per_level
     datasets = cine(series_per_level=per_level)
     timing(datasets)
     save_series(datasets, tmp_path)
-    study = read_study(tmp_path, phase="all")
-    check_linear(study, OBLIQUE, ALL)
+    series = read_series(tmp_path, phase="all")
+    check_linear(series, OBLIQUE, ALL)
     if "TriggerTime" in datasets[0]:
-        np.testing.assert_allclose(study.phase_times_ms, TIMES, rtol=0.03)
+        np.testing.assert_allclose(series.phase_times_ms, TIMES, rtol=0.03)
 
 
 def test_phase_is_chosen(tmp_path: Path) -> None:
     save_series(cine(), tmp_path)
     for phase in ALL:
-        study = read_study(tmp_path, phase=phase)
-        check_linear(study, OBLIQUE, (phase,))
-        np.testing.assert_allclose(study.phase_times_ms, TIMES[phase : phase + 1], atol=1e-3)
+        series = read_series(tmp_path, phase=phase)
+        check_linear(series, OBLIQUE, (phase,))
+        np.testing.assert_allclose(series.phase_times_ms, TIMES[phase : phase + 1], atol=1e-3)
     check_refused(tmp_path, "SEVERAL_PHASES", "--phase", str(PHASES))
     check_refused(tmp_path, "PHASE_NOT_FOUND", phase=PHASES)
 
@@ -86,13 +86,13 @@ def test_phase_is_chosen(tmp_path: Path) -> None:
 def test_wrong_phase_argument(tmp_path: Path, phase: object) -> None:
     save_series(cine(), tmp_path)
     with pytest.raises(ValueError, match="phase"):
-        read_study(tmp_path, phase=phase)
+        read_series(tmp_path, phase=phase)
 
 
 def test_one_phase_needs_no_choice(tmp_path: Path) -> None:
     save_series(linear_series(OBLIQUE), tmp_path)
     for phase in (None, 0, "all"):
-        check_linear(read_study(tmp_path, phase=phase), OBLIQUE)
+        check_linear(read_series(tmp_path, phase=phase), OBLIQUE)
 
 
 def drop(level: int, phase: int) -> Callable[[list[Dataset]], list[Dataset]]:
@@ -139,8 +139,8 @@ def test_tilted_cine_resampled(tmp_path: Path) -> None:
     stack = SliceStack.regular(tilt=18, gaps=(4, 4, 4, 1.2, 7, 7))
     save_series(linear_series(stack, modality="MR", phases=2), tmp_path)
     check_refused(tmp_path, "UNEVEN_SPACING", phase="all")
-    study = read_study(tmp_path, phase="all", resample_uneven=True)
-    assert study.image.shape[0] == 2 and study.image.shape[3] > 7
+    series = read_series(tmp_path, phase="all", resample_uneven=True)
+    assert series.image.shape[0] == 2 and series.image.shape[3] > 7
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR"])
@@ -151,16 +151,16 @@ def test_enhanced(tmp_path: Path, modality: str, phases: int, slopes: tuple[floa
     dataset = linear_enhanced(OBLIQUE, modality=modality, phases=phases, slopes=slopes, order=order)
     path = save_dataset(dataset, tmp_path / "enhanced.dcm")
     for source in (path, tmp_path):
-        study = read_study(source, phase="all", modality=modality)
-        check_linear(study, OBLIQUE, tuple(range(phases)))
-        numbers = [frame.number for frames in study.frames for frame in frames]
+        series = read_series(source, phase="all", modality=modality)
+        check_linear(series, OBLIQUE, tuple(range(phases)))
+        numbers = [frame.number for frames in series.frames for frame in frames]
         assert sorted(number or 0 for number in numbers) == list(range(1, 7 * phases + 1))
 
 
 def test_enhanced_tilted(tmp_path: Path) -> None:
     stack = SliceStack.regular(tilt=18)
     path = save_dataset(linear_enhanced(stack, order=[3, 1, 6, 0, 5, 2, 4]), tmp_path / "a file without extension")
-    check_linear(read_study(path), stack)
+    check_linear(read_series(path), stack)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_enhanced_tilted(tmp_path: Path) -> None:
 )
 def test_enhanced_transfer_syntax(tmp_path: Path, syntax: UID) -> None:
     dataset = linear_enhanced(OBLIQUE, order=[3, 1, 6, 0, 5, 2, 4])
-    check_linear(read_study(save_dataset(dataset, tmp_path / "a.dcm", transfer_syntax=syntax)), OBLIQUE)
+    check_linear(read_series(save_dataset(dataset, tmp_path / "a.dcm", transfer_syntax=syntax)), OBLIQUE)
 
 
 def test_enhanced_series_of_several_files(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_enhanced_series_of_several_files(tmp_path: Path) -> None:
         dataset = linear_enhanced(stack)
         dataset.SOPInstanceUID = Identity().uid("part", number)
         save_dataset(dataset, tmp_path / f"{number}.dcm")
-    check_linear(read_study(tmp_path), OBLIQUE)
+    check_linear(read_series(tmp_path), OBLIQUE)
 
 
 def frame_groups(dataset: Dataset, index: int) -> Dataset:
@@ -256,10 +256,10 @@ def test_enhanced_incomplete_cine(tmp_path: Path) -> None:
 def test_heart(tmp_path: Path) -> None:
     """The cardiac phantom comes back voxel for voxel, on the grid of its truth."""
     folder, truth = write_kind("cardiac", tmp_path, num_phases=2)
-    study = read_study(folder, phase="all", modality="MR")
+    series = read_series(folder, phase="all", modality="MR")
     label = nib.load(truth)
-    assert study.image.shape == (2, *label.shape[:3])
-    np.testing.assert_allclose(study.affine, label.affine, atol=1e-3)
+    assert series.image.shape == (2, *label.shape[:3])
+    np.testing.assert_allclose(series.affine, label.affine, atol=1e-3)
     inside = np.asarray(label.dataobj) == 3  # the blood is bright
-    image = np.moveaxis(study.image.numpy(), 0, -1)
+    image = np.moveaxis(series.image.numpy(), 0, -1)
     assert image[inside].mean() > 2 * image[~inside].mean()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_checks import OBLIQUE, check_refused, read_study
+from dicom_checks import OBLIQUE, check_refused, read_series
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
@@ -182,14 +182,14 @@ def test_fault_in_another_series_does_not_matter(tmp_path: Path) -> None:
     faulty = other_series(series=2)
     faulty.pop(MIDDLE)
     save_series([*linear_series(OBLIQUE), *faulty], tmp_path)
-    assert read_study(tmp_path, series_uid=Identity().uid("series")).image.shape == (1, *OBLIQUE.shape)
+    assert read_series(tmp_path, series_uid=Identity().uid("series")).image.shape == (1, *OBLIQUE.shape)
     check_refused(tmp_path, "SEVERAL_SERIES")
 
 
 def test_the_series_of_one_of_two_patients(tmp_path: Path) -> None:
     save_series([*linear_series(OBLIQUE), *other_series(patient=2)], tmp_path)
     check_refused(tmp_path, "SEVERAL_PATIENTS", "--series-uid")
-    assert read_study(tmp_path, series_uid=Identity().uid("series")).image.shape == (1, *OBLIQUE.shape)
+    assert read_series(tmp_path, series_uid=Identity().uid("series")).image.shape == (1, *OBLIQUE.shape)
 
 
 def test_codec_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,4 +261,4 @@ def test_one_slice_of_a_series(tmp_path: Path) -> None:
     check_refused(paths[MIDDLE], "MISSING_SLICES", "folder")
     (tmp_path / "alone").mkdir()
     single = Path(shutil.copy(paths[MIDDLE], tmp_path / "alone"))
-    assert read_study(single).image.shape == (1, *OBLIQUE.size, 1)
+    assert read_series(single).image.shape == (1, *OBLIQUE.size, 1)

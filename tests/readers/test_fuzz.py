@@ -1,4 +1,4 @@
-"""Damaged and hostile files: each parser gives a good study or a refusal, and nothing else, whatever is changed.
+"""Damaged and hostile files: each parser gives a good series or a refusal, and nothing else, whatever is changed.
 
 `CONVFORMER_FUZZ_EXAMPLES=20000 pytest tests/readers/test_fuzz.py` runs longer, on other examples each time.
 """
@@ -29,7 +29,7 @@ from convformer_monai.readers.dicom import read_dicom
 from convformer_monai.readers.itk_formats import read_itk
 from convformer_monai.readers.nifti import read_nifti
 from convformer_monai.readers.photo import read_photo
-from convformer_monai.readers.study import Study
+from convformer_monai.readers.series import ImageSeries
 
 EXAMPLES = int(os.environ.get("CONVFORMER_FUZZ_EXAMPLES", "0"))
 HANG_SECONDS = 300  # a file takes milliseconds; native code that hangs can be ended by ending the process only
@@ -71,7 +71,7 @@ class Parser:
     """
 
     name: str
-    read: Callable[[Path], Study]
+    read: Callable[[Path], ImageSeries]
     make: Callable[[Path], object]
     inner: bool = False
     folder: bool = False
@@ -107,7 +107,7 @@ def write_dicom_photo(path: Path, jpeg: str | None) -> None:
     save_dataset(dataset, path, transfer_syntax=syntax)
 
 
-def all_phases(read: Callable[..., Study]) -> Callable[[Path], Study]:
+def all_phases(read: Callable[..., ImageSeries]) -> Callable[[Path], ImageSeries]:
     return lambda path: read(path, phase="all")
 
 
@@ -183,14 +183,14 @@ def replace_word(content: bytearray, place: int, word: bytes) -> None:
     content[start:end] = word
 
 
-def assert_good(study: Study) -> None:
-    image = study.image.numpy()
+def assert_good(series: ImageSeries) -> None:
+    image = series.image.numpy()
     assert image.size and np.isfinite(image).all()
-    assert np.isfinite(study.affine).all() and abs(np.linalg.det(study.affine[:3, :3])) > 0
-    if study.is_photo:
+    assert np.isfinite(series.affine).all() and abs(np.linalg.det(series.affine[:3, :3])) > 0
+    if series.is_photo:
         assert image.ndim == 3 and image.shape[0] == 3 and image.dtype == np.uint8
     else:
-        assert image.ndim == 4 and image.dtype == np.float32 and len(study.phases) == len(image)
+        assert image.ndim == 4 and image.dtype == np.float32 and len(series.phases) == len(image)
 
 
 @pytest.fixture
@@ -227,11 +227,11 @@ def test_nothing_but_refusals_comes_out(
         watch()
         path.write_bytes(gzip.compress(content, 1) if parser.inner else content)
         try:
-            study = parser.read(target)
+            series = parser.read(target)
         except InputRefused as refusal:
             assert "\n" not in str(refusal)
         else:
-            assert_good(study)
+            assert_good(series)
         assert capfd.readouterr() == ("", "") or parser.noisy
 
     run()

@@ -80,12 +80,12 @@ def refusal(path: Path, **options: object) -> str:
 def test_every_voxel_is_where_simpleitk_puts_it(tmp_path: Path, ending: str, compressed: bool) -> None:
     image, path = oblique(), tmp_path / f"ünï cödé.{ending}"
     sitk.WriteImage(image, str(path), compressed)
-    study = read_itk(path)
-    assert study.image.shape == (1, 5, 4, 3) and (study.format, study.phases) == ("itk", (0,))
-    np.testing.assert_array_equal(study.image.numpy()[0], sitk.GetArrayViewFromImage(image).T)
+    series = read_itk(path)
+    assert series.image.shape == (1, 5, 4, 3) and (series.format, series.phases) == ("itk", (0,))
+    np.testing.assert_array_equal(series.image.numpy()[0], sitk.GetArrayViewFromImage(image).T)
     for index in ((0, 0, 0), (4, 0, 0), (0, 3, 0), (4, 3, 2)):
         place = LPS_TO_RAS[:3, :3] @ image.TransformIndexToPhysicalPoint(index)
-        np.testing.assert_allclose((study.affine @ (*index, 1))[:3], place, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose((series.affine @ (*index, 1))[:3], place, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -103,15 +103,15 @@ def test_cine(tmp_path: Path, ending: str) -> None:
     [("LPS", (-1, -1, 1)), ("RAS", (1, 1, 1)), ("LAS", (-1, 1, 1)), ("left-anterior-superior", (-1, 1, 1))],
 )
 def test_nrrd_spaces(tmp_path: Path, space: str, signs: tuple[int, ...]) -> None:
-    study = read_itk(nrrd(tmp_path / "x.nrrd", {"space": space}))
+    series = read_itk(nrrd(tmp_path / "x.nrrd", {"space": space}))
     expected = np.diag([*signs, 1]) @ np.array([[2, 0, 0, 10], [0, 3, 0, 20], [0, 0, 4, 30], [0, 0, 0, 1.0]])
-    np.testing.assert_allclose(study.affine, expected)
-    np.testing.assert_array_equal(study.image.numpy()[0], VALUES.reshape(2, 3, 4).T)
+    np.testing.assert_allclose(series.affine, expected)
+    np.testing.assert_array_equal(series.image.numpy()[0], VALUES.reshape(2, 3, 4).T)
 
 
 def test_sheared_nrrd_is_kept(tmp_path: Path) -> None:
-    study = read_itk(nrrd(tmp_path / "x.nrrd", {"space directions": "(2,0,0) (0,3,0) (0,1.5,4)"}))
-    np.testing.assert_allclose(study.affine[:3, 2], (0, -1.5, 4))
+    series = read_itk(nrrd(tmp_path / "x.nrrd", {"space directions": "(2,0,0) (0,3,0) (0,1.5,4)"}))
+    np.testing.assert_allclose(series.affine[:3, 2], (0, -1.5, 4))
 
 
 def test_nrrd_comments_and_key_values_pass(tmp_path: Path) -> None:
@@ -198,9 +198,9 @@ def test_refused_metaimage(tmp_path: Path, code: str, changes: dict[str, str | N
 
 def test_the_files_that_are_changed_above_are_good(tmp_path: Path) -> None:
     for path in (nrrd(tmp_path / "x.nrrd"), meta(tmp_path / "x.mha")):
-        study = read_itk(path)
-        np.testing.assert_array_equal(study.image.numpy()[0], VALUES.reshape(2, 3, 4).T)
-        np.testing.assert_allclose(study.affine, LPS_TO_RAS @ np.array(
+        series = read_itk(path)
+        np.testing.assert_array_equal(series.image.numpy()[0], VALUES.reshape(2, 3, 4).T)
+        np.testing.assert_allclose(series.affine, LPS_TO_RAS @ np.array(
             [[2, 0, 0, 10], [0, 3, 0, 20], [0, 0, 4, 30], [0, 0, 0, 1.0]]
         ))  # fmt: skip
 

@@ -15,7 +15,7 @@ from monai.data import MetaTensor
 from nifti_files import SHORT_AXIS, affine
 
 from convformer_monai.errors import InputRefused
-from convformer_monai.readers.memory import like, study_from
+from convformer_monai.readers.memory import like, series_from
 
 itk = pytest.importorskip("itk")
 
@@ -93,11 +93,11 @@ KINDS = {"nibabel": to_nibabel, "SimpleITK": to_itk(sitk), "itk": to_itk(itk), "
 def test_round_trip(kind: str, grid: str, phases: int) -> None:
     data = volume(phases)
     image = KINDS[kind](data, GRIDS[grid])
-    study = study_from(image)
-    assert study.format == "memory" and study.phases == tuple(range(phases)) and study.image.dtype == torch.float32
-    np.testing.assert_array_equal(study.image.numpy(), data)
+    series = series_from(image)
+    assert series.format == "memory" and series.phases == tuple(range(phases)) and series.image.dtype == torch.float32
+    np.testing.assert_array_equal(series.image.numpy(), data)
     for index in CORNERS:
-        np.testing.assert_allclose((study.affine @ (*index, 1))[:3], place(image, index), rtol=1e-6, atol=1e-5)
+        np.testing.assert_allclose((series.affine @ (*index, 1))[:3], place(image, index), rtol=1e-6, atol=1e-5)
     labels = (np.abs(data) % 4).astype(np.uint8)
     mask = like(image, labels)
     assert type(mask).__module__.split(".")[0] == type(image).__module__.split(".")[0]
@@ -111,12 +111,12 @@ def test_round_trip(kind: str, grid: str, phases: int) -> None:
 def test_one_phase_of_several(kind: str) -> None:
     data = volume(3)
     image = KINDS[kind](data, GRIDS["oblique"])
-    np.testing.assert_array_equal(study_from(image, phase=1).image.numpy(), data[1:2])
+    np.testing.assert_array_equal(series_from(image, phase=1).image.numpy(), data[1:2])
     mask = like(image, np.ones((1, 7, 5, 4), np.uint8))
     assert values(mask).size == 7 * 5 * 4
     np.testing.assert_allclose(place(mask, (6, 4, 3)), place(image, (6, 4, 3)), rtol=1e-12)
     with pytest.raises(InputRefused, match="SEVERAL_PHASES"):
-        study_from(image, phase=None)
+        series_from(image, phase=None)
 
 
 def test_itk_and_simpleitk_copy_geometry_exactly() -> None:
@@ -136,15 +136,15 @@ def test_nifti_header_geometry_is_copied_and_nothing_else() -> None:
     mask = like(image, np.zeros((1, 7, 5, 4), np.uint8))
     for name in ("pixdim", "qform_code", "sform_code", "srow_x", "quatern_b", "qoffset_z"):
         np.testing.assert_array_equal(mask.header[name], image.header[name])
-    assert "DOE" not in str(mask.header) and "DOE" not in repr(study_from(image))
+    assert "DOE" not in str(mask.header) and "DOE" not in repr(series_from(image))
 
 
 def test_sform_without_scale_in_memory() -> None:
     image = nib.Nifti1Image(volume()[0], np.diag([-1.0, -1.0, 1.0, 1.0]))
     image.header["pixdim"][1:4] = 1.68, 1.68, 5.0
-    study = study_from(image)
-    np.testing.assert_allclose(study.affine, np.diag([-1.68, -1.68, 5, 1]), atol=1e-6)
-    assert "pixdim" in study.warnings[0]
+    series = series_from(image)
+    np.testing.assert_allclose(series.affine, np.diag([-1.68, -1.68, 5, 1]), atol=1e-6)
+    assert "pixdim" in series.warnings[0]
     mask = like(image, np.zeros((1, 7, 5, 4), np.uint8))
     np.testing.assert_array_equal(mask.header["pixdim"], image.header["pixdim"])
     np.testing.assert_array_equal(mask.affine, image.affine)
@@ -160,7 +160,7 @@ def test_scale_of_the_input_is_not_on_the_mask(tmp_path: Path) -> None:
 
 def test_other_nibabel_images() -> None:
     image = nib.MGHImage(volume()[0].astype(np.float32), GRIDS["oblique"])
-    np.testing.assert_allclose(study_from(image).affine, GRIDS["oblique"], atol=1e-4)
+    np.testing.assert_allclose(series_from(image).affine, GRIDS["oblique"], atol=1e-4)
     assert np.array_equal(like(image, np.zeros((1, 7, 5, 4), np.uint8)).affine, image.affine)
 
 
@@ -171,7 +171,7 @@ def test_itk_image_whose_first_index_is_not_zero() -> None:
     region.SetIndex([3, 2, 1])
     image.SetRegions(region)
     first = LPS @ np.array(list(image.TransformIndexToPhysicalPoint([3, 2, 1])))
-    np.testing.assert_allclose(study_from(image).affine[:3, 3], first)
+    np.testing.assert_allclose(series_from(image).affine[:3, 3], first)
     np.testing.assert_allclose(place(like(image, np.zeros((1, 7, 5, 4), np.uint8)), (0, 0, 0)), first)
 
 
@@ -180,12 +180,12 @@ def test_truncated_file_behind_an_image(tmp_path: Path) -> None:
     content = (tmp_path / "x.nii").read_bytes()
     (tmp_path / "x.nii").write_bytes(content[:-60])
     with pytest.raises(InputRefused, match="NIFTI_UNREADABLE"):
-        study_from(nib.load(tmp_path / "x.nii"))
+        series_from(nib.load(tmp_path / "x.nii"))
 
 
 def test_volume_without_phase_axis() -> None:
     image = MetaTensor(torch.from_numpy(volume()[0]), affine=torch.from_numpy(GRIDS["oblique"]))
-    assert study_from(image).image.shape == (1, 7, 5, 4)
+    assert series_from(image).image.shape == (1, 7, 5, 4)
     assert like(image, np.zeros((1, 7, 5, 4), np.uint8)).shape == (7, 5, 4)
 
 
@@ -210,7 +210,7 @@ def test_volume_without_phase_axis() -> None:
 )
 def test_refusals(code: str, image: Callable[[], Any]) -> None:
     with pytest.raises(InputRefused) as caught:
-        study_from(image())
+        series_from(image())
     assert caught.value.code == code and "\n" not in str(caught.value)
 
 
@@ -221,6 +221,6 @@ def test_wrong_arguments() -> None:
             like(image, wrong)
     for nothing in (np.zeros((4, 4, 4)), torch.zeros(4, 4, 4), "x.nii"):
         with pytest.raises(TypeError, match="image must be"):
-            study_from(nothing)
+            series_from(nothing)
         with pytest.raises(TypeError, match="image must be"):
             like(nothing, np.zeros((1, 4, 4, 4), np.uint8))

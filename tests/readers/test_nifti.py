@@ -13,7 +13,7 @@ from monai.transforms import EnsureChannelFirst, LoadImage
 from nifti_files import SHORT_AXIS, affine, save, trap
 
 from convformer_monai.errors import InputRefused
-from convformer_monai.readers import StudyReader
+from convformer_monai.readers import SeriesReader
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def volume() -> np.ndarray:
 
 
 def read(path: Path) -> tuple[np.ndarray, dict]:
-    reader = StudyReader()
+    reader = SeriesReader()
     return reader.get_data(reader.read(str(path)))
 
 
@@ -66,7 +66,7 @@ def test_scale_is_applied(tmp_path: Path, volume: np.ndarray) -> None:
 
 def test_channels(tmp_path: Path, volume: np.ndarray) -> None:
     cine = np.stack([volume, volume + 1, volume + 2], axis=-1)
-    load, first = LoadImage(reader="convformer_monai.readers.StudyReader"), EnsureChannelFirst()
+    load, first = LoadImage(reader="convformer_monai.readers.SeriesReader"), EnsureChannelFirst()
     assert first(load(save(tmp_path / "a.nii.gz", volume))).shape == (1, 7, 6, 5)
     assert first(load(save(tmp_path / "b.nii.gz", volume[..., None]))).shape == (1, 7, 6, 5)
     phases = first(load(save(tmp_path / "c.nii.gz", cine)))
@@ -191,7 +191,7 @@ def test_size_is_checked_before_the_voxels_are_read(tmp_path: Path) -> None:
 
 
 def test_several_files_are_no_volume(tmp_path: Path, volume: np.ndarray) -> None:
-    reader = StudyReader()
+    reader = SeriesReader()
     files = [save(tmp_path / name, volume) for name in ("a.nii", "b.nii")]
     with pytest.raises(InputRefused, match="SEVERAL_FILES"):
         reader.get_data(reader.read(files))
@@ -200,7 +200,7 @@ def test_several_files_are_no_volume(tmp_path: Path, volume: np.ndarray) -> None
 def test_monai_cannot_fall_back_to_another_reader(tmp_path: Path) -> None:
     path = save(tmp_path / "x.nii.gz", np.full((4, 4, 4), np.nan, np.float32))
     with pytest.raises(InputRefused):
-        LoadImage(reader="convformer_monai.readers.StudyReader")(path)
+        LoadImage(reader="convformer_monai.readers.SeriesReader")(path)
 
 
 def test_metadata_hold_no_free_text(tmp_path: Path, volume: np.ndarray) -> None:

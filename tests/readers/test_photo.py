@@ -44,9 +44,9 @@ def refusal(path: Path) -> str:
 
 def picture(path: Path) -> np.ndarray:
     """What is read, as (Y, X, 3)."""
-    study = read_photo(path)
-    assert study.is_photo and str(study.image.dtype) == "torch.uint8"
-    return study.image.numpy().transpose(2, 1, 0)
+    series = read_photo(path)
+    assert series.is_photo and str(series.image.dtype) == "torch.uint8"
+    return series.image.numpy().transpose(2, 1, 0)
 
 
 def saved(path: Path, image: Image.Image = RGB, **options: object) -> Path:
@@ -74,10 +74,10 @@ def test_lossy_formats(tmp_path: Path, name: str) -> None:
 
 
 def test_geometry(tmp_path: Path) -> None:
-    study = read_photo(saved(tmp_path / "x.png", dpi=(300, 300)))
-    assert study.image.shape == (3, 48, 32) and not study.spacing_known and study.modality is None
-    np.testing.assert_array_equal(study.affine, np.diag([-1, -1, 1, 1]))
-    np.testing.assert_array_equal(study.image.numpy()[:, 40, 8], CHART[8, 40])
+    series = read_photo(saved(tmp_path / "x.png", dpi=(300, 300)))
+    assert series.image.shape == (3, 48, 32) and not series.spacing_known and series.modality is None
+    np.testing.assert_array_equal(series.affine, np.diag([-1, -1, 1, 1]))
+    np.testing.assert_array_equal(series.image.numpy()[:, 40, 8], CHART[8, 40])
 
 
 def test_content_decides_not_the_name(tmp_path: Path) -> None:
@@ -94,8 +94,8 @@ def test_orientation_is_applied_and_exif_left_behind(tmp_path: Path, name: str, 
     stored = Image.fromarray(np.ascontiguousarray(TURNED[orientation](CHART)))
     path = saved(tmp_path / name, stored, exif=exif, quality=95)
     assert_close(picture(path))
-    study = read_photo(path)
-    assert set(study.image.meta) <= {"affine", "space"} and "DOE" not in repr(study)
+    series = read_photo(path)
+    assert set(series.image.meta) <= {"affine", "space"} and "DOE" not in repr(series)
 
 
 @pytest.mark.parametrize("mode", ["P", "RGBA", "PA", "CMYK", "YCbCr"])
@@ -133,8 +133,8 @@ def test_transparency_is_dropped_with_a_warning(tmp_path: Path) -> None:
 def test_colour_profile(tmp_path: Path) -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert read_photo(saved(tmp_path / "x.png", icc_profile=srgb)).warnings == ()
-    study = read_photo(saved(tmp_path / "y.png", icc_profile=srgb.replace("sRGB".encode("utf-16-be"), bytes(8))))
-    assert "profile" in study.warnings[0] and "icc" not in repr(study.image.meta)
+    series = read_photo(saved(tmp_path / "y.png", icc_profile=srgb.replace("sRGB".encode("utf-16-be"), bytes(8))))
+    assert "profile" in series.warnings[0] and "icc" not in repr(series.image.meta)
 
 
 def test_sixteen_bits(tmp_path: Path) -> None:
@@ -244,13 +244,13 @@ class TestDicom:
 
     def test_spacing_and_frame(self, tmp_path: Path) -> None:
         dataset = photograph_dataset(CHART, dermoscopic=True)
-        study = read_photo(self.saved(tmp_path / "x.dcm", dataset))
-        assert not study.spacing_known
+        series = read_photo(self.saved(tmp_path / "x.dcm", dataset))
+        assert not series.spacing_known
         dataset.PixelSpacing = [0.02, 0.03]  # rows, columns
-        study = read_photo(self.saved(tmp_path / "x.dcm", dataset))
-        assert study.spacing_known
-        np.testing.assert_allclose(study.affine, np.diag([-0.03, -0.02, 1, 1]))
-        ((frame,),) = study.frames
+        series = read_photo(self.saved(tmp_path / "x.dcm", dataset))
+        assert series.spacing_known
+        np.testing.assert_allclose(series.affine, np.diag([-0.03, -0.02, 1, 1]))
+        ((frame,),) = series.frames
         assert (frame.sop_instance_uid, frame.sop_class_uid) == (dataset.SOPInstanceUID, dataset.SOPClassUID)
         assert (frame.path, frame.number, frame.slice_index) == (tmp_path / "x.dcm", None, 0)
 

@@ -25,7 +25,7 @@ import torch
 from monai.data import MetaTensor
 
 from convformer_monai.errors import report_refusals
-from convformer_monai.readers.study import Study
+from convformer_monai.readers.series import ImageSeries
 from convformer_monai.results.masks import write_mask
 
 report_refusals()
@@ -33,7 +33,8 @@ if sys.argv[2:]:
     import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
 labels = np.random.default_rng(0).integers(0, 4, (1, 80, 80, 80)).astype(np.uint8)
-write_mask(Path(sys.argv[1]), labels, Study(MetaTensor(torch.zeros(labels.shape)), format="dicom", path=Path("x")))
+series = ImageSeries(MetaTensor(torch.zeros(labels.shape)), format="dicom", path=Path("x"))
+write_mask(Path(sys.argv[1]), labels, series)
 """
 
 

@@ -8,11 +8,11 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from result_studies import CARDIAC_BUNDLE, centred, positions, volume_study
+from result_series import CARDIAC_BUNDLE, centred, positions, volume_series
 
 from convformer_monai.errors import InputRefused
 from convformer_monai.phantoms import CardiacAnatomy
-from convformer_monai.readers.study import Study
+from convformer_monai.readers.series import ImageSeries
 from convformer_monai.results.cardiac import choose_phases
 from convformer_monai.results.measure import measure
 from convformer_monai.results.measurements import Measurements
@@ -37,19 +37,19 @@ def heart() -> tuple[CardiacAnatomy, NDArray[np.uint8], NDArray[np.float64]]:
     return anatomy, labels, affine
 
 
-def cubes(*sizes: tuple[int, int, int], phases: tuple[int, ...] | None = None) -> tuple[NDArray[np.uint8], Study]:
+def cubes(*sizes: tuple[int, int, int], phases: tuple[int, ...] | None = None) -> tuple[NDArray[np.uint8], ImageSeries]:
     """Phases with that many voxels of RV, MYO and LV, each of 0.05 mL."""
     labels = np.zeros((len(sizes), 400), dtype=np.uint8)
     for phase, counts in enumerate(sizes):
         labels[phase, : sum(counts)] = np.repeat([1, 2, 3], counts)
     shape = (len(sizes), 20, 10, 2)
     spacing = np.diag([2.5, 2.5, 8.0, 1.0])
-    return labels.reshape(shape), volume_study(shape, spacing, phases=phases or tuple(range(len(sizes))))
+    return labels.reshape(shape), volume_series(shape, spacing, phases=phases or tuple(range(len(sizes))))
 
 
 def measured(*sizes: tuple[int, int, int], phases: tuple[int, ...] | None = None, **options: int) -> Measurements:
-    labels, study = cubes(*sizes, phases=phases)
-    return measure(labels, study, CARDIAC_BUNDLE, case="x", **options)
+    labels, series = cubes(*sizes, phases=phases)
+    return measure(labels, series, CARDIAC_BUNDLE, case="x", **options)
 
 
 def value(measurements: Measurements, name: str) -> float | None:
@@ -61,7 +61,7 @@ def value(measurements: Measurements, name: str) -> float | None:
 class TestPhantom:
     def test_numbers_are_those_of_the_anatomy(self) -> None:
         anatomy, labels, affine = heart()
-        found = measure(labels, volume_study(labels.shape, affine), CARDIAC_BUNDLE, case="x")
+        found = measure(labels, volume_series(labels.shape, affine), CARDIAC_BUNDLE, case="x")
         ed, es = anatomy.volumes_ml(TIMES[AT_ED]), anatomy.volumes_ml(TIMES[AT_ES])
         truth = {"myocardial_mass": 1.05 * ed["MYO"]}
         for side in ("LV", "RV"):
@@ -80,12 +80,12 @@ class TestPhantom:
         _, labels, affine = heart()
         labels = labels[:, ::3, ::3, ::8]
         affine = affine @ np.diag([3, 3, 8, 1])
-        plain = measure(labels, volume_study(labels.shape, affine), CARDIAC_BUNDLE, case="x")
+        plain = measure(labels, volume_series(labels.shape, affine), CARDIAC_BUNDLE, case="x")
         for order, flips in product(permutations(range(3)), ((1, 1, 1), (-1, 1, -1))):
             steps = tuple(slice(None, None, flip) for flip in flips)
             stored = labels.transpose(0, *(axis + 1 for axis in order))[(slice(None), *steps)]
             matrix = centred(affine[:3, list(order)] * flips, stored.shape[1:])
-            again = measure(stored, volume_study(stored.shape, matrix), CARDIAC_BUNDLE, case="x")
+            again = measure(stored, volume_series(stored.shape, matrix), CARDIAC_BUNDLE, case="x")
             assert [item.value for item in again.items] == pytest.approx([item.value for item in plain.items])
 
 
@@ -112,9 +112,9 @@ class TestNumbers:
         assert len({(item.name, item.phase, item.structure) for item in found.items}) == len(found.items)
 
     def test_details(self) -> None:
-        labels, study = cubes((30, 40, 60), (15, 44, 24), phases=(4, 9))
-        study = volume_study(labels.shape, study.affine, phases=(4, 9), phase_times_ms=(160.5, 360.0))
-        details = measure(labels, study, CARDIAC_BUNDLE, case="x").details
+        labels, series = cubes((30, 40, 60), (15, 44, 24), phases=(4, 9))
+        series = volume_series(labels.shape, series.affine, phases=(4, 9), phase_times_ms=(160.5, 360.0))
+        details = measure(labels, series, CARDIAC_BUNDLE, case="x").details
         assert details["voxel_volume_ml"] == pytest.approx(0.05)
         assert details["myocardial_density_g_per_ml"] == 1.05 and details["notes"] == []
         assert [(phase["phase"], phase["time_ms"]) for phase in details["phases"]] == [(4, 160.5), (9, 360.0)]

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from result_studies import SKIN_BUNDLE, ellipse, photo_study
+from result_series import SKIN_BUNDLE, ellipse, photo_series
 
-from convformer_monai.readers import read_study
+from convformer_monai.readers import read_series
 from convformer_monai.results.measure import measure
 from convformer_monai.results.measurements import Measurements
 
 
 def measured(mask: NDArray[np.bool_], spacing: tuple[float, float] = (1.0, 1.0), known: bool = True) -> Measurements:
-    study = photo_study(mask.shape, spacing, known)
-    return measure(mask.astype(np.uint8), study, SKIN_BUNDLE, case="x")
+    series = photo_series(mask.shape, spacing, known)
+    return measure(mask.astype(np.uint8), series, SKIN_BUNDLE, case="x")
 
 
 def values(measurements: Measurements) -> dict[str, float | None]:
@@ -101,8 +101,8 @@ class TestSpacing:
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3)).astype(np.uint8)).save(
             tmp_path / "x.png"
         )
-        study = read_study(tmp_path / "x.png")
-        found = measure(np.ones((90, 60), np.uint8), study, SKIN_BUNDLE, case="x")
+        series = read_series(tmp_path / "x.png")
+        found = measure(np.ones((90, 60), np.uint8), series, SKIN_BUNDLE, case="x")
         assert found.get("area").value == 90 * 60 and found.get("area").unit == "{pixel}"
 
 

@@ -30,8 +30,8 @@ def places(labels: NDArray[np.uint8], affine: NDArray[np.float64]) -> dict[tuple
 @pytest.fixture
 def one(tmp_path: Path) -> Path:
     """A segmentation of a small CT-like series, with the heart's structures."""
-    study = CASES["ct"].read(tmp_path / "in")
-    return write_dicom_seg(tmp_path / "x_seg.dcm", some_labels(study), study, CARDIAC)[0]
+    series = CASES["ct"].read(tmp_path / "in")
+    return write_dicom_seg(tmp_path / "x_seg.dcm", some_labels(series), series, CARDIAC)[0]
 
 
 def change(path: Path, edit: Callable[[Dataset], object]) -> Path:
@@ -51,20 +51,20 @@ def refused(*paths: Path) -> InputRefused:
 @pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
 @pytest.mark.parametrize("name", ["ct", "downwards", "tilted", "oblique", "enhanced", "cine", "cine by level"])
 def test_every_voxel_comes_back(name: str, kind: str, tmp_path: Path) -> None:
-    study = CASES[name].read(tmp_path / "in")
-    labels = some_labels(study)
+    series = CASES[name].read(tmp_path / "in")
+    labels = some_labels(series)
     labels[-1, :, :, -2:] = 0  # the phases are stored from other slices to other slices
     folder = tmp_path / "out"
     folder.mkdir()
-    write_dicom_seg(folder / "x_seg.dcm", labels, study, CARDIAC, kind=kind)
+    write_dicom_seg(folder / "x_seg.dcm", labels, series, CARDIAC, kind=kind)
     (folder / "notes.txt").write_text("no DICOM")
     if name == "tilted":  # a sheared grid is no volume to highdicom
         assert refused(*find_dicom_masks(folder)).code == "NOT_A_MASK"
         return
     found = read_dicom_masks(find_dicom_masks(folder), CARDIAC)
-    assert found.phases == study.phases and found.warnings == ()
+    assert found.phases == series.phases and found.warnings == ()
     for mask, truth in zip(found.image.numpy().astype(np.uint8), labels, strict=True):
-        read, written = places(mask, found.affine), places(truth, study.affine)
+        read, written = places(mask, found.affine), places(truth, series.affine)
         assert len(read) == len(written)
         for (x, y, z), label in written.items():  # rounding may go either way
             near = [(x + i, y + j, z + k) for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1)]
@@ -97,9 +97,9 @@ def test_structures_without_a_code_are_known_by_name_and_others_are_left_out(one
             item.SegmentedPropertyTypeCodeSequence[0].CodeValue = "85756007"  # Tissue, which 3D Slicer gives
             item.SegmentLabel = name
 
-    study = read_dicom_masks([change(one, rename)], CARDIAC)
-    assert np.unique(study.image.numpy()).tolist() == [0, 2, 3]
-    assert study.warnings == ("1 segments are no structures of the bundle and were left out",)
+    series = read_dicom_masks([change(one, rename)], CARDIAC)
+    assert np.unique(series.image.numpy()).tolist() == [0, 2, 3]
+    assert series.warnings == ("1 segments are no structures of the bundle and were left out",)
 
 
 def test_no_structure_of_the_bundle(one: Path) -> None:
@@ -117,8 +117,8 @@ def fill(dataset: Dataset) -> None:
 
 
 def test_phases_of_other_series_grids_and_numbers(tmp_path: Path) -> None:
-    study = CASES["cine"].read(tmp_path / "in")
-    paths = write_dicom_seg(tmp_path / "x_seg.dcm", some_labels(study), study, CARDIAC)
+    series = CASES["cine"].read(tmp_path / "in")
+    paths = write_dicom_seg(tmp_path / "x_seg.dcm", some_labels(series), series, CARDIAC)
     content = [path.read_bytes() for path in paths]
     for edit, code in (
         (lambda dataset: setattr(dataset, "SeriesInstanceUID", generate_uid()), "SEVERAL_SERIES"),

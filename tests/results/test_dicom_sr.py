@@ -15,8 +15,8 @@ from convformer_monai.errors import InputRefused
 from convformer_monai.labels import CARDIAC, DERMOSCOPY, Code
 from convformer_monai.phantoms.dicom import Identity, save_dataset
 from convformer_monai.phantoms.dicom_photo import photograph_dataset
-from convformer_monai.readers import read_study
-from convformer_monai.readers.study import Study
+from convformer_monai.readers import read_series
+from convformer_monai.readers.series import ImageSeries
 from convformer_monai.results.atomic import AtomicFiles
 from convformer_monai.results.dicom_seg import write_dicom_seg
 from convformer_monai.results.dicom_sr import dicom_sr, write_dicom_sr
@@ -37,7 +37,7 @@ MEASURED = Measurements("x", "cardiac_mri_convformer_segmentation", CARDIAC, ITE
 
 
 @pytest.fixture
-def cine(tmp_path: Path) -> Study:
+def cine(tmp_path: Path) -> ImageSeries:
     return CASES["cine"].read(tmp_path / "in")
 
 
@@ -50,7 +50,7 @@ def by_name(report: dict) -> dict[str, tuple[dict, dict]]:
     }
 
 
-def test_dcmqi_reads_the_measurements_of_a_cine(cine: Study, tmp_path: Path) -> None:
+def test_dcmqi_reads_the_measurements_of_a_cine(cine: ImageSeries, tmp_path: Path) -> None:
     segs = write_dicom_seg(tmp_path / "x_seg.dcm", some_labels(cine), cine, CARDIAC)
     path = write_dicom_sr(tmp_path / "x_sr.dcm", MEASURED, cine, segs)
     assert dciodvfy_errors(path) == []
@@ -78,17 +78,17 @@ def test_dcmqi_reads_the_measurements_of_a_cine(cine: Study, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["ct", "enhanced", "cine by level"])
 def test_one_phase_has_all_in_its_segments(tmp_path: Path, name: str) -> None:
-    study = CASES[name].read(tmp_path / "in")
-    segs = write_dicom_seg(tmp_path / "x_seg.dcm", some_labels(study), study, CARDIAC)
+    series = CASES[name].read(tmp_path / "in")
+    segs = write_dicom_seg(tmp_path / "x_seg.dcm", some_labels(series), series, CARDIAC)
     measured = replace(MEASURED, items=(replace(ITEMS[1], phase=None), *ITEMS[3:4]))
-    path = write_dicom_sr(tmp_path / "x_sr.dcm", measured, study, segs)
+    path = write_dicom_sr(tmp_path / "x_sr.dcm", measured, series, segs)
     assert dciodvfy_errors(path) == []
     found = by_name(dcmqi_report(path, tmp_path / "report.json"))
-    expected = [None, 1] if len(study.phases) > 1 else [3, 1]
+    expected = [None, 1] if len(series.phases) > 1 else [3, 1]
     assert [group.get("ReferencedSegment") for group, _ in found.values()] == expected
 
 
-def test_evidence_is_all_that_was_used(cine: Study, tmp_path: Path) -> None:
+def test_evidence_is_all_that_was_used(cine: ImageSeries, tmp_path: Path) -> None:
     segs = write_dicom_seg(tmp_path / "x_seg.dcm", some_labels(cine), cine, CARDIAC)
     report = dicom_sr(MEASURED, cine, [dcmread(seg) for seg in segs])
     (study_item,) = report.CurrentRequestedProcedureEvidenceSequence
@@ -103,7 +103,7 @@ def test_evidence_is_all_that_was_used(cine: Study, tmp_path: Path) -> None:
     assert (str(report.PatientName), report.PatientID) == (planted["PatientName"], planted["PatientID"])
 
 
-def test_without_segmentation(cine: Study, tmp_path: Path) -> None:
+def test_without_segmentation(cine: ImageSeries, tmp_path: Path) -> None:
     path = write_dicom_sr(tmp_path / "x_sr.dcm", MEASURED, cine)
     assert dciodvfy_errors(path) == []
     found = by_name(dcmqi_report(path, tmp_path / "report.json"))
@@ -111,12 +111,12 @@ def test_without_segmentation(cine: Study, tmp_path: Path) -> None:
 
 
 def test_photograph(tmp_path: Path) -> None:
-    study = read_study(save_dataset(photograph_dataset(dermoscopic=True), tmp_path / "photo.dcm"))
-    labels = np.ones(study.image.shape[1:], np.uint8)
-    segs = write_dicom_seg(tmp_path / "x_seg.dcm", labels, study, DERMOSCOPY)
+    series = read_series(save_dataset(photograph_dataset(dermoscopic=True), tmp_path / "photo.dcm"))
+    labels = np.ones(series.image.shape[1:], np.uint8)
+    segs = write_dicom_seg(tmp_path / "x_seg.dcm", labels, series, DERMOSCOPY)
     area = Measurement("area", "Lesion area in pixels", 12.0, "{pixel}", Code("SCT", "42798000", "Area"), structure=1)
     measured = Measurements("x", "dermoscopy_convformer_segmentation", DERMOSCOPY, (area,))
-    path = write_dicom_sr(tmp_path / "x_sr.dcm", measured, study, segs)
+    path = write_dicom_sr(tmp_path / "x_sr.dcm", measured, series, segs)
     assert dciodvfy_errors(path) == []
     found = by_name(dcmqi_report(path, tmp_path / "report.json"))
     group, item = found["42798000"]
@@ -126,7 +126,7 @@ def test_photograph(tmp_path: Path) -> None:
     assert dcmread(segs[0]).SOPInstanceUID in text and "Referenced Segmentation Frame" in text
 
 
-def test_segmentations_of_the_same_transaction(cine: Study, tmp_path: Path) -> None:
+def test_segmentations_of_the_same_transaction(cine: ImageSeries, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     with AtomicFiles() as files:
@@ -138,22 +138,22 @@ def test_segmentations_of_the_same_transaction(cine: Study, tmp_path: Path) -> N
 
 
 class TestRefusals:
-    def test_only_for_dicom(self, cine: Study) -> None:
+    def test_only_for_dicom(self, cine: ImageSeries) -> None:
         with pytest.raises(InputRefused, match="NOT_DICOM"):
             dicom_sr(MEASURED, replace(cine, format="nifti", frames=()))
 
-    def test_without_highdicom(self, cine: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_highdicom(self, cine: ImageSeries, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "highdicom", None)
         with pytest.raises(InputRefused, match=r"pip install 'convformer_monai\[dicom\]'"):
             dicom_sr(MEASURED, cine)
 
-    def test_wrong_arguments(self, cine: Study, tmp_path: Path) -> None:
+    def test_wrong_arguments(self, cine: ImageSeries, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"structures \[None, 1, 2, 3\], got 4"):
             dicom_sr(replace(MEASURED, items=(replace(ITEMS[0], structure=4),)), cine)
         with pytest.raises(ValueError, match=r"path must end in \.dcm"):
             write_dicom_sr(tmp_path / "x.json", MEASURED, cine)
 
-    def test_exists(self, cine: Study, tmp_path: Path) -> None:
+    def test_exists(self, cine: ImageSeries, tmp_path: Path) -> None:
         (tmp_path / "x.dcm").write_bytes(b"old")
         with pytest.raises(InputRefused, match="EXISTS"):
             write_dicom_sr(tmp_path / "x.dcm", MEASURED, cine)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from result_studies import CARDIAC_BUNDLE, CT_BUNDLE, SKIN_BUNDLE, centred, photo_study, tilted, volume_study
+from result_series import CARDIAC_BUNDLE, CT_BUNDLE, SKIN_BUNDLE, centred, photo_series, tilted, volume_series
 
 from convformer_monai.labels import CARDIAC, DERMOSCOPY, HEMORRHAGE
-from convformer_monai.readers.study import Frame, Study
+from convformer_monai.readers.series import Frame, ImageSeries
 from convformer_monai.results.flags import disagreement_flags, intensity_flags, mask_flags, value_flags
 from convformer_monai.results.measure import measure
 from convformer_monai.results.measurements import Flag, Measurement
@@ -36,12 +36,12 @@ def heart(phases: int = 1) -> NDArray[np.uint8]:
 
 
 def of_mask(labels: NDArray[np.uint8], affine: NDArray[np.float64] = SLICES, max_parts: int | None = 2) -> list[Flag]:
-    return mask_flags(labels, volume_study(labels.shape, affine), CARDIAC, max_parts)
+    return mask_flags(labels, volume_series(labels.shape, affine), CARDIAC, max_parts)
 
 
 def of_values(*spread: float, modality: str = "CT") -> list[str]:
     values = np.resize(np.array(spread, dtype=float), (1, 4, 4, 4))
-    return codes(intensity_flags(volume_study((1, 4, 4, 4), values=values), modality))
+    return codes(intensity_flags(volume_series((1, 4, 4, 4), values=values), modality))
 
 
 def frames(*places: float) -> tuple[tuple[Frame, ...], ...]:
@@ -79,8 +79,8 @@ class TestMask:
     def test_phases_are_numbered_as_in_the_source(self) -> None:
         labels = heart(2)
         labels[1][labels[1] == 3] = 2
-        study = volume_study(labels.shape, SLICES, phases=(4, 11))
-        assert mask_flags(labels, study, CARDIAC, 2)[0].message.endswith("(phase 11)")
+        series = volume_series(labels.shape, SLICES, phases=(4, 11))
+        assert mask_flags(labels, series, CARDIAC, 2)[0].message.endswith("(phase 11)")
 
     @pytest.mark.parametrize("place", [(0, 8), (15, 8), (8, 0), (8, 15)])
     def test_at_the_border(self, place: tuple[int, int]) -> None:
@@ -141,20 +141,20 @@ class TestMask:
             plane = np.zeros((40, 9), dtype=np.uint8)
             plane[2 : 2 + 3 * parts : 3, 4] = 1
             if bundle == SKIN_BUNDLE:
-                found = measure(plane, photo_study(plane.shape), bundle, case="x")
+                found = measure(plane, photo_series(plane.shape), bundle, case="x")
             else:
                 labels = np.stack([0 * plane, plane, 0 * plane], axis=-1)[None]
-                found = measure(labels, volume_study(labels.shape, SLICES), bundle, case="x")
+                found = measure(labels, volume_series(labels.shape, SLICES), bundle, case="x")
             assert ("MANY_PARTS" in codes(found.flags)) == (parts > most)
 
     def test_photographs_have_borders_but_no_slices(self) -> None:
         mask = np.zeros((12, 10), dtype=np.uint8)
         mask[4:8, 3:7] = 1
-        study = photo_study((12, 10))
-        assert mask_flags(mask, study, DERMOSCOPY, 3) == []
+        series = photo_series((12, 10))
+        assert mask_flags(mask, series, DERMOSCOPY, 3) == []
         mask[11, 5] = 1
-        assert codes(mask_flags(mask, study, DERMOSCOPY, 3)) == ["MASK_AT_BORDER"]
-        assert mask_flags(0 * mask, study, DERMOSCOPY, 3)[0].message == "no skin lesion was found"
+        assert codes(mask_flags(mask, series, DERMOSCOPY, 3)) == ["MASK_AT_BORDER"]
+        assert mask_flags(0 * mask, series, DERMOSCOPY, 3)[0].message == "no skin lesion was found"
 
 
 class TestIntensity:
@@ -186,8 +186,8 @@ class TestIntensity:
     )
     def test_photographs(self, values: tuple[int, int, int], what: str | None) -> None:
         _, low, high = values
-        study = photo_study((6, 4), values=np.resize(np.array([low, high]), (3, 6, 4)))
-        flags = intensity_flags(study, "photo")
+        series = photo_series((6, 4), values=np.resize(np.array([low, high]), (3, 6, 4)))
+        flags = intensity_flags(series, "photo")
         assert codes(flags) == (["INTENSITY"] if what else [])
         assert not what or what in flags[0].message
 
@@ -203,10 +203,10 @@ class TestIntensity:
     )
     def test_each_bundle_asks_for_its_modality(self, bundle: str, values: tuple[float, ...], raised: bool) -> None:
         labels = heart() == 1
-        study = volume_study(labels.shape, SLICES, np.resize(np.array(values), labels.shape))
-        found = measure(labels.astype(np.uint8), study, bundle, case="x")
+        series = volume_series(labels.shape, SLICES, np.resize(np.array(values), labels.shape))
+        found = measure(labels.astype(np.uint8), series, bundle, case="x")
         assert ("INTENSITY" in codes(found.flags)) == raised
-        of_mask_itself = measure(labels.astype(np.uint8), study, bundle, case="x", of_image=False)
+        of_mask_itself = measure(labels.astype(np.uint8), series, bundle, case="x", of_image=False)
         assert "INTENSITY" not in codes(of_mask_itself.flags)
 
 
@@ -238,9 +238,9 @@ class TestValues:
         labels = heart(2)
         labels[1][labels[1] == 3] = 2
         labels[1, 9, 9, 2] = 3  # 1 of 54 voxels
-        found = measure(labels, volume_study(labels.shape, SLICES), CARDIAC_BUNDLE, case="x")
+        found = measure(labels, volume_series(labels.shape, SLICES), CARDIAC_BUNDLE, case="x")
         assert codes(found.flags) == ["EF_IMPLAUSIBLE", "EF_IMPLAUSIBLE"]  # and the right one does not beat
-        swapped = measure(labels, volume_study(labels.shape, SLICES), CARDIAC_BUNDLE, case="x", ed=1, es=0)
+        swapped = measure(labels, volume_series(labels.shape, SLICES), CARDIAC_BUNDLE, case="x", ed=1, es=0)
         assert codes(swapped.flags) == ["ES_ABOVE_ED", "EF_IMPOSSIBLE", "EF_IMPLAUSIBLE"]
 
 
@@ -258,7 +258,7 @@ class TestDisagreement:
 
     def test_of_a_case(self) -> None:
         def raised(**options: Any) -> bool:
-            found = measure(heart(), volume_study(heart().shape, SLICES), CARDIAC_BUNDLE, case="x", **options)
+            found = measure(heart(), volume_series(heart().shape, SLICES), CARDIAC_BUNDLE, case="x", **options)
             return "FLIP_DISAGREEMENT" in codes(found.flags)
 
         assert not raised() and not raised(disagreement=0.1) and raised(disagreement=0.11)
@@ -268,19 +268,19 @@ class TestDisagreement:
 
 class TestReading:
     @staticmethod
-    def of(study: Study, labels: NDArray[np.uint8] | None = None) -> list[Flag]:
+    def of(series: ImageSeries, labels: NDArray[np.uint8] | None = None) -> list[Flag]:
         labels = (heart() == 1).astype(np.uint8) if labels is None else labels
-        return list(measure(labels, study, "other", case="x").flags)
+        return list(measure(labels, series, "other", case="x").flags)
 
     def test_warnings_of_the_reader(self) -> None:
-        study = volume_study(heart().shape, SLICES, warnings=("slices are 10 mm thick", "times are unknown"))
-        assert codes(self.of(study)) == ["READER_WARNING"] * 2
-        assert self.of(study)[0].message == "slices are 10 mm thick"
-        assert self.of(volume_study(heart().shape, SLICES)) == []
+        series = volume_series(heart().shape, SLICES, warnings=("slices are 10 mm thick", "times are unknown"))
+        assert codes(self.of(series)) == ["READER_WARNING"] * 2
+        assert self.of(series)[0].message == "slices are 10 mm thick"
+        assert self.of(volume_series(heart().shape, SLICES)) == []
 
     def test_resampled(self) -> None:
-        even = volume_study(heart().shape, SLICES, frames=frames(0, 1, 2.0000001, 3, 4), format="dicom")
-        uneven = volume_study(heart().shape, SLICES, frames=frames(0, 1, 2.25, 3, 4), format="dicom")
+        even = volume_series(heart().shape, SLICES, frames=frames(0, 1, 2.0000001, 3, 4), format="dicom")
+        uneven = volume_series(heart().shape, SLICES, frames=frames(0, 1, 2.25, 3, 4), format="dicom")
         assert self.of(even) == [] and codes(self.of(uneven)) == ["RESAMPLED"]
 
 
@@ -288,8 +288,8 @@ def test_order_and_codes_are_stable() -> None:
     """The codes are part of what programs read: a new name is a new version of the schema."""
     labels = np.zeros((1, 16, 16, 1), dtype=np.uint8)
     labels[0, ::3, 0, 0] = 1
-    study = volume_study(labels.shape, SLICES, np.full(labels.shape, 3.0), warnings=("a",), frames=frames(0.5))
-    found = measure(labels, study, CARDIAC_BUNDLE, case="x", disagreement=0.5)
+    series = volume_series(labels.shape, SLICES, np.full(labels.shape, 3.0), warnings=("a",), frames=frames(0.5))
+    found = measure(labels, series, CARDIAC_BUNDLE, case="x", disagreement=0.5)
     assert codes(found.flags) == [
         "READER_WARNING",
         "RESAMPLED",
@@ -307,7 +307,7 @@ def test_messages_hold_no_names_of_files_or_cases() -> None:
     labels = np.zeros((1, 16, 16, 1), dtype=np.uint8)
     labels[0, ::3, 0, 0] = 1
     where = Path("/home/DOE_JANE/DOE_JANE.nii.gz")
-    study = volume_study(labels.shape, SLICES, np.full(labels.shape, 3.0), path=where, frames=frames(0.5))
-    found = measure(labels, study, CT_BUNDLE, case="DOE_JANE", disagreement=0.5)
+    series = volume_series(labels.shape, SLICES, np.full(labels.shape, 3.0), path=where, frames=frames(0.5))
+    found = measure(labels, series, CT_BUNDLE, case="DOE_JANE", disagreement=0.5)
     assert len(found.flags) >= 4 and not any("DOE" in flag.message for flag in found.flags)
-    assert mask_flags(0 * labels, study, HEMORRHAGE, 10)[0].message == "no intracranial hemorrhage was found"
+    assert mask_flags(0 * labels, series, HEMORRHAGE, 10)[0].message == "no intracranial hemorrhage was found"

@@ -7,7 +7,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from result_studies import CT_BUNDLE, TURNED, centred, ellipsoid, tilted, volume_study
+from result_series import CT_BUNDLE, TURNED, centred, ellipsoid, tilted, volume_series
 
 from convformer_monai.results.geometry import Plane
 from convformer_monai.results.hemorrhage import abc_of
@@ -30,7 +30,7 @@ SEMI_AXES = (27.0, 18.0, 23.0)  # along A, along B, across the slices
 
 
 def measured(mask: NDArray[np.uint8], affine: NDArray[np.float64]) -> Measurements:
-    return measure(mask[None], volume_study((1, *mask.shape), affine), CT_BUNDLE, case="x")
+    return measure(mask[None], volume_series((1, *mask.shape), affine), CT_BUNDLE, case="x")
 
 
 def numbers(measurements: Measurements) -> tuple[float, float, float]:
@@ -215,7 +215,7 @@ class TestEnds:
     def test_of_several_phases_the_first_is_measured_and_this_is_told(self) -> None:
         mask, affine = lesion("axial")
         labels = np.stack([mask, np.zeros_like(mask)])
-        found = measure(labels, volume_study(labels.shape, affine, phases=(4, 5)), CT_BUNDLE, case="x")
+        found = measure(labels, volume_series(labels.shape, affine, phases=(4, 5)), CT_BUNDLE, case="x")
         assert numbers(found) == numbers(measured(mask, affine))
         assert {item.phase for item in found.items} == {4}
         assert found.details["notes"][-1] == "only the first of 2 phases is measured"

@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import EnsureChannelFirst, LoadImage, SaveImaged
 from nifti_files import SHORT_AXIS, affine, save, trap
 
-from convformer_monai.readers import StudyReader
+from convformer_monai.readers import SeriesReader
 from convformer_monai.results import MaskWriter
 
 NAMES = ["plain", "oblique", "qform only", "sform only", "codes", "trap", "cine", "one slice", "cine of one slice"]
@@ -24,7 +24,7 @@ GEOMETRY += ("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"
 
 def write_mask_of(path: Path, folder: Path) -> Path:
     """Loads an image, and saves a mask of it as the bundle does."""
-    image = EnsureChannelFirst()(LoadImage(reader=StudyReader)(path))
+    image = EnsureChannelFirst()(LoadImage(reader=SeriesReader)(path))
     labels = MetaTensor((image.as_tensor() % 4).to(torch.uint8)).copy_meta_from(image)
     saver = SaveImaged(
         "pred",
@@ -107,7 +107,7 @@ def test_same_mask_same_bytes(tmp_path: Path) -> None:
 
 
 def writer_of(data: np.ndarray, source: Path) -> MaskWriter:
-    _, meta = StudyReader().get_data(source)
+    _, meta = SeriesReader().get_data(source)
     writer = MaskWriter()
     writer.set_data_array(data, channel_dim=None)
     writer.set_metadata(meta)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from result_studies import CARDIAC_BUNDLE, CT_BUNDLE, SKIN_BUNDLE, photo_study, volume_study
+from result_series import CARDIAC_BUNDLE, CT_BUNDLE, SKIN_BUNDLE, photo_series, volume_series
 
 from convformer_monai.errors import InputRefused
 from convformer_monai.labels import CARDIAC, DERMOSCOPY, Code, Label
@@ -55,12 +55,12 @@ def real() -> list[Measurements]:
     hearts = np.arange(2 * 60, dtype=np.uint8).reshape(2, 5, 4, 3) % 4
     blood = (np.arange(60, dtype=np.uint8) % 7 == 0).astype(np.uint8).reshape(1, 5, 4, 3)
     skin = (np.indices((9, 8)).sum(axis=0) < 6).astype(np.uint8)
-    cine = volume_study(hearts.shape, phase_times_ms=(0.0, 31.123456789))
+    cine = volume_series(hearts.shape, phase_times_ms=(0.0, 31.123456789))
     return [
         measure(hearts, cine, CARDIAC_BUNDLE, case="heart"),
-        measure(blood, volume_study(blood.shape), CT_BUNDLE, case="head"),
-        measure(skin, photo_study(skin.shape, known=False), SKIN_BUNDLE, case="skin"),
-        measure(np.zeros_like(skin), photo_study(skin.shape), SKIN_BUNDLE, case="nothing"),
+        measure(blood, volume_series(blood.shape), CT_BUNDLE, case="head"),
+        measure(skin, photo_series(skin.shape, known=False), SKIN_BUNDLE, case="skin"),
+        measure(np.zeros_like(skin), photo_series(skin.shape), SKIN_BUNDLE, case="nothing"),
     ]
 
 
@@ -207,8 +207,8 @@ class TestMeasure:
     def test_unknown_bundle_measures_each_structure(self) -> None:
         labels = np.zeros((2, 4, 4, 2), dtype=np.uint8)
         labels[0, :2, 0, 0], labels[1, :3, 1, 0] = 2, 5
-        study = volume_study(labels.shape, np.diag([1.0, 2.0, 5.0, 1.0]), phases=(3, 8))
-        found = measure(labels, study, "other", case="x")
+        series = volume_series(labels.shape, np.diag([1.0, 2.0, 5.0, 1.0]), phases=(3, 8))
+        found = measure(labels, series, "other", case="x")
         rows = {(item.name, item.phase): item.value for item in found.items}
         assert rows == pytest.approx(
             {
@@ -219,7 +219,7 @@ class TestMeasure:
             }
         )
         table = (Label(2, "liver", "the liver", (1, 2, 3)), Label(5, "spleen", "the spleen", (3, 2, 1)))
-        named = measure(labels, study, "other", case="x", labels_table=table)
+        named = measure(labels, series, "other", case="x", labels_table=table)
         assert [item.title for item in named.items][:2] == ["Volume of the liver", "Volume of the spleen"]
         assert strict(named.to_json())["measurements"][0]["structure"] == "liver"
 
@@ -227,12 +227,12 @@ class TestMeasure:
     def test_unknown_bundle_of_photographs(self, known: bool, unit: str, size: float) -> None:
         labels = np.zeros((6, 5), dtype=np.uint8)
         labels[:2, :3] = 9
-        (item,) = measure(labels, photo_study((6, 5), (0.5, 0.5), known), "other", case="x").items
+        (item,) = measure(labels, photo_series((6, 5), (0.5, 0.5), known), "other", case="x").items
         assert (item.name, item.value, item.unit) == ("label_9_area", 6 * size, unit)
 
     def test_a_case_of_an_unknown_bundle_and_an_empty_mask(self) -> None:
         labels = np.zeros((1, 4, 4, 2), dtype=np.uint8)
-        found = measure(labels, volume_study(labels.shape), "other", case="x")
+        found = measure(labels, volume_series(labels.shape), "other", case="x")
         assert found.items == () and strict(found.to_json())["measurements"] == []
         assert found.to_text().startswith("x\n") and to_csv([found]).count("\n") == 1
         assert [flag.code for flag in found.flags] == ["MASK_EMPTY"]
@@ -241,28 +241,28 @@ class TestMeasure:
     @pytest.mark.parametrize("bundle", [CARDIAC_BUNDLE, CT_BUNDLE])
     def test_photographs_are_no_volumes(self, bundle: str) -> None:
         with pytest.raises(InputRefused, match=r"photo\.jpg is a photograph.*--bundle") as refused:
-            measure(np.zeros((6, 5), np.uint8), photo_study((6, 5)), bundle, case="x")
+            measure(np.zeros((6, 5), np.uint8), photo_series((6, 5)), bundle, case="x")
         assert refused.value.code == "WRONG_KIND"
 
     def test_volumes_are_no_photographs(self) -> None:
         with pytest.raises(InputRefused, match="is no photograph") as refused:
-            measure(np.zeros((1, 4, 4, 2), np.uint8), volume_study((1, 4, 4, 2)), SKIN_BUNDLE, case="x")
+            measure(np.zeros((1, 4, 4, 2), np.uint8), volume_series((1, 4, 4, 2)), SKIN_BUNDLE, case="x")
         assert refused.value.code == "WRONG_KIND"
 
     @pytest.mark.parametrize("options", [{"ed": 0}, {"es": 0}])
     def test_heads_and_skin_have_no_heart_beat(self, options: dict[str, int]) -> None:
         with pytest.raises(InputRefused, match="--ed and --es") as refused:
-            measure(np.zeros((1, 4, 4, 2), np.uint8), volume_study((1, 4, 4, 2)), CT_BUNDLE, case="x", **options)
+            measure(np.zeros((1, 4, 4, 2), np.uint8), volume_series((1, 4, 4, 2)), CT_BUNDLE, case="x", **options)
         assert refused.value.code == "OPTION"
 
     def test_labels_that_do_not_fit(self) -> None:
-        study = volume_study((1, 4, 5, 2))
-        with pytest.raises(ValueError, match=r"shape of the study, \(1, 4, 5, 2\), got \(1, 5, 4, 2\)"):
-            measure(np.zeros((1, 5, 4, 2), np.uint8), study, CT_BUNDLE, case="x")
+        series = volume_series((1, 4, 5, 2))
+        with pytest.raises(ValueError, match=r"shape of the series, \(1, 4, 5, 2\), got \(1, 5, 4, 2\)"):
+            measure(np.zeros((1, 5, 4, 2), np.uint8), series, CT_BUNDLE, case="x")
         with pytest.raises(ValueError, match=r"0 or one of \[1\], got \[2, 255\]"):
-            measure(np.array([0, 1, 2, 255] * 10, np.uint8).reshape(1, 4, 5, 2), study, CT_BUNDLE, case="x")
+            measure(np.array([0, 1, 2, 255] * 10, np.uint8).reshape(1, 4, 5, 2), series, CT_BUNDLE, case="x")
         with pytest.raises(ValueError, match=r"\(6, 5\), got \(1, 6, 5\)"):
-            measure(np.zeros((1, 6, 5), np.uint8), photo_study((6, 5)), SKIN_BUNDLE, case="x")
+            measure(np.zeros((1, 6, 5), np.uint8), photo_series((6, 5)), SKIN_BUNDLE, case="x")
 
     def test_labels_of_the_structures_are_in_the_result(self) -> None:
         found = real()

@@ -1,4 +1,4 @@
-"""Previews: what is where, to scale and on the right side, for studies of all kinds, and nothing personal."""
+"""Previews: what is where, to scale and on the right side, for series of all kinds, and nothing personal."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from result_studies import CARDIAC_BUNDLE, CT_BUNDLE, SKIN_BUNDLE, TURNED, centred, ellipse, photo_study, volume_study
+from result_series import CARDIAC_BUNDLE, CT_BUNDLE, SKIN_BUNDLE, TURNED, centred, ellipse, photo_series, volume_series
 from scipy import ndimage
 
 from convformer_monai.errors import InputRefused
 from convformer_monai.labels import LABELS, Label
-from convformer_monai.readers.study import Frame, Study
+from convformer_monai.readers.series import Frame, ImageSeries
 from convformer_monai.results.contours import font
 from convformer_monai.results.measure import measure
 from convformer_monai.results.measurements import Flag, Measurements
@@ -31,9 +31,9 @@ DIRECTIONS = {"L": (-1, 0, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1),
 OPPOSITE = {"L": "R", "P": "A", "I": "S"}
 
 
-def drawn(labels: NDArray[np.uint8], study: Study, bundle: str, **options: Any) -> NDArray[np.uint8]:
-    measurements = measure(labels, study, bundle, case="x", of_image=False, **options)
-    return np.asarray(draw_preview(study, labels, LABELS[bundle], measurements))
+def drawn(labels: NDArray[np.uint8], series: ImageSeries, bundle: str, **options: Any) -> NDArray[np.uint8]:
+    measurements = measure(labels, series, bundle, case="x", of_image=False, **options)
+    return np.asarray(draw_preview(series, labels, LABELS[bundle], measurements))
 
 
 def coloured(picture: NDArray[np.uint8], colour: tuple[int, int, int]) -> NDArray[np.bool_]:
@@ -94,8 +94,8 @@ class TestUpright:
         for order, flips in product(permutations(range(3)), ((1, 1, 1), (-1, 1, -1), (1, -1, 1))):
             steps = tuple(slice(None, None, flip) for flip in flips)
             stored, mask = (one.transpose(order)[steps] for one in (values, labels))
-            study = volume_study((1, *stored.shape), centred(matrix[:, order] * flips, stored.shape), stored[None])
-            picture = drawn(mask[None].copy(), study, CT_BUNDLE)
+            series = volume_series((1, *stored.shape), centred(matrix[:, order] * flips, stored.shape), stored[None])
+            picture = drawn(mask[None].copy(), series, CT_BUNDLE)
             boxes = panels(picture)
             assert len(boxes) == 6  # three slices, without and with the outlines
             pictures.append(np.stack([picture[box] for box in boxes]))
@@ -119,19 +119,19 @@ class TestUpright:
         values, labels, matrix = marked()
         turn = np.radians(30)
         about_x = np.array([[1, 0, 0], [0, np.cos(turn), -np.sin(turn)], [0, np.sin(turn), np.cos(turn)]])
-        study = volume_study((1, *values.shape), centred(about_x @ matrix, values.shape), values[None])
-        panel = drawn(labels[None], study, CT_BUNDLE)[panels(drawn(labels[None], study, CT_BUNDLE))[0]]
+        series = volume_series((1, *values.shape), centred(about_x @ matrix, values.shape), values[None])
+        panel = drawn(labels[None], series, CT_BUNDLE)[panels(drawn(labels[None], series, CT_BUNDLE))[0]]
         top, bottom = shows(panel[:22, 80:128], "AS"), shows(panel[-22:, 80:128], "PI")
         assert top and bottom and shows(panel[110:150, 185:], "L")
 
     @pytest.mark.parametrize("flip", [False, True])
-    def test_slices_are_numbered_as_in_the_study(self, flip: bool) -> None:
+    def test_slices_are_numbered_as_in_the_series(self, flip: bool) -> None:
         values, labels, matrix = marked()
         labels[..., 1:3] = 0  # only slice 4 of 5, from below
         matrix = matrix * ([1, 1, -1] if flip else [1, 1, 1])
         stored, mask = (one[..., ::-1] if flip else one for one in (values, labels))
-        study = volume_study((1, *values.shape), centred(matrix, values.shape), stored[None].copy())
-        picture = drawn(mask[None].copy(), study, CT_BUNDLE)
+        series = volume_series((1, *values.shape), centred(matrix, values.shape), stored[None].copy())
+        picture = drawn(mask[None].copy(), series, CT_BUNDLE)
         number = int(np.flatnonzero(mask.any(axis=(0, 1)))[0]) + 1
         assert number == (2 if flip else 4)
         assert shows(picture, f"slice {number} of 5") and not shows(picture, f"slice {6 - number} of 5")
@@ -147,7 +147,7 @@ class TestOutlines:
         mask = ellipse(size, 0.3 * extent.min(), 0.2 * extent.min(), 30, spacing)
         labels = np.repeat(mask[None, :, :, None], 3, axis=3).astype(np.uint8)
         matrix = np.diag([-spacing[0], -spacing[1], 5.0 * max(spacing)])
-        picture = drawn(labels, volume_study(labels.shape, centred(matrix, labels.shape[1:]), 0.0 * labels), CT_BUNDLE)
+        picture = drawn(labels, volume_series(labels.shape, centred(matrix, labels.shape[1:]), 0.0 * labels), CT_BUNDLE)
         panel = picture[panels(picture)[3]]
         scale = 260 / extent.max()  # pixels per mm
         assert panel.shape[:2] == tuple(np.round(extent[::-1] * scale))
@@ -156,7 +156,7 @@ class TestOutlines:
     @pytest.mark.parametrize("size", [(256, 192), (1500, 1000), (480, 480)])
     def test_of_a_photograph_lie_on_the_border(self, size: tuple[int, int]) -> None:
         mask = ellipse(size, 0.3 * min(size), 0.2 * min(size), 30)
-        picture = drawn(mask.astype(np.uint8), photo_study(size, values=np.zeros((3, *size))), SKIN_BUNDLE)
+        picture = drawn(mask.astype(np.uint8), photo_series(size, values=np.zeros((3, *size))), SKIN_BUNDLE)
         (box,) = panels(picture)
         scale = min(max(max(size), 480), 1000) / max(size)
         extent = np.array(size, dtype=float)
@@ -183,8 +183,8 @@ class TestOutlines:
         for place in range(200, 206):
             labels = np.zeros((1, 512, 512, 3), np.uint8)
             labels[0, place, 300, 1] = 1
-            study = volume_study(labels.shape, centred(np.diag([-0.5, -0.5, 5.0]), labels.shape[1:]), 0.0 * labels)
-            picture = drawn(labels, study, CT_BUNDLE)
+            series = volume_series(labels.shape, centred(np.diag([-0.5, -0.5, 5.0]), labels.shape[1:]), 0.0 * labels)
+            picture = drawn(labels, series, CT_BUNDLE)
             assert coloured(picture[panels(picture)[1]], RED).sum() >= 8
 
 
@@ -194,20 +194,20 @@ class TestRows:
         labels[0][labels[0] == 3] = 2  # the smallest LV comes first
         labels[0, 18:22, 18:22, 1:7] = 3
         labels[2, 12:28, 12:28, 1:7] = 3
-        study = volume_study(labels.shape, HEART, 0.0 * labels, phases=(3, 7, 12))
-        picture = drawn(labels, study, CARDIAC_BUNDLE)
+        series = volume_series(labels.shape, HEART, 0.0 * labels, phases=(3, 7, 12))
+        picture = drawn(labels, series, CARDIAC_BUNDLE)
         boxes = panels(picture)
         assert len(boxes) == 12 and shows(picture[: boxes[0][0].start], "ED, end diastole: phase 12, found")
         assert shows(picture[boxes[0][0].stop : boxes[6][0].start], "ES, end systole: phase 3, found")
         widths = [np.ptp(np.argwhere(coloured(picture[box], LV))[:, 1]) + 1 for box in (boxes[0], boxes[6])]
         assert widths[0] == pytest.approx(4 * widths[1], rel=0.05)
-        chosen = drawn(labels, study, CARDIAC_BUNDLE, ed=3, es=7)
+        chosen = drawn(labels, series, CARDIAC_BUNDLE, ed=3, es=7)
         assert shows(chosen, "ED, end diastole: phase 3, chosen by the user") and not shows(chosen, "phase 12")
 
     def test_of_one_phase_that_was_kept_of_a_cine(self) -> None:
         labels = blob((3, 40, 40, 8))
-        measurements = measure(labels, volume_study(labels.shape, HEART, 0.0 * labels), CARDIAC_BUNDLE, case="x")
-        kept = volume_study((1, *labels.shape[1:]), HEART, 0.0 * labels[:1], phases=(1,))
+        measurements = measure(labels, volume_series(labels.shape, HEART, 0.0 * labels), CARDIAC_BUNDLE, case="x")
+        kept = volume_series((1, *labels.shape[1:]), HEART, 0.0 * labels[:1], phases=(1,))
         picture = np.asarray(draw_preview(kept, labels[1:2], LABELS[CARDIAC_BUNDLE], measurements))
         boxes = panels(picture)
         assert len(boxes) == 12 and shows(picture, "ES, end systole: phase 1, found")
@@ -216,23 +216,23 @@ class TestRows:
     def test_start_at_the_base_of_the_heart(self) -> None:
         labels = blob((1, 40, 40, 8))
         labels[..., 1:3][labels[..., 1:3] == 2] = 0  # narrow where the index is small
-        picture = drawn(labels, volume_study(labels.shape, HEART, 0.0 * labels), CARDIAC_BUNDLE)
+        picture = drawn(labels, volume_series(labels.shape, HEART, 0.0 * labels), CARDIAC_BUNDLE)
         first, last = panels(picture)[6], panels(picture)[11]
         assert coloured(picture[first], MYO).any() and not coloured(picture[last], MYO).any()
         assert shows(picture[:, first[1]], "slice 7 of 8") and shows(picture[:, last[1]], "slice 2 of 8")
 
     def test_of_an_empty_mask_are_the_slices_alone(self) -> None:
         labels = np.zeros((1, 40, 40, 8), np.uint8)
-        picture = drawn(labels, volume_study(labels.shape, HEART, 0.0 * labels), CARDIAC_BUNDLE)
+        picture = drawn(labels, volume_series(labels.shape, HEART, 0.0 * labels), CARDIAC_BUNDLE)
         boxes = panels(picture)
         assert len(boxes) == 6 and shows(picture, "Nothing was found: the mask is empty.")
         assert not any(coloured(picture[: boxes[-1][0].stop], colour).any() for colour in (RV, MYO, LV))
-        photo = drawn(np.zeros((90, 70), np.uint8), photo_study((90, 70)), SKIN_BUNDLE)
+        photo = drawn(np.zeros((90, 70), np.uint8), photo_series((90, 70)), SKIN_BUNDLE)
         assert shows(photo, "Nothing was found: the mask is empty.")
 
     def test_of_one_slice(self) -> None:
         labels = blob()[:1, ..., 3:4]
-        picture = drawn(labels, volume_study(labels.shape, HEART, 0.0 * labels), CARDIAC_BUNDLE)
+        picture = drawn(labels, volume_series(labels.shape, HEART, 0.0 * labels), CARDIAC_BUNDLE)
         assert len(panels(picture)) == 2 and shows(picture, "slice 1 of 1")
 
 
@@ -242,7 +242,7 @@ class TestWords:
         labels[1, 14:18, 14:26, 1:7] = 2
         labels[:, 5:10, 10:30, 1:7] = 1
         labels[:, 10, 10, 7] = 1
-        picture = drawn(labels, volume_study(labels.shape, HEART, 0.0 * labels), CARDIAC_BUNDLE)
+        picture = drawn(labels, volume_series(labels.shape, HEART, 0.0 * labels), CARDIAC_BUNDLE)
         top = picture[: panels(picture)[0][0].start]
         assert shows(top, CARDIAC_BUNDLE) and shows(top, "Left ventricular ejection fraction 33.3 %")
         assert shows(top, "Left ventricular end-diastolic volume 27.6 mL")
@@ -255,10 +255,10 @@ class TestWords:
     @pytest.mark.parametrize("message", ["many short words " * 30, "one" * 200, "a " + "long" * 60 + " b"])
     def test_are_wrapped(self, message: str) -> None:
         labels = np.ones((30, 30), np.uint8)
-        found = measure(labels, photo_study((30, 30)), SKIN_BUNDLE, case="x")
+        found = measure(labels, photo_series((30, 30)), SKIN_BUNDLE, case="x")
         flagged = replace(found, flags=(Flag("READER_WARNING", message.strip()),))
         pictures = [
-            np.asarray(draw_preview(photo_study((30, 30)), labels, LABELS[SKIN_BUNDLE], one))
+            np.asarray(draw_preview(photo_series((30, 30)), labels, LABELS[SKIN_BUNDLE], one))
             for one in (replace(found, flags=()), flagged)
         ]
         assert pictures[1].shape[0] >= pictures[0].shape[0] + 3 * 20
@@ -267,11 +267,11 @@ class TestWords:
 
     def test_are_in_the_letters_that_the_font_has(self) -> None:
         labels = ellipse((60, 60), 20, 15).astype(np.uint8)
-        picture = drawn(labels, photo_study((60, 60), (0.1, 0.1), warnings=("Größe 心",)), SKIN_BUNDLE)
+        picture = drawn(labels, photo_series((60, 60), (0.1, 0.1), warnings=("Größe 心",)), SKIN_BUNDLE)
         assert shows(picture, "mm2") and shows(picture, "READER_WARNING: Gro?e ?")
         table = (Label(1, "läsion", "Läsion", (240, 200, 60)),)
-        study = photo_study((60, 60))
-        draw_preview(study, labels, table, Measurements("x", "Bündel \udcff", table, ()))
+        series = photo_series((60, 60))
+        draw_preview(series, labels, table, Measurements("x", "Bündel \udcff", table, ()))
 
 
 class TestScaleBar:
@@ -279,14 +279,14 @@ class TestScaleBar:
     def test_of_volumes(self, spacing: float) -> None:
         labels = np.zeros((1, 90, 80, 3), np.uint8)
         labels[0, 20:60, 20:60] = 1
-        study = volume_study(labels.shape, np.diag([-spacing, -spacing, 5 * spacing, 1]), 0.0 * labels)
-        self.check(drawn(labels, study, CT_BUNDLE), 260 / (90 * spacing), 260)
+        series = volume_series(labels.shape, np.diag([-spacing, -spacing, 5 * spacing, 1]), 0.0 * labels)
+        self.check(drawn(labels, series, CT_BUNDLE), 260 / (90 * spacing), 260)
 
     @pytest.mark.parametrize("spacing", [(0.01, 0.01), (0.2, 0.1)])
     def test_of_photographs(self, spacing: tuple[float, float]) -> None:
         size = (200, 300)
         mask = ellipse(size, 50, 50).astype(np.uint8)
-        picture = drawn(mask, photo_study(size, spacing, values=np.zeros((3, *size))), SKIN_BUNDLE)
+        picture = drawn(mask, photo_series(size, spacing, values=np.zeros((3, *size))), SKIN_BUNDLE)
         extent = np.array(size) * spacing
         longest = min(max((extent / min(spacing)).max(), 480), 1000)
         assert picture[panels(picture)[0]].shape[:2] == tuple(np.round(extent[::-1] * longest / extent.max()))
@@ -305,7 +305,7 @@ class TestScaleBar:
         raise AssertionError(f"the bar of {bar / pixels_per_mm} mm is no round length")
 
     def test_none_without_spacing(self) -> None:
-        picture = drawn(np.ones((60, 60), np.uint8), photo_study((60, 60), known=False), SKIN_BUNDLE)
+        picture = drawn(np.ones((60, 60), np.uint8), photo_series((60, 60), known=False), SKIN_BUNDLE)
         assert not coloured(picture[-26:], (255, 255, 255)).any()
 
 
@@ -316,18 +316,18 @@ class TestOddSizes:
     def test_volumes(self, shape: tuple[int, ...], spacing: tuple[float, ...], empty: bool) -> None:
         labels = np.full((1, *shape), 0 if empty else 1, np.uint8)
         for bundle in (CT_BUNDLE, CARDIAC_BUNDLE):
-            picture = drawn(labels, volume_study(labels.shape, centred(TURNED * spacing, shape)), bundle)
+            picture = drawn(labels, volume_series(labels.shape, centred(TURNED * spacing, shape)), bundle)
             assert 560 <= picture.shape[1] <= 1700 and picture.shape[0] < 1000
 
     @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (3000, 20), (5, 2000)])
     def test_photographs(self, shape: tuple[int, int]) -> None:
-        picture = drawn(np.ones(shape, np.uint8), photo_study(shape, values=np.full((3, *shape), 90)), SKIN_BUNDLE)
+        picture = drawn(np.ones(shape, np.uint8), photo_series(shape, values=np.full((3, *shape), 90)), SKIN_BUNDLE)
         assert max(picture.shape[0] - 300, picture.shape[1] - 20) <= 1000
 
     def test_colours_of_a_photograph_are_kept(self) -> None:
         values = np.zeros((3, 500, 400))
         values[:, :250] = np.array([200, 100, 50])[:, None, None]
-        picture = drawn(np.zeros((500, 400), np.uint8), photo_study((500, 400), values=values), SKIN_BUNDLE)
+        picture = drawn(np.zeros((500, 400), np.uint8), photo_series((500, 400), values=values), SKIN_BUNDLE)
         assert (coloured(picture, (200, 100, 50)).sum(), coloured(picture, BLACK).sum()) == (100000, 100000)
 
 
@@ -336,23 +336,23 @@ class TestWindow:
         values = np.full((1, 60, 60, 4), -1000.0)
         values[:, 20:40, 20:40], values[:, 25:35, 25:35] = 40.0, 1500.0
         labels = np.zeros(values.shape, np.uint8)
-        picture = drawn(labels, volume_study(values.shape, HEART, values), CT_BUNDLE)
+        picture = drawn(labels, volume_series(values.shape, HEART, values), CT_BUNDLE)
         assert coloured(picture, (127, 127, 127)).sum() > 1000 and coloured(picture, (255, 255, 255)).sum() > 1000
 
     def test_of_an_image_of_one_value(self) -> None:
-        drawn(blob(), volume_study(blob().shape, HEART, np.full(blob().shape, 7.0)), CARDIAC_BUNDLE)
+        drawn(blob(), volume_series(blob().shape, HEART, np.full(blob().shape, 7.0)), CARDIAC_BUNDLE)
 
 
 class TestPrivacy:
-    def test_nothing_of_the_study_s_names_is_drawn_or_stored(self, tmp_path: Path) -> None:
+    def test_no_name_of_the_series_is_drawn_or_stored(self, tmp_path: Path) -> None:
         labels = blob()
         frame = Frame(Path("/DOE_JANE/1.dcm"), "1.2.3", "1.2", None, (0.0, 0.0, 0.0), 0.0)
-        plain = volume_study(labels.shape, HEART, phase_times_ms=(0.0, 30.0))
+        plain = volume_series(labels.shape, HEART, phase_times_ms=(0.0, 30.0))
         named = replace(plain, path=Path("/DOE_JANE/19700101"), frames=((frame,) * 8,) * 2, modality="MR")
         pictures = []
-        for case, study in (("x", plain), ("DOE^JANE 19700101", named)):
-            measurements = measure(labels, study, CARDIAC_BUNDLE, case=case, of_image=False)
-            write_preview(tmp_path / "x.png", study, labels, LABELS[CARDIAC_BUNDLE], measurements, overwrite=True)
+        for case, series in (("x", plain), ("DOE^JANE 19700101", named)):
+            measurements = measure(labels, series, CARDIAC_BUNDLE, case=case, of_image=False)
+            write_preview(tmp_path / "x.png", series, labels, LABELS[CARDIAC_BUNDLE], measurements, overwrite=True)
             pictures.append((tmp_path / "x.png").read_bytes())
         assert pictures[0] == pictures[1] and b"DOE" not in pictures[1]
         with Image.open(tmp_path / "x.png") as picture:
@@ -362,9 +362,9 @@ class TestPrivacy:
 class TestFiles:
     @staticmethod
     def write(path: Path, **options: bool) -> None:
-        measurements = measure(blob(), volume_study(blob().shape, HEART), CARDIAC_BUNDLE, case="x")
-        study = volume_study(blob().shape, HEART)
-        write_preview(path, study, blob(), LABELS[CARDIAC_BUNDLE], measurements, **options)
+        measurements = measure(blob(), volume_series(blob().shape, HEART), CARDIAC_BUNDLE, case="x")
+        series = volume_series(blob().shape, HEART)
+        write_preview(path, series, blob(), LABELS[CARDIAC_BUNDLE], measurements, **options)
 
     def test_needs_no_screen_and_no_matplotlib(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("DISPLAY", raising=False)
@@ -389,10 +389,10 @@ class TestFiles:
     def test_wrong_arguments(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"end in \.png, got 'x\.jpg'"):
             self.write(tmp_path / "x.jpg")
-        study = volume_study(blob().shape, HEART)
-        measurements = measure(blob(), study, CARDIAC_BUNDLE, case="x")
-        with pytest.raises(ValueError, match=r"shape of the study, \(2, 40, 40, 8\), got \(1, 40, 40, 8\)"):
-            draw_preview(study, blob()[:1], LABELS[CARDIAC_BUNDLE], measurements)
-        with pytest.raises(ValueError, match=r"shape of the study, \(6, 5\), got \(5, 6\)"):
-            draw_preview(photo_study((6, 5)), np.zeros((5, 6), np.uint8), LABELS[SKIN_BUNDLE], measurements)
+        series = volume_series(blob().shape, HEART)
+        measurements = measure(blob(), series, CARDIAC_BUNDLE, case="x")
+        with pytest.raises(ValueError, match=r"shape of the series, \(2, 40, 40, 8\), got \(1, 40, 40, 8\)"):
+            draw_preview(series, blob()[:1], LABELS[CARDIAC_BUNDLE], measurements)
+        with pytest.raises(ValueError, match=r"shape of the series, \(6, 5\), got \(5, 6\)"):
+            draw_preview(photo_series((6, 5)), np.zeros((5, 6), np.uint8), LABELS[SKIN_BUNDLE], measurements)
         assert not list(tmp_path.iterdir())

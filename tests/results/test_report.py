@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from result_studies import CARDIAC_BUNDLE, SKIN_BUNDLE, photo_study, volume_study
+from result_series import CARDIAC_BUNDLE, SKIN_BUNDLE, photo_series, volume_series
 
 from convformer_monai import __version__
 from convformer_monai.errors import InputRefused
 from convformer_monai.phantoms.dicom import Identity, linear_series, save_series
-from convformer_monai.readers import read_study
-from convformer_monai.readers.study import Study
+from convformer_monai.readers import read_series
+from convformer_monai.readers.series import ImageSeries
 from convformer_monai.results.atomic import AtomicFiles
 from convformer_monai.results.measure import measure
 from convformer_monai.results.report import fingerprint, make_report, write_report
@@ -32,8 +32,8 @@ AFFINE = np.diag([-1.5, -1.25, 8.0, 1.0])
 SHAPE = (2, 6, 5, 4)
 
 
-def cine(**fields: Any) -> Study:
-    return volume_study(SHAPE, AFFINE, **({"phases": (3, 7), "phase_times_ms": (90.0, 210.5)} | fields))
+def cine(**fields: Any) -> ImageSeries:
+    return volume_series(SHAPE, AFFINE, **({"phases": (3, 7), "phase_times_ms": (90.0, 210.5)} | fields))
 
 
 def labels() -> np.ndarray:
@@ -42,10 +42,12 @@ def labels() -> np.ndarray:
     return result
 
 
-def report_of(study: Study, mask: np.ndarray | None = None, bundle: str = CARDIAC_BUNDLE, **changes: Any) -> dict:
+def report_of(
+    series: ImageSeries, mask: np.ndarray | None = None, bundle: str = CARDIAC_BUNDLE, **changes: Any
+) -> dict:
     mask = labels() if mask is None else mask
     arguments: dict[str, Any] = {
-        "measurements": measure(mask, study, bundle, case="x"),
+        "measurements": measure(mask, series, bundle, case="x"),
         "bundle": bundle,
         "bundle_version": "0.1.0",
         "weights_sha256": "ab" * 32,
@@ -55,7 +57,7 @@ def report_of(study: Study, mask: np.ndarray | None = None, bundle: str = CARDIA
         "notes": ["on the CPU"],
         "files": [Path("/somewhere/secret/x_seg.nii.gz"), "/somewhere/secret/x_report.json"],
     }
-    return make_report(study, **(arguments | changes))
+    return make_report(series, **(arguments | changes))
 
 
 class TestContent:
@@ -91,49 +93,49 @@ class TestContent:
 
     @pytest.mark.parametrize(("known", "spacing"), [(True, [0.05, 0.04]), (False, None)])
     def test_of_a_photograph(self, known: bool, spacing: list[float] | None) -> None:
-        study = photo_study((8, 6), (0.05, 0.04), known)
-        report = report_of(study, np.ones((8, 6), np.uint8), SKIN_BUNDLE)
+        series = photo_series((8, 6), (0.05, 0.04), known)
+        report = report_of(series, np.ones((8, 6), np.uint8), SKIN_BUNDLE)
         assert "ed" not in report and "es" not in report
         assert report["input"]["spacing_mm"] == spacing and report["input"]["shape"] == [3, 8, 6]
         assert report["input"]["phase_times_ms"] == [] and report["input"]["modality"] is None
 
     def test_of_frames_are_only_the_numbers(self, tmp_path: Path) -> None:
         save_series(linear_series(phases=2, modality="MR"), tmp_path / "in")
-        study = read_study(tmp_path / "in", phase="all")
-        report = report_of(study, np.zeros(tuple(study.image.shape), np.uint8))
-        count = study.image.shape[0] * study.image.shape[3]
+        series = read_series(tmp_path / "in", phase="all")
+        report = report_of(series, np.zeros(tuple(series.image.shape), np.uint8))
+        count = series.image.shape[0] * series.image.shape[3]
         assert (report["input"]["frames"], report["input"]["sop_instances"]) == (count, count)
-        uids = [frame.sop_instance_uid for phase in study.frames for frame in phase]
+        uids = [frame.sop_instance_uid for phase in series.frames for frame in phase]
         assert not any(uid in json.dumps(report) for uid in uids)
 
 
 class TestPrivacy:
     def test_of_dicom_nothing_but_the_modality_is_told(self, tmp_path: Path) -> None:
         planted = [part for value in Identity().planted.values() for part in value.split("^") if len(part) > 3]
-        series = linear_series(modality="MR", identity=Identity())
-        assert all(value in str(series[0]) for value in planted)
-        save_series(series, tmp_path / "in")
-        study = read_study(tmp_path / "in")
-        mask = np.zeros(tuple(study.image.shape), np.uint8)
-        measurements = measure(mask, study, CARDIAC_BUNDLE, case="x")
-        text = json.dumps(report_of(study, mask))
+        files = linear_series(modality="MR", identity=Identity())
+        assert all(value in str(files[0]) for value in planted)
+        save_series(files, tmp_path / "in")
+        series = read_series(tmp_path / "in")
+        mask = np.zeros(tuple(series.image.shape), np.uint8)
+        measurements = measure(mask, series, CARDIAC_BUNDLE, case="x")
+        text = json.dumps(report_of(series, mask))
         for content in (text, measurements.to_json(), measurements.to_text()):
             assert not [value for value in (*planted, "Planted", "PLANTED", str(tmp_path)) if value in content]
         assert '"MR"' in text
 
     def test_no_paths(self) -> None:
-        study = cine(path=Path("/home/DOE_JANE/scan.nii.gz"))
-        text = json.dumps(report_of(study))
+        series = cine(path=Path("/home/DOE_JANE/scan.nii.gz"))
+        text = json.dumps(report_of(series))
         assert "DOE" not in text and "/home" not in text and "somewhere" not in text
         assert not re.search(r"\"/|\\\\", text)
 
 
 class TestFingerprint:
     def test_is_of_shape_type_voxels_and_affine(self) -> None:
-        study = cine()
+        series = cine()
         digest = hashlib.sha256(b"(2, 6, 5, 4) float32 ")
         digest.update(np.linspace(0, 1000, 240).astype("<f4").tobytes() + AFFINE.astype("<f8").tobytes())
-        assert fingerprint(study) == digest.hexdigest()
+        assert fingerprint(series) == digest.hexdigest()
 
     def test_is_the_same_for_the_same_data(self) -> None:
         other = cine(path=Path("other"), format="dicom", modality="MR", phases=(0, 1), phase_times_ms=())
@@ -150,20 +152,20 @@ class TestFingerprint:
         voxel[1, 2, 3, 1] = np.nextafter(voxel[1, 2, 3, 1], np.float32(np.inf))
         moved, scaled = AFFINE.copy(), AFFINE.copy()
         moved[0, 3], scaled[1, 1] = 1e-9, -1.25000001
-        studies = [
+        series = [
             cine(),
-            volume_study(SHAPE, AFFINE, voxel),
-            volume_study((2, 5, 6, 4), AFFINE, values.reshape(2, 5, 6, 4)),
-            volume_study(SHAPE, moved, values),
-            volume_study(SHAPE, scaled, values),
+            volume_series(SHAPE, AFFINE, voxel),
+            volume_series((2, 5, 6, 4), AFFINE, values.reshape(2, 5, 6, 4)),
+            volume_series(SHAPE, moved, values),
+            volume_series(SHAPE, scaled, values),
             replace(cine(), image=MetaTensor(torch.from_numpy(values.astype(np.float64)), affine=torch.tensor(AFFINE))),
         ]
-        assert len({fingerprint(study) for study in studies}) == len(studies)
+        assert len({fingerprint(series) for series in series}) == len(series)
 
     def test_of_photographs(self) -> None:
-        one = photo_study((8, 6))
-        other = photo_study((8, 6), values=one.image.numpy() ^ (np.arange(144).reshape(3, 8, 6) == 77))
-        assert fingerprint(one) != fingerprint(other) and fingerprint(one) == fingerprint(photo_study((8, 6)))
+        one = photo_series((8, 6))
+        other = photo_series((8, 6), values=one.image.numpy() ^ (np.arange(144).reshape(3, 8, 6) == 77))
+        assert fingerprint(one) != fingerprint(other) and fingerprint(one) == fingerprint(photo_series((8, 6)))
 
 
 class TestFile:

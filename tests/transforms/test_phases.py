@@ -12,7 +12,7 @@ from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged
 from nifti_files import SHORT_AXIS, affine, restored, save
 
-from convformer_monai.readers import StudyReader
+from convformer_monai.readers import SeriesReader
 from convformer_monai.transforms import InPlaneOrientationd, InPlaneSpacingd, InvertPhasesd, ResizeToAread
 
 
@@ -20,7 +20,7 @@ from convformer_monai.transforms import InPlaneOrientationd, InPlaneSpacingd, In
 def preprocessing() -> Compose:
     return Compose(
         [
-            LoadImaged("image", reader=StudyReader),
+            LoadImaged("image", reader=SeriesReader),
             EnsureChannelFirstd("image"),
             InPlaneOrientationd("image"),
             InPlaneSpacingd("image", (1.5, 1.5)),

@@ -23,7 +23,7 @@ from convformer_monai.readers.dicom.pixels import read_pixels
 from convformer_monai.readers.dicom.series import find_series
 from convformer_monai.readers.limits import MAX_VOXELS
 from convformer_monai.readers.phases import chosen_phases
-from convformer_monai.readers.study import Frame, Study
+from convformer_monai.readers.series import Frame, ImageSeries
 
 __all__ = ["read_dicom", "source_datasets"]
 
@@ -37,7 +37,7 @@ def read_dicom(
     phase: int | str | None = None,
     modality: str | Sequence[str] | None = None,
     resample_uneven: bool = False,
-) -> Study:
+) -> ImageSeries:
     """Reads one DICOM series, strictly.
 
     Slices are sorted by their position along the normal, and phases by time; names and instance numbers do not matter.
@@ -67,7 +67,7 @@ def read_dicom(
 
 def _read(
     path: Path, series_uid: str | None, phase: int | str | None, modalities: Sequence[str], resample_uneven: bool
-) -> Study:
+) -> ImageSeries:
     """Reads one series; arguments as of :func:`read_dicom`."""
     frames, warnings = find_series(path, series_uid, modalities)
     plane = common_plane(frames)
@@ -89,7 +89,7 @@ def _read(
     values = read_pixels(chosen)
     if line.problem is not None:
         values = _resample(values, line)
-    return Study(
+    return ImageSeries(
         image=_image(values, line.affine(plane)),
         format="dicom",
         path=path,
@@ -101,13 +101,13 @@ def _read(
     )
 
 
-def source_datasets(study: Study) -> list[Dataset]:
-    """Reads the headers of the files that a study was read from, for results that refer to them.
+def source_datasets(series: ImageSeries) -> list[Dataset]:
+    """Reads the headers of the files that a series was read from, for results that refer to them.
 
     They hold the personal data of the patient.
 
     Args:
-        study: read from DICOM.
+        series: read from DICOM.
 
     Returns:
         One dataset for each file, without pixel data, in the order of the frames.
@@ -115,7 +115,7 @@ def source_datasets(study: Study) -> list[Dataset]:
     Raises:
         InputRefused: if a file cannot be read any more.
     """
-    paths = dict.fromkeys(frame.path for phase in study.frames for frame in phase)
+    paths = dict.fromkeys(frame.path for phase in series.frames for frame in phase)
     with silent_pydicom:
         return [read_header(path)[0] for path in paths]
 

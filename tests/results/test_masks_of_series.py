@@ -1,4 +1,4 @@
-"""Masks of studies: the geometry as other readers see it, sheared ones too, and the PNG of photographs."""
+"""Masks of series: the geometry as other readers see it, sheared ones too, and the PNG of photographs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from nifti_files import SHORT_AXIS, affine, save, trap
 from PIL import Image
 
 from convformer_monai.errors import InputRefused
-from convformer_monai.readers import StudyReader
+from convformer_monai.readers import SeriesReader
 from convformer_monai.readers.nifti import read_nifti
-from convformer_monai.readers.study import Study
+from convformer_monai.readers.series import ImageSeries
 from convformer_monai.results.masks import write_mask, write_png_mask
 
 GEOMETRY = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "pixdim")
@@ -26,35 +26,35 @@ SHEARED = OBLIQUE @ np.array([[1, 0, 0, 0], [0, 1, 0.9, 0], [0, 0, 1, 0], [0, 0,
 SIZE = (7, 6, 5)
 
 
-def study_of(shape: tuple[int, ...] = (1, *SIZE), matrix: np.ndarray = OBLIQUE, **fields: object) -> Study:
+def series_of(shape: tuple[int, ...] = (1, *SIZE), matrix: np.ndarray = OBLIQUE, **fields: object) -> ImageSeries:
     image = MetaTensor(torch.zeros(shape), affine=torch.from_numpy(matrix))
     options: dict = {"format": "dicom", "path": Path("case"), "phases": tuple(range(shape[0]))}
-    return Study(image, **(options | fields))
+    return ImageSeries(image, **(options | fields))
 
 
-def photo(spacing: float = 1.0, known: bool = False) -> Study:
+def photo(spacing: float = 1.0, known: bool = False) -> ImageSeries:
     image = MetaTensor(torch.zeros(3, 9, 4, dtype=torch.uint8), affine=torch.diag(torch.tensor([spacing] * 3 + [1.0])))
-    return Study(image, format="photo", path=Path("photo.jpg"), spacing_known=known)
+    return ImageSeries(image, format="photo", path=Path("photo.jpg"), spacing_known=known)
 
 
-def from_nifti(path: Path, phases: tuple[int, ...] | None = None) -> Study:
-    study = read_nifti(path, phase="all")
+def from_nifti(path: Path, phases: tuple[int, ...] | None = None) -> ImageSeries:
+    series = read_nifti(path, phase="all")
     if phases is None:
-        return study
-    image = MetaTensor(study.image.as_tensor()[list(phases)]).copy_meta_from(study.image)
-    return replace(study, image=image, phases=phases)
+        return series
+    image = MetaTensor(series.image.as_tensor()[list(phases)]).copy_meta_from(series.image)
+    return replace(series, image=image, phases=phases)
 
 
-def labels_of(study: Study, classes: int = 3) -> np.ndarray:
-    return np.random.default_rng(1).integers(0, classes + 1, study.image.shape).astype(np.uint8)
+def labels_of(series: ImageSeries, classes: int = 3) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, classes + 1, series.image.shape).astype(np.uint8)
 
 
 class TestVolumes:
     def test_affine_is_sform_and_qform(self, tmp_path: Path) -> None:
-        study = study_of()
-        write_mask(tmp_path / "x.nii.gz", labels_of(study), study)
+        series = series_of()
+        write_mask(tmp_path / "x.nii.gz", labels_of(series), series)
         mask = nib.load(tmp_path / "x.nii.gz")
-        np.testing.assert_array_equal(np.asanyarray(mask.dataobj), labels_of(study)[0])
+        np.testing.assert_array_equal(np.asanyarray(mask.dataobj), labels_of(series)[0])
         for matrix, code in (mask.get_sform(coded=True), mask.get_qform(coded=True)):
             assert code == 1
             np.testing.assert_allclose(matrix, OBLIQUE, atol=1e-5)
@@ -62,51 +62,51 @@ class TestVolumes:
         np.testing.assert_allclose(mask.header.get_zooms(), (1.4, 1.2, 8.0), rtol=1e-6)
 
     def test_a_sheared_affine_is_kept_and_is_no_qform(self, tmp_path: Path) -> None:
-        study = study_of(matrix=SHEARED)
-        write_mask(tmp_path / "x.nii", labels_of(study), study)
+        series = series_of(matrix=SHEARED)
+        write_mask(tmp_path / "x.nii", labels_of(series), series)
         mask = nib.load(tmp_path / "x.nii")
         np.testing.assert_array_equal(mask.affine, SHEARED.astype(np.float32))
         assert mask.header["sform_code"] == 1 and mask.header["qform_code"] == 0
         np.testing.assert_allclose(mask.header.get_zooms(), np.linalg.norm(SHEARED[:3, :3], axis=0), rtol=1e-6)
-        np.testing.assert_allclose(StudyReader().get_data(tmp_path / "x.nii")[1]["affine"], SHEARED, atol=1e-5)
+        np.testing.assert_allclose(SeriesReader().get_data(tmp_path / "x.nii")[1]["affine"], SHEARED, atol=1e-5)
 
     def test_phases_come_last(self, tmp_path: Path) -> None:
-        study = study_of((3, *SIZE))
-        write_mask(tmp_path / "x.nii.gz", labels_of(study), study)
+        series = series_of((3, *SIZE))
+        write_mask(tmp_path / "x.nii.gz", labels_of(series), series)
         mask = nib.load(tmp_path / "x.nii.gz")
-        np.testing.assert_array_equal(np.moveaxis(np.asanyarray(mask.dataobj), -1, 0), labels_of(study))
+        np.testing.assert_array_equal(np.moveaxis(np.asanyarray(mask.dataobj), -1, 0), labels_of(series))
         assert mask.header.get_xyzt_units() == ("mm", "sec")
 
     def test_one_slice_of_one_phase(self, tmp_path: Path) -> None:
-        study = study_of((1, 7, 6, 1))
-        write_mask(tmp_path / "x.nii.gz", labels_of(study), study)
+        series = series_of((1, 7, 6, 1))
+        write_mask(tmp_path / "x.nii.gz", labels_of(series), series)
         assert nib.load(tmp_path / "x.nii.gz").shape == (7, 6, 1)
 
     def test_spaces_and_unicode_in_the_path(self, tmp_path: Path) -> None:
         folder = tmp_path / "Übung 1 $@%#"
         folder.mkdir()
-        write_mask(folder / "心臓 a.b.nii.gz", labels_of(study_of()), study_of())
+        write_mask(folder / "心臓 a.b.nii.gz", labels_of(series_of()), series_of())
         assert nib.load(folder / "心臓 a.b.nii.gz").shape == SIZE and len(list(folder.iterdir())) == 1
 
     def test_exists(self, tmp_path: Path) -> None:
         path = tmp_path / "x.nii.gz"
-        write_mask(path, labels_of(study_of()), study_of())
+        write_mask(path, labels_of(series_of()), series_of())
         before = path.read_bytes()
         with pytest.raises(InputRefused, match="EXISTS.*--overwrite"):
-            write_mask(path, np.zeros_like(labels_of(study_of())), study_of())
+            write_mask(path, np.zeros_like(labels_of(series_of())), series_of())
         assert path.read_bytes() == before
-        write_mask(path, np.zeros_like(labels_of(study_of())), study_of(), overwrite=True)
+        write_mask(path, np.zeros_like(labels_of(series_of())), series_of(), overwrite=True)
         assert not np.asanyarray(nib.load(path).dataobj).any()
 
     def test_wrong_arguments(self, tmp_path: Path) -> None:
-        study = study_of()
-        for wrong in (labels_of(study)[0], labels_of(study).swapaxes(1, 2)):
-            with pytest.raises(ValueError, match=r"shape of the study, \(1, 7, 6, 5\), got"):
-                write_mask(tmp_path / "x.nii", wrong, study)
+        series = series_of()
+        for wrong in (labels_of(series)[0], labels_of(series).swapaxes(1, 2)):
+            with pytest.raises(ValueError, match=r"shape of the series, \(1, 7, 6, 5\), got"):
+                write_mask(tmp_path / "x.nii", wrong, series)
         with pytest.raises(ValueError, match="whole numbers"):
-            write_mask(tmp_path / "x.nii", labels_of(study) * 0.5, study)
+            write_mask(tmp_path / "x.nii", labels_of(series) * 0.5, series)
         with pytest.raises(ValueError, match=r"\.nii or \.nii\.gz, got 'x\.mha'"):
-            write_mask(tmp_path / "x.mha", labels_of(study), study)
+            write_mask(tmp_path / "x.mha", labels_of(series), series)
         assert not list(tmp_path.iterdir())
 
 
@@ -121,8 +121,8 @@ class TestNiftiInputs:
             "cine": lambda path: save(path, voxels, OBLIQUE, xyzt_units=2 | 16),
             "one phase": lambda path: save(path, voxels[..., :1], OBLIQUE),
         }[name](tmp_path / "in.nii.gz")
-        study = from_nifti(source)
-        write_mask(tmp_path / "x.nii.gz", labels_of(study), study)
+        series = from_nifti(source)
+        write_mask(tmp_path / "x.nii.gz", labels_of(series), series)
         mask, image = nib.load(tmp_path / "x.nii.gz"), nib.load(source)
         assert mask.shape == image.shape
         np.testing.assert_array_equal(mask.affine, image.affine)
@@ -134,8 +134,8 @@ class TestNiftiInputs:
     @pytest.mark.parametrize("phases", [(1,), (0, 2)])
     def test_chosen_phases_of_a_cine(self, tmp_path: Path, phases: tuple[int, ...]) -> None:
         source = save(tmp_path / "in.nii.gz", np.zeros((*SIZE, 3), np.int16), OBLIQUE)
-        study = from_nifti(source, phases)
-        write_mask(tmp_path / "x.nii.gz", labels_of(study), study)
+        series = from_nifti(source, phases)
+        write_mask(tmp_path / "x.nii.gz", labels_of(series), series)
         mask = nib.load(tmp_path / "x.nii.gz")
         assert mask.shape == (SIZE if len(phases) == 1 else (*SIZE, 2))
         np.testing.assert_array_equal(mask.affine, nib.load(source).affine)
@@ -151,9 +151,9 @@ class TestPhotographs:
 
     @pytest.mark.parametrize("known", [True, False])
     def test_nifti_by_option(self, tmp_path: Path, known: bool) -> None:
-        study = photo(0.1, known)
+        series = photo(0.1, known)
         labels = np.random.default_rng(0).integers(0, 2, (9, 4)).astype(np.uint8)
-        write_mask(tmp_path / "x.nii.gz", labels, study)
+        write_mask(tmp_path / "x.nii.gz", labels, series)
         mask = nib.load(tmp_path / "x.nii.gz")
         np.testing.assert_array_equal(np.asanyarray(mask.dataobj), labels[..., None])
         assert mask.header.get_xyzt_units()[0] == ("mm" if known else "unknown")
@@ -167,7 +167,7 @@ class TestPhotographs:
         with pytest.raises(ValueError, match=r"\.png, got 'x\.jpg'"):
             write_png_mask(tmp_path / "x.jpg", labels, photo())
         with pytest.raises(ValueError, match="must be a photograph"):
-            write_png_mask(tmp_path / "x.png", labels, study_of())
+            write_png_mask(tmp_path / "x.png", labels, series_of())
         write_png_mask(tmp_path / "x.png", labels, photo())
         with pytest.raises(InputRefused, match="EXISTS"):
             write_png_mask(tmp_path / "x.png", labels, photo())

@@ -1,4 +1,4 @@
-"""Studies in memory, and shapes whose size is known, for the tests of what is measured and drawn."""
+"""Series in memory, and shapes whose size is known, for the tests of what is measured and drawn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from convformer_monai.readers.study import Study
+from convformer_monai.readers.series import ImageSeries
 
 CARDIAC_BUNDLE = "cardiac_mri_convformer_segmentation"
 CT_BUNDLE = "ct_hemorrhage_convformer_segmentation"
@@ -61,10 +61,10 @@ def ellipse(shape: Sequence[int], a: float, b: float, degrees: float = 0.0, spac
     return np.asarray((along / a) ** 2 + (across / b) ** 2 <= 1)
 
 
-def volume_study(
+def volume_series(
     shape: Sequence[int], affine: NDArray[np.float64] | None = None, values: Any = None, **fields: Any
-) -> Study:
-    """A study (phases, X, Y, Z); without values, a ramp from 0 to 1000."""
+) -> ImageSeries:
+    """A series (phases, X, Y, Z); without values, a ramp from 0 to 1000."""
     if values is None:
         values = np.linspace(0, 1000, int(np.prod(shape))).reshape(shape)
     image = MetaTensor(
@@ -72,12 +72,12 @@ def volume_study(
         affine=torch.as_tensor(np.eye(4) if affine is None else affine, dtype=torch.float64),
     )
     options: dict[str, Any] = {"format": "nifti", "path": Path("case.nii.gz"), "phases": tuple(range(shape[0]))}
-    return Study(image, **(options | fields))
+    return ImageSeries(image, **(options | fields))
 
 
-def photo_study(
+def photo_series(
     shape: Sequence[int], spacing: Sequence[float] = (1.0, 1.0), known: bool = True, values: Any = None, **fields: Any
-) -> Study:
+) -> ImageSeries:
     """A photograph of (X, Y) pixels; without values, a ramp of grey."""
     if values is None:
         values = np.broadcast_to(np.linspace(40, 200, int(np.prod(shape))).reshape(shape), (3, *shape))
@@ -86,4 +86,4 @@ def photo_study(
         affine=torch.diag(torch.tensor([*spacing, 1.0, 1.0], dtype=torch.float64)),
     )
     options: dict[str, Any] = {"format": "photo", "path": Path("photo.jpg"), "spacing_known": known}
-    return Study(image, **(options | fields))
+    return ImageSeries(image, **(options | fields))

@@ -1,4 +1,4 @@
-"""NIfTI as a study: phases, times, the header geometry that masks get, and what a hostile header cannot do."""
+"""NIfTI as a series: phases, times, the header geometry that masks get, and what a hostile header cannot do."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def refusal(path: Path, **options: object) -> str:
 
 def test_volume(tmp_path: Path) -> None:
     matrix = affine((1.4, 1.2, 8.0), SHORT_AXIS)
-    study = read_nifti(save(tmp_path / "x.nii.gz", CINE[..., 0], matrix))
-    assert (study.format, study.modality, study.phases, study.phase_times_ms) == ("nifti", None, (0,), ())
-    assert study.image.shape == (1, 7, 6, 5) and str(study.image.dtype) == "torch.float32"
-    np.testing.assert_array_equal(study.image.numpy()[0], CINE[..., 0])
-    np.testing.assert_allclose(study.affine, matrix, atol=1e-5)
-    np.testing.assert_array_equal(study.image.meta["nifti"]["shape"], (7, 6, 5))
+    series = read_nifti(save(tmp_path / "x.nii.gz", CINE[..., 0], matrix))
+    assert (series.format, series.modality, series.phases, series.phase_times_ms) == ("nifti", None, (0,), ())
+    assert series.image.shape == (1, 7, 6, 5) and str(series.image.dtype) == "torch.float32"
+    np.testing.assert_array_equal(series.image.numpy()[0], CINE[..., 0])
+    np.testing.assert_allclose(series.affine, matrix, atol=1e-5)
+    np.testing.assert_array_equal(series.image.meta["nifti"]["shape"], (7, 6, 5))
 
 
 def test_phases(tmp_path: Path) -> None:
@@ -53,10 +53,10 @@ def test_unknown_times_are_not_made_up(tmp_path: Path) -> None:
     assert read_nifti(path, phase="all").phase_times_ms == ()
 
 
-def test_sform_without_scale_is_a_warning_of_the_study(tmp_path: Path) -> None:
-    study = read_nifti(trap(tmp_path / "x.nii.gz", CINE[..., 0]))
-    assert "pixdim" in study.warnings[0]
-    np.testing.assert_allclose(study.affine, np.diag([-1.68, -1.68, 5.0, 1.0]), atol=1e-6)
+def test_sform_without_scale_is_a_warning_of_the_series(tmp_path: Path) -> None:
+    series = read_nifti(trap(tmp_path / "x.nii.gz", CINE[..., 0]))
+    assert "pixdim" in series.warnings[0]
+    np.testing.assert_allclose(series.affine, np.diag([-1.68, -1.68, 5.0, 1.0]), atol=1e-6)
 
 
 def test_sheared_sform_is_kept(tmp_path: Path) -> None:
@@ -92,9 +92,9 @@ def test_extensions_are_not_parsed(tmp_path: Path) -> None:
     content = bytearray((tmp_path / "x.nii").read_bytes())
     content[352:356] = (-8).to_bytes(4, "little", signed=True)  # a size that makes nibabel read to the end
     (tmp_path / "x.nii").write_bytes(content)
-    study = read_nifti(tmp_path / "x.nii")
-    np.testing.assert_array_equal(study.image.numpy()[0], CINE[..., 0])
-    assert "DOE" not in repr(study.image.meta)
+    series = read_nifti(tmp_path / "x.nii")
+    np.testing.assert_array_equal(series.image.numpy()[0], CINE[..., 0])
+    assert "DOE" not in repr(series.image.meta)
 
 
 @pytest.mark.parametrize("offset", [np.nan, np.inf, -16.0, 0.0, 1e12])

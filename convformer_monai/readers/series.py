@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from monai.utils import convert_to_numpy
 from numpy.typing import NDArray
 
-__all__ = ["Frame", "Study"]
+__all__ = ["Frame", "ImageSeries"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Frame:
         sop_class_uid: its class.
         number: 1-based frame number in a multi-frame instance, ``None`` in a single-frame one.
         position: centre of its first pixel (image position, patient), LPS mm.
-        slice_index: its place along Z of the study's image: a whole number, unless uneven slices were resampled.
+        slice_index: its place along Z of the series' image: a whole number, unless uneven slices were resampled.
     """
 
     path: Path
@@ -35,7 +35,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Study:
+class ImageSeries:
     """An image that can be trusted, ready for a bundle.
 
     Attributes:
