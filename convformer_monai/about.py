@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from convformer_monai import __version__
-from convformer_monai.catalogue import BUNDLES, bundle_path
+from convformer_monai.bundle import BUNDLES, Bundle
 from convformer_monai.errors import InputRefused
 
 __all__ = ["about", "about_networks", "as_text", "networks_as_text"]
@@ -108,32 +106,24 @@ def networks_as_text(content: dict[str, Any]) -> str:
 
 def _about_bundle(name: str, must_exist: bool) -> dict[str, Any]:
     try:
-        folder = bundle_path(name)
+        bundle = Bundle(name)
     except InputRefused:
         if must_exist:
             raise
         return {"name": name}
-    metadata = _metadata(folder)
+    metadata = bundle.metadata
     return {
         "name": name,
-        "title": metadata.get("name", folder.name),
-        "version": metadata.get("version", "unknown"),
+        "title": bundle.name,
+        "version": bundle.version,
         "task": metadata.get("task", "not stated"),
         "input": metadata.get("image_classes", "not stated"),
         "output": metadata.get("label_classes", "not stated"),
         "eval_metrics": metadata.get("eval_metrics", {}),
         "intended_use": metadata.get("intended_use", "not stated"),
         "weights_sha256": metadata.get("weights_sha256", ""),
-        "folder": str(folder),
+        "folder": str(bundle.root),
     }
-
-
-def _metadata(folder: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputRefused("BUNDLE_UNUSABLE", f"{folder} has no readable configs/metadata.json: {error}") from error
-    return content
 
 
 def _version(package: str) -> str | None:

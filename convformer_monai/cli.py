@@ -15,11 +15,10 @@ from typing import Annotated, Any
 
 import typer
 
-from convformer_monai.errors import EXIT_INTERRUPTED, EXIT_REFUSED, InputRefused, find_refusal
+from convformer_monai.errors import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_REFUSED, InputRefused, find_refusal
 
 __all__ = ["app", "main"]
 
-EXIT_FAULT = 1
 DEBUG = "CONVFORMER_DEBUG"
 
 app = typer.Typer(
@@ -86,7 +85,7 @@ def segment(
     """
     start_logging(quiet)
     from convformer_monai.cohort import segment_cases
-    from convformer_monai.outputs import Options
+    from convformer_monai.outputs.writer import Options
 
     options = Options(
         formats=tuple(name.strip() for name in format.split(",") if name.strip()),
@@ -129,7 +128,7 @@ def measure(
 ) -> None:
     """Measure an existing mask, whoever made it."""
     start_logging(quiet)
-    from convformer_monai.outputs import measure_mask
+    from convformer_monai.outputs.case import measure_mask
 
     measurements = measure_mask(mask, bundle, ed=ed, es=es, output=output, overwrite=overwrite)
     if as_json:

@@ -10,22 +10,24 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from convformer_monai.catalogue import bundle_path
-from convformer_monai.errors import EXIT_REFUSED, InputRefused, find_refusal
-from convformer_monai.outputs import Options, finished, folder_for, merge_measurements, process
+from convformer_monai.bundle import Bundle
+from convformer_monai.errors import EXIT_FAULT, EXIT_REFUSED, InputRefused, find_refusal
+from convformer_monai.outputs.case import finished, folder_for, merge_measurements, process
+from convformer_monai.outputs.writer import Options
 from convformer_monai.readers.cases import Case, find_cases
-from convformer_monai.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from convformer_monai.segmenter import Segmenter
 
 __all__ = ["CaseResult", "Summary", "segment_cases"]
 
 logger = logging.getLogger(__name__)
 
-EXIT_FAULT = 1
 DONE, SKIPPED, REFUSED, FAILED = "done", "skipped", "refused", "failed"
 
 
@@ -99,7 +101,7 @@ def segment_cases(
     Args:
         path: a file, a DICOM folder or a folder of cases.
         output_dir: made if missing.
-        bundle: see :func:`convformer_monai.catalogue.bundle_path`.
+        bundle: see :class:`convformer_monai.bundle.Bundle`.
         options: what to write and how.
         device: see :func:`convformer_monai.segmenter.choose_device`.
         flips: see :class:`convformer_monai.segmenter.Segmenter`.
@@ -110,11 +112,13 @@ def segment_cases(
         InputRefused: if there is no case, or the bundle, device or output folder cannot be used.
     """
     options.check()
-    bundle_path(bundle)
+    opened = Bundle(bundle)
     cases = find_cases(path, leave_out=output_dir)
     clashes = {name for name, count in Counter(case.name for case in cases).items() if count > 1}
     folder_for(output_dir, "")
-    segmenter = Segmenter(bundle, device, flips=flips, force_modality=force_modality)
+    from convformer_monai.segmenter import Segmenter
+
+    segmenter = Segmenter(opened, device, flips=flips, force_modality=force_modality)
     results: list[CaseResult] = []
     several = len(cases) > 1 or cases[0].path != path
     with _bar(cases, quiet or not several) as bar:

@@ -1,4 +1,4 @@
-"""The cases to train on or to evaluate: one section of a datalist JSON, checked before any work is done.
+"""What a bundle works on: images to segment, or the cases to train on or to evaluate; checked before any work is done.
 
 Why not MONAI's ``load_decathlon_datalist``: it turns every text that happens to name a file or folder beside the JSON
 into a path, so the id ``patient001`` changes when the data lie in a folder ``patient001``.
@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from convformer_monai.errors import InputRefused
-from convformer_monai.readers.cases import NIFTI_SUFFIXES, stem
+from convformer_monai.readers.cases import NIFTI_SUFFIXES, find_cases, stem
 from convformer_monai.readers.nifti import check_nifti
 
-__all__ = ["datalist_path", "read_cases"]
+__all__ = ["datalist_path", "find_images", "read_cases"]
 
 logger = logging.getLogger(__name__)
 
@@ -135,3 +135,79 @@ def _is_map(content: object) -> bool:
 
 def _invalid(path: Path, section: str, what: str) -> InputRefused:
     return InputRefused("DATALIST_INVALID", f"{path}, section {section!r}: {what}")
+
+
+def find_images(datalist: object, dataset_dir: object, allow_none: bool = False) -> list[dict[str, str]]:
+    """Lists the images to segment, and checks them before any work is done.
+
+    Every image must exist, NIfTI headers must be acceptable, and no two may have one stem, because their masks would.
+
+    Args:
+        datalist: paths, or dicts with an ``image`` path; or one path; ``None`` to search the folder instead.
+        dataset_dir: folder whose images are taken if there is no datalist, as
+            :func:`convformer_monai.readers.find_cases` finds them; it may itself hold a DICOM series.
+        allow_none: return an empty list where there is no folder or no image. A bundle's ``dataset`` needs that, since
+            MONAI builds it from the defaults to inspect a bundle; its ``run`` first calls this function without.
+
+    Returns:
+        One ``{"image": path}`` for each image.
+
+    Raises:
+        InputRefused: if there is no image, or one that cannot be used.
+    """
+    try:
+        paths = _images_in(dataset_dir) if datalist is None else _listed(datalist)
+    except InputRefused as refusal:
+        if allow_none and refusal.code in ("NO_IMAGES", "FOLDER_NOT_FOUND"):
+            return []
+        raise
+    _refuse_equal_stems(paths)
+    for path in paths:
+        if path.name.lower().endswith(NIFTI_SUFFIXES):
+            check_nifti(path)
+        elif not path.exists():
+            raise InputRefused("FILE_NOT_FOUND", f"{path} does not exist; give an image file or a DICOM folder")
+    return [{"image": str(path)} for path in paths]
+
+
+def _listed(datalist: object) -> list[Path]:
+    """Returns the paths that a datalist names."""
+    items: object = [datalist] if isinstance(datalist, str | Path) else datalist
+    if not isinstance(items, Sequence):
+        raise InputRefused(
+            "DATALIST",
+            f"datalist must be a list of paths, got {datalist!r}; write --datalist \"['a.nii.gz', 'b.nii.gz']\"",
+        )
+    if not items:
+        raise InputRefused("NO_IMAGES", "datalist is empty; name at least one image file or DICOM folder")
+    return [_listed_path(item) for item in items]
+
+
+def _listed_path(item: object) -> Path:
+    path = item.get("image") if isinstance(item, Mapping) else item
+    if not isinstance(path, str | Path) or not str(path):
+        raise InputRefused("DATALIST", f"datalist holds {item!r}; each entry is a path, or a dict with an 'image' path")
+    return Path(path).expanduser()
+
+
+def _images_in(dataset_dir: object) -> list[Path]:
+    """Returns the images of a folder, by name."""
+    folder = Path(str(dataset_dir)).expanduser()
+    if not folder.is_dir():
+        raise InputRefused("FOLDER_NOT_FOUND", f"{folder} is not a folder; give --dataset_dir or --datalist")
+    paths = [case.path for case in find_cases(folder)]
+    logger.info("%s: %d images", folder, len(paths))
+    return paths
+
+
+def _refuse_equal_stems(paths: Iterable[Path]) -> None:
+    same: dict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        same[stem(path)].append(path)
+    for name, group in same.items():
+        if len(group) > 1:
+            names = " and ".join(map(str, group))
+            raise InputRefused(
+                "EQUAL_NAMES",
+                f"{names} would both be written as {name}_seg.nii.gz; rename one or run them into different folders",
+            )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from types import TracebackType
 
-__all__ = ["InputRefused", "find_refusal", "refusal_status", "report_refusals"]
+__all__ = ["InputRefused", "find_refusal", "need_highdicom", "refusal_status", "report_refusals"]
 
-EXIT_REFUSED, EXIT_INTERRUPTED = 2, 130
+EXIT_FAULT, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 130
 
 
 class InputRefused(Exception):
@@ -85,3 +86,15 @@ def refusal_status(error: Exception) -> int:
         raise error
     sys.stderr.write(f"{refusal}\n")
     return EXIT_REFUSED
+
+
+def need_highdicom() -> None:
+    """Refuses to go on where highdicom is not installed; imports nothing.
+
+    Raises:
+        InputRefused: ``MISSING_PACKAGE``.
+    """
+    if find_spec("highdicom") is None:
+        raise InputRefused(
+            "MISSING_PACKAGE", "DICOM results need the package highdicom: pip install 'convformer_monai[dicom]'"
+        )

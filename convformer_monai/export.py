@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from convformer_monai.catalogue import bundle_path
+from convformer_monai.bundle import Bundle
 from convformer_monai.errors import InputRefused
-from convformer_monai.results.atomic import write_atomically
+from convformer_monai.outputs.atomic import write_atomically
 
 __all__ = ["export_network"]
 
@@ -28,7 +28,7 @@ def export_network(bundle: str | Path, path: Path, *, overwrite: bool = False) -
     The graph takes any number of slices; ``.ts`` also any height and width, the others 256 x 256.
 
     Args:
-        bundle: see :func:`convformer_monai.catalogue.bundle_path`.
+        bundle: see :class:`convformer_monai.bundle.Bundle`.
         path: file to write; its ending chooses the format: ``.ts`` TorchScript, ``.pt2`` torch.export, ``.onnx`` ONNX.
         overwrite: replace a file that exists.
 
@@ -51,9 +51,9 @@ def export_network(bundle: str | Path, path: Path, *, overwrite: bool = False) -
     if not path.parent.is_dir():
         raise InputRefused("FOLDER_NOT_FOUND", f"there is no folder {path.parent}; make it first")
     write, run = formats[path.suffix.lower()]
-    segmenter = Segmenter(bundle_path(bundle), "cpu")
+    segmenter = Segmenter(Bundle(bundle), "cpu")
     network = segmenter.network
-    channels = segmenter.metadata["network_data_format"]["inputs"]["image"]["num_channels"]
+    channels = segmenter.bundle.channels
     example = torch.randn(2, channels, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     more = torch.randn(3, channels, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     worst = 0.0

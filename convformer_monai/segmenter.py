@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -14,10 +13,8 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from convformer_monai.bundles import component, file_sha256, load_weights
-from convformer_monai.catalogue import bundle_path
+from convformer_monai.bundle import Bundle, file_sha256, load_weights
 from convformer_monai.errors import InputRefused
-from convformer_monai.labels import Label, table_of
 from convformer_monai.readers import ImageSeries, read_series
 from convformer_monai.readers.memory import like, series_from
 
@@ -79,7 +76,7 @@ class Segmenter:
     that of ``python -m monai.bundle run``.
 
     Args:
-        bundle: see :func:`convformer_monai.catalogue.bundle_path`.
+        bundle: see :class:`convformer_monai.bundle.Bundle`.
         device: see :func:`choose_device`.
         flips: average over the in-plane flips, and measure how far they disagree (five times the work).
         force_modality: take images of any modality.
@@ -92,7 +89,7 @@ class Segmenter:
 
     def __init__(
         self,
-        bundle: str | Path = "cardiac",
+        bundle: str | Path | Bundle = "cardiac",
         device: str = "auto",
         *,
         flips: bool = False,
@@ -100,20 +97,18 @@ class Segmenter:
         weights: str | Path | None = None,
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
-        self.root = bundle_path(bundle)
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
         self.device = choose_device(device)
         self.flips = flips
-        self.metadata: dict[str, Any] = json.loads((self.root / "configs" / "metadata.json").read_text())
-        self.name = self.root.resolve().name
-        self.labels: tuple[Label, ...] = table_of(self.name, self.metadata)
+        self.bundle.task  # noqa: B018 (unusable metadata are refused before the network is made)
         values = {"device": self.device, "flips": False, **(overrides or {})}
         if weights is not None:
             values |= {"weights": Path(weights), "weights_sha256": ""}
-        modality, file, sha256, network, self._prepare, self._inferer, self._to_labels = component(
-            self.root, "inference", PARTS, values
-        )
-        self.modality = None if force_modality else modality
-        network = load_weights(network, file, sha256, "cpu")
+        parts = self.bundle.get(PARTS, "inference", values)
+        self._prepare, self._inferer, self._to_labels = (parts[key] for key in PARTS[-3:])
+        self.modality = None if force_modality else parts["modality"]
+        file, sha256 = parts["weights"], parts["weights_sha256"]
+        network = load_weights(parts["network_def"], file, sha256, "cpu")
         self.weights_sha256: str = sha256 or file_sha256(Path(file))
         self.network = network.to(self.device).eval()
 
@@ -188,10 +183,10 @@ class Segmenter:
         return Segmentation(series, labels, seconds, disagreement, tuple(notes))
 
     def _check(self, series: ImageSeries) -> None:
-        expected = self.metadata["network_data_format"]["inputs"]["image"]["num_channels"]
-        if series.is_photo != (expected == 3):
-            kind = "a photograph" if series.is_photo else "no photograph"
-            raise InputRefused("WRONG_KIND", f"{series.path.name} is {kind}; the bundle {self.name} does not take that")
+        if series.is_photo != self.bundle.is_photo:
+            kind = "a photograph" if series.is_photo else "not a photograph"
+            name = self.bundle.name
+            raise InputRefused("WRONG_KIND", f"{series.path.name} is {kind}; the bundle {name} does not take that")
 
     def scores(self, image: Tensor) -> Tensor:
         """Class scores of an image that :meth:`prepare` made, on the CPU.

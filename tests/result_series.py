@@ -14,10 +14,6 @@ from scipy.spatial.transform import Rotation
 
 from convformer_monai.readers.series import ImageSeries
 
-CARDIAC_BUNDLE = "cardiac_mri_convformer_segmentation"
-CT_BUNDLE = "ct_hemorrhage_convformer_segmentation"
-SKIN_BUNDLE = "dermoscopy_convformer_segmentation"
-
 TURNED = Rotation.from_euler("xyz", (20, -15, 40), degrees=True).as_matrix()
 
 

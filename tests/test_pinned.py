@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from convformer_monai.measurements.measure import measure
 from convformer_monai.phantoms import cardiac_phantom, dermoscopy_phantom, head_ct_phantom
 from convformer_monai.readers.series import ImageSeries
-from convformer_monai.results.measure import measure
 from convformer_monai.segmenter import Segmenter
 
 PINNED = json.loads((Path(__file__).parent / "pinned.json").read_text())
@@ -38,7 +38,7 @@ def hashes(bundle: str, path: Path) -> dict[str, str]:
     series: ImageSeries = segmenter(bundle).read(path)
     labels = segmenter(bundle).run(series).labels.numpy()
     labels = labels[0] if series.is_photo else labels
-    content = measure(labels, series, segmenter(bundle).name, case="case").to_dict()
+    content = measure(labels, series, segmenter(bundle).bundle.task, case="case").to_dict()
     del content["bundle"]
     return {
         "mask": hashlib.sha256(f"{labels.shape}".encode() + np.ascontiguousarray(labels).tobytes()).hexdigest(),

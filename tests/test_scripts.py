@@ -41,12 +41,16 @@ def options_of(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return dict(zip(given[start::2], given[start + 1 :: 2], strict=True))
 
 
+def configs(bundle: str, overlay: str) -> str:
+    return str([f"bundles/{bundle}/configs/{name}.json" for name in ("inference", overlay)])
+
+
 def test_evaluate_passes_on_absolute_paths(call: Run, tmp_path: Path) -> None:
     done = call(
         "evaluate", "cardiac", "--data", "data", "--output_dir", "my out", "--overlays", "3", "--weights", "w.pt"
     )
     assert options_of(done) == {
-        "--config_file": "bundles/cardiac_mri_convformer_segmentation/configs/evaluate.json",
+        "--config_file": configs("cardiac_mri_convformer_segmentation", "evaluate"),
         "--bundle_root": "bundles/cardiac_mri_convformer_segmentation",
         "--dataset_dir": f"{tmp_path}/data",
         "--output_dir": f"{tmp_path}/my out",
@@ -59,7 +63,7 @@ def test_evaluate_passes_on_absolute_paths(call: Run, tmp_path: Path) -> None:
 def test_evaluate_takes_a_network_of_ones_own(call: Run) -> None:
     definition = "{'_target_': 'MyNet', 'in_channels': 1}"
     done = call("evaluate", "cardiac", "--data", "data", "--weights", "w.pt", "--network_def", definition)
-    assert options_of(done)["--inference_overrides"] == f"{{'network_def': {definition}}}"
+    assert options_of(done)["--network_def"] == definition
 
 
 def test_evaluate_peaks(call: Run, tmp_path: Path) -> None:
@@ -139,11 +143,11 @@ def test_evaluate_cross_validates_the_runs_of_a_control(call: Run, tmp_path: Pat
     done = call("evaluate", "hemorrhage", "--data", "data", "--runs", "my runs", "--network", "conv")
     root = "bundles/ct_hemorrhage_convformer_segmentation"
     assert options_of(done) == {
-        "--config_file": f"{root}/configs/crossvalidate.json",
+        "--config_file": configs("ct_hemorrhage_convformer_segmentation", "crossvalidate"),
         "--bundle_root": root,
         "--dataset_dir": f"{tmp_path}/data",
         "--weights": f"{tmp_path}/my runs/conv/fold{{fold}}/best.pt",
-        "--inference_overrides": "{'network_def#block': 'conv'}",
+        "--network_def#block": "conv",
     }
 
 

@@ -27,15 +27,14 @@ from convformer_monai.analysis.plots import (
 )
 from convformer_monai.analysis.receptive_field import measure_receptive_fields
 from convformer_monai.analysis.scene import Scene, make_scene
-from convformer_monai.bundles import file_sha256, load_weights
+from convformer_monai.bundle import file_sha256, load_weights
 from convformer_monai.errors import InputRefused
 from convformer_monai.networks import PatchEmbedding, make_net
-from convformer_monai.outputs import folder_for
+from convformer_monai.outputs.atomic import AtomicFiles, write_text
+from convformer_monai.outputs.case import folder_for
+from convformer_monai.outputs.report import describe, versions
 from convformer_monai.readers import ImageSeries
 from convformer_monai.readers.cases import find_cases
-from convformer_monai.results.atomic import AtomicFiles
-from convformer_monai.results.measurements import write_text
-from convformer_monai.results.report import describe, versions
 from convformer_monai.segmenter import Segmenter
 
 __all__ = ["ExplainOptions", "explain", "read_pixel"]
@@ -212,8 +211,8 @@ def _analyse(
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions("matplotlib"),
         "bundle": {
-            "name": segmenter.name,
-            "version": str(segmenter.metadata.get("version", "")),
+            "name": segmenter.bundle.name,
+            "version": segmenter.bundle.version,
             "weights_sha256": segmenter.weights_sha256,
         },
         "network": described,
@@ -235,8 +234,7 @@ def _network(segmenter: Segmenter, options: ExplainOptions) -> tuple[nn.Module, 
         network = segmenter.network
         described = {"name": type(network).__name__, "trained": True, "weights_sha256": segmenter.weights_sha256}
         return network, {**described, "block": None, "preset": None, "parameters": _size(network)}
-    formats = segmenter.metadata["network_data_format"]
-    channels = (formats["inputs"]["image"]["num_channels"], formats["outputs"]["pred"]["num_channels"])
+    channels = (segmenter.bundle.channels, segmenter.bundle.classes)
     block, preset = options.block or "convformer", options.preset or "small"
     try:
         with torch.random.fork_rng(devices=[]):
@@ -276,7 +274,7 @@ def _title(segmenter: Segmenter, described: dict[str, Any], scene: Scene, series
     name = described["name"]
     if described["block"]:
         name += f" ({described['block']}, {described['preset']})"
-    words = f"{name}{'' if described['trained'] else ', untrained'}; bundle {segmenter.name}\n"
+    words = f"{name}{'' if described['trained'] else ', untrained'}; bundle {segmenter.bundle.name}\n"
     if scene.slice is not None:
         words += f"slice {scene.slice} of 0 to {scene.slices - 1}, "
     if series.phases != (0,):

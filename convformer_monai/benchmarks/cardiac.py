@@ -19,7 +19,7 @@ from torch import nn
 from convformer_monai.benchmarks.arguments import Parser, positive
 from convformer_monai.benchmarks.measures import median_seconds
 from convformer_monai.benchmarks.processes import run_python
-from convformer_monai.bundles import component
+from convformer_monai.bundle import component
 from convformer_monai.inferers import SliceBatchInferer, has_fast_bf16
 from convformer_monai.phantoms import cardiac_phantom
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from convformer_monai.results.measurements import write_text
+from convformer_monai.outputs.atomic import write_text
 
 __all__ = ["Cost", "Row", "Table"]
 

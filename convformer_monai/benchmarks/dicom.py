@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from convformer_monai.benchmarks.arguments import Parser, positive
 from convformer_monai.benchmarks.processes import run_python
-from convformer_monai.catalogue import bundle_path
+from convformer_monai.bundle import Bundle
 from convformer_monai.phantoms import cardiac_phantom
 from convformer_monai.phantoms.dicom import SliceStack, classic_series, save_series
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.size < 16:
         parser.error("--size must be at least 16")
-    bundle = bundle_path("cardiac")
+    bundle = Bundle("cardiac").root
     baseline = ["-m", "monai.bundle", "run", "--config_file", str(bundle / "configs" / "inference.json")]
     baseline += ["--bundle_root", str(bundle), "--device", "cpu"]
     write = sys.stdout.write

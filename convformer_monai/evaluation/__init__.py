@@ -3,6 +3,7 @@
 from convformer_monai.evaluation.crossvalidation import CrossValidation
 from convformer_monai.evaluation.handlers import ScorePictures, ScoreVolumes
 from convformer_monai.evaluation.metrics import StructureScore, VolumeScore, score_structure, score_volume
+from convformer_monai.evaluation.of_task import scores_of_task, write_report_of_task
 from convformer_monai.evaluation.overlap import PictureScore, score_picture, summarise_pictures
 from convformer_monai.evaluation.overlays import WriteOverlays, draw_overlay, draw_photo_overlay
 from convformer_monai.evaluation.picture_report import write_picture_report
@@ -25,8 +26,10 @@ __all__ = [
     "score_picture",
     "score_structure",
     "score_volume",
+    "scores_of_task",
     "summarise",
     "summarise_pictures",
     "write_picture_report",
     "write_report",
+    "write_report_of_task",
 ]

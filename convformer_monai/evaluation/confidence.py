@@ -20,8 +20,7 @@ import numpy as np
 import torch
 from monai.utils import convert_to_numpy
 
-from convformer_monai.bundles import component, load_weights
-from convformer_monai.catalogue import bundle_path
+from convformer_monai.bundle import Bundle, load_weights
 from convformer_monai.errors import refusal_status
 from convformer_monai.evaluation.crossvalidation import PIXELS, SIDE
 from convformer_monai.evaluation.overlap import score_picture
@@ -58,7 +57,7 @@ def measure_peaks(
     """Segments the held-out slices with every fold's weights.
 
     Args:
-        bundle: see :func:`convformer_monai.catalogue.bundle_path`; one that is cross-validated.
+        bundle: see :class:`convformer_monai.bundle.Bundle`; one that is cross-validated.
         dataset_dir: as for ``scripts/train``.
         runs: folder that holds ``fold{fold}/best.pt``.
         peaks: to try.
@@ -66,12 +65,12 @@ def measure_peaks(
     Raises:
         InputRefused: if the data or the weights cannot be used.
     """
-    root = bundle_path(bundle)
-    cases = component(root, "train", "validate#dataset#data", {"dataset_dir": str(dataset_dir)})
-    ids = ["network", "preprocessing", "parts", "folds"]
-    network, preprocessing, parts, folds = component(root, "crossvalidate", ids, {"inference_overrides": UNCHANGED})
-    inferer, postprocessing = parts[3:5]
-    threshold = component(root, "inference", "threshold")
+    opened = Bundle(bundle)
+    cases = opened.get("validate#dataset#data", "train", {"dataset_dir": str(dataset_dir)})
+    ids = ("network", "labelled_preprocessing", "inferer", "native_labels", "folds")
+    parts = opened.get(ids, ["inference", "crossvalidate"], UNCHANGED)
+    network, preprocessing, inferer, postprocessing, folds = (parts[key] for key in ids)
+    threshold = opened.get("threshold")
     filters = {peak: KeepConfidentPartsd("pred", peak, threshold) for peak in peaks}
     dice: dict[float, list[float]] = {peak: [] for peak in peaks}
     missed: dict[float, list[bool]] = {peak: [] for peak in peaks}

@@ -12,12 +12,12 @@ import torch
 from monai.utils import convert_to_numpy
 from numpy.typing import NDArray
 
-from convformer_monai.bundles import load_weights
+from convformer_monai.bundle import load_weights
 from convformer_monai.evaluation.overlap import PictureScore, score_picture
 from convformer_monai.evaluation.overlays import draw_overlay
 from convformer_monai.evaluation.picture_report import write_picture_report
 from convformer_monai.evaluation.report import output_folder
-from convformer_monai.labels import Label
+from convformer_monai.tasks.task import Label
 from convformer_monai.training.mixture import read_mixture
 
 __all__ = ["CrossValidation", "false_positive_rate", "wilson_interval"]

@@ -22,7 +22,7 @@ from monai.bundle import ConfigWorkflow
 from numpy.typing import NDArray
 from scipy import stats
 
-from convformer_monai.catalogue import bundle_path
+from convformer_monai.bundle import Bundle
 from convformer_monai.errors import refusal_status
 from convformer_monai.evaluation.handlers import ScoredVolume
 from convformer_monai.evaluation.report import output_folder
@@ -31,7 +31,7 @@ from convformer_monai.evaluation.summary import Statistics, describe
 __all__ = ["DoubtfulCase", "disagreement_of", "main", "measure_doubt", "summarise_doubt"]
 
 FLAGGED_SHARE = 0.1
-CROSS_VALIDATION = "crossvalidate.json"
+CROSS_VALIDATION = "crossvalidate"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def measure_doubt(
     """Segments the validation cases of a bundle twice, without and with flips.
 
     Args:
-        bundle: see :func:`convformer_monai.catalogue.bundle_path`.
+        bundle: see :class:`convformer_monai.bundle.Bundle`.
         dataset_dir: as for ``scripts/evaluate``.
         output_dir: folder for what the evaluations write.
         runs: of a bundle that is cross-validated, the folder that holds each fold's ``fold{fold}/best.pt``.
@@ -74,9 +74,7 @@ def measure_doubt(
     masks: list[dict[str, NDArray[np.uint8]]] = []
     scores: dict[str, Any] = {}
     for flips in (False, True):
-        results = _evaluated(
-            bundle_path(bundle), dataset_dir, output_dir / ("flips" if flips else "plain"), flips, runs
-        )
+        results = _evaluated(Bundle(bundle), dataset_dir, output_dir / ("flips" if flips else "plain"), flips, runs)
         masks.append({result.score.case: result.predicted for result in results})
         scores = {result.score.case: result.score for result in results}
     return [
@@ -85,19 +83,19 @@ def measure_doubt(
     ]
 
 
-def _evaluated(root: Path, dataset_dir: Path, output_dir: Path, flips: bool, runs: Path | None) -> list[Any]:
+def _evaluated(bundle: Bundle, dataset_dir: Path, output_dir: Path, flips: bool, runs: Path | None) -> list[Any]:
     """Runs an evaluation; returns its scored masks."""
-    config = root / "configs" / ("evaluate.json" if runs is None else CROSS_VALIDATION)
+    names = ["inference", "evaluate" if runs is None else CROSS_VALIDATION]
     options = {} if runs is None else {"weights": str(runs / "fold{fold}" / "best.pt")}
     workflow = ConfigWorkflow(
-        config_file=str(config),
-        meta_file=str(root / "configs" / "metadata.json"),
-        logging_file=str(root / "configs" / "logging.conf"),
+        config_file=[str(bundle.path(name)) for name in names],
+        meta_file=str(bundle.path("metadata")),
+        logging_file=str(bundle.root / "configs" / "logging.conf"),
         workflow_type="infer",
-        bundle_root=str(root),
+        bundle_root=str(bundle.root),
         dataset_dir=str(dataset_dir),
         output_dir=str(output_dir),
-        inference_overrides={"flips": flips},
+        flips=flips,
         **options,
     )
     workflow.initialize()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from convformer_monai.errors import InputRefused
 from convformer_monai.evaluation.metrics import VolumeScore, score_volume
 from convformer_monai.evaluation.overlap import PictureScore, score_picture
-from convformer_monai.labels import Label
+from convformer_monai.tasks.task import Label
 
 __all__ = ["ScoreMasks", "ScorePictures", "ScoreVolumes", "ScoredVolume"]
 

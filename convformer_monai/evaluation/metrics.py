@@ -31,7 +31,7 @@ import torch
 from monai.metrics import compute_average_surface_distance, compute_dice, compute_hausdorff_distance
 from numpy.typing import NDArray
 
-from convformer_monai.labels import Label
+from convformer_monai.tasks.task import Label
 
 __all__ = ["StructureScore", "VolumeScore", "score_structure", "score_volume"]
 

@@ -16,9 +16,7 @@ from PIL import Image, ImageDraw
 from convformer_monai.evaluation.handlers import ScoredVolume
 from convformer_monai.evaluation.metrics import VolumeScore
 from convformer_monai.evaluation.report import output_folder
-from convformer_monai.labels import Label
-from convformer_monai.readers import SeriesReader
-from convformer_monai.results.contours import (
+from convformer_monai.outputs.drawing.contours import (
     DARK,
     GAP,
     WHITE,
@@ -31,6 +29,8 @@ from convformer_monai.results.contours import (
     to_grey,
     upright,
 )
+from convformer_monai.readers import SeriesReader
+from convformer_monai.tasks.task import Label
 
 __all__ = ["CHOICES", "WriteOverlays", "draw_overlay", "draw_photo_overlay"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from convformer_monai import __version__
-from convformer_monai.bundles import file_sha256
+from convformer_monai.bundle import file_sha256
 from convformer_monai.datalist import datalist_path
 from convformer_monai.errors import InputRefused
 from convformer_monai.evaluation.metrics import VolumeScore

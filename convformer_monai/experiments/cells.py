@@ -12,12 +12,12 @@ slice by MONAI's ``SliceInferer``.
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from convformer_monai.bundle import Bundle
 from convformer_monai.networks.nets.transfuse import LOSS_WEIGHTS
 from convformer_monai.networks.presets import PRESETS
 from convformer_monai.networks.registry import BLOCKS, NETS, lookup
@@ -130,8 +130,8 @@ def _cell(
     preset: str,
     **arguments: Any,
 ) -> Cell:
-    inference = json.loads((bundle_root / "configs" / "inference.json").read_text())
-    train = json.loads((bundle_root / "configs" / "train.json").read_text())
+    bundle = Bundle(bundle_root)
+    inference, train = bundle.read("inference"), bundle.read("train")
     own = inference["network_def"]
     definition = {
         "_target_": "convformer_monai.networks.make_net",

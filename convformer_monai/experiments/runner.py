@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
-from convformer_monai.bundles import component, load_weights
+from convformer_monai.bundle import component, load_weights
 from convformer_monai.errors import InputRefused
 from convformer_monai.experiments.cells import Cell
-from convformer_monai.results.measurements import write_text
+from convformer_monai.outputs.atomic import write_text
 from convformer_monai.training import SliceDataset
 from convformer_monai.training.plan import BEST, bundle_command, read_plan, run_logged, run_stages
 
@@ -151,10 +151,10 @@ class Runner:
         """The command that evaluates a trained cell."""
         config = FOLDS if self.cross_validated else "evaluate"
         weights = place / ("fold{fold}" if self.cross_validated else self.stages[-1]["name"]) / BEST
-        values: dict[str, Any] = {"inference_overrides": dict(cell.network), "weights": str(weights)}
+        values: dict[str, Any] = {**cell.network, "weights": str(weights)}
         if not self.cross_validated:  # which asks for no hash; weights of one's own have none
             values["weights_sha256"] = ""
-        return bundle_command(self.bundle_root, config, self.dataset_dir, place / EVALUATION, values)
+        return bundle_command(self.bundle_root, ["inference", config], self.dataset_dir, place / EVALUATION, values)
 
     def _measure_collapse(self, cell: Cell, place: Path) -> None:
         """Writes the measures of attention collapse of a trained cell, on the first validation images."""
@@ -176,7 +176,8 @@ class Runner:
     def _images(self) -> torch.Tensor:
         """Validation images as the network sees them, ``(N, C, X, Y)``, of volumes slices with something to find."""
         ids = ["validate#dataset#data", "validate#preprocessing", "canvas"]
-        cases, preprocessing, canvas = component(self.bundle_root, "train", ids, {"dataset_dir": self.dataset_dir})
+        parts = component(self.bundle_root, "train", ids, {"dataset_dir": self.dataset_dir})
+        cases, preprocessing, canvas = (parts[key] for key in ids)
         dataset = SliceDataset(cases[:: max(1, len(cases) // IMAGES)], preprocessing, canvas)
         labelled = (dataset.labels > 0).flatten(1).any(1).nonzero().flatten()
         chosen = labelled[torch.linspace(0, len(labelled) - 1, min(IMAGES, len(labelled))).long()]

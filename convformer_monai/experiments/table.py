@@ -18,7 +18,7 @@ from convformer_monai.evaluation.report import table_of
 from convformer_monai.evaluation.summary import LEVEL, RESAMPLES, Statistics, describe
 from convformer_monai.experiments.cells import Cell
 from convformer_monai.experiments.runner import COLLAPSE, EVALUATION, Runner
-from convformer_monai.results.measurements import write_text
+from convformer_monai.outputs.atomic import write_text
 
 __all__ = ["write_table"]
 

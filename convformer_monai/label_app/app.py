@@ -58,8 +58,8 @@ class ConvFormerApp(MONAILabelApp):  # type: ignore[misc]
             app_dir=app_dir,
             studies=studies,
             conf=dict(conf),
-            name=f"ConvFormer: {self.options.metadata['name']}",
-            description=str(self.options.metadata["description"]),
+            name=f"ConvFormer: {self.options.bundle.name}",
+            description=str(self.options.bundle.metadata["description"]),
             version=__version__,
             labels=[label.name for label in self.options.labels],
         )
@@ -92,7 +92,7 @@ class ConvFormerApp(MONAILabelApp):  # type: ignore[misc]
         wanted = dict(settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER)
         if wanted != STOCK_FILTER:
             return wanted
-        modality = self.options.metadata["network_data_format"]["inputs"]["image"].get("modality")
+        modality = self.options.bundle.modality
         return {"Modality": modality} if modality else {}
 
     def init_infers(self) -> dict[str, Any]:

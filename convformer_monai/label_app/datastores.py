@@ -27,10 +27,11 @@ from convformer_monai.label_app.labels_in import read_labels
 from convformer_monai.label_app.masks_out import COPIES, copy_for_viewer
 from convformer_monai.label_app.options import LabelOptions
 from convformer_monai.label_app.seg import write_seg
+from convformer_monai.outputs.nifti import write_mask
+from convformer_monai.outputs.png import write_png_mask
 from convformer_monai.readers import ImageSeries, read_series
 from convformer_monai.readers.cases import is_dicom
-from convformer_monai.results.dicom_masks import find_dicom_masks
-from convformer_monai.results.masks import write_mask, write_png_mask
+from convformer_monai.readers.dicom.masks import find_dicom_masks
 
 __all__ = ["FolderDatastore", "PacsDatastore", "check_name"]
 

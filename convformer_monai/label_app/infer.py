@@ -36,7 +36,7 @@ class SegmentTask(InferTask):  # type: ignore[misc]
             type=InferType.SEGMENTATION,
             labels={label.name: label.index for label in options.labels},
             dimension=2 if options.is_photo else 3,
-            description=str(options.metadata["description"]),
+            description=str(options.bundle.metadata["description"]),
             config={"device": device_list()},
         )
         self.options = options
@@ -56,7 +56,7 @@ class SegmentTask(InferTask):  # type: ignore[misc]
     def get_path(self, validate: bool = True) -> str:
         """The weights in use."""
         versions = self.options.versions
-        return str(versions.weights(versions.current) or self.options.bundle / "models" / "model.pt")
+        return str(versions.weights(versions.current) or self.options.bundle.weights)
 
     def segmenter(self, version: Version, device: str) -> Segmenter:
         """The bundle with a version of the weights, loaded once."""

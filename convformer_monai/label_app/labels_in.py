@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convformer_monai.errors import InputRefused
-from convformer_monai.labels import Label
 from convformer_monai.readers import ImageSeries, read_series
-from convformer_monai.results.dicom_masks import find_dicom_masks, read_dicom_masks
+from convformer_monai.readers.dicom.masks import find_dicom_masks, read_dicom_masks
+from convformer_monai.tasks.task import Label
 
 __all__ = ["numbers_by_name", "onto_grid", "read_labels"]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from convformer_monai.errors import InputRefused
 from convformer_monai.label_app.compat import serve_moved_uids
 from convformer_monai.label_app.options import LabelOptions, is_address, read_options
+from convformer_monai.outputs.atomic import check_writable
 from convformer_monai.segmenter import choose_device
 
 __all__ = ["INSTALL", "launch", "prepare"]
@@ -39,7 +40,7 @@ def prepare(
 
     Args:
         studies: folder of images, or address of a DICOMweb server.
-        bundle: see :func:`convformer_monai.catalogue.bundle_path`.
+        bundle: see :class:`convformer_monai.bundle.Bundle`.
         work: folder for what the server makes; ``None`` for ``convformer_label`` in the studies' folder.
         device: see :func:`convformer_monai.segmenter.choose_device`.
         version: of the weights; ``None`` for the one last in use.
@@ -62,26 +63,13 @@ def prepare(
     options = read_options(conf, studies)
     choose_device(device)
     for place in (options.work, *([] if is_address(studies) else [Path(studies)])):
-        _check_writable(place)
+        check_writable(place, "labels need a place there")
     if version is not None:
         options.versions.use(version)
     current = options.versions.current
     options.versions.weights(current)
     logger.info("%s", current)
     return studies, options
-
-
-def _check_writable(folder: Path) -> None:
-    """Makes a folder, and refuses one in which nothing can be written: MONAI Label keeps labels beside the images."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".convformer-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputRefused(
-            "CANNOT_WRITE", f"nothing can be written in {folder} ({error.strerror}); labels need a place there"
-        ) from error
 
 
 def launch(studies: str, options: LabelOptions, host: str = "127.0.0.1", port: int = 8000) -> int:
@@ -112,7 +100,7 @@ def launch(studies: str, options: LabelOptions, host: str = "127.0.0.1", port: i
     shutil.copyfile(HERE / "sample_app" / "main.py", app / "main.py")
     _set_environment(options, host)
     serve_moved_uids()
-    conf = {"bundle": str(options.bundle), "work": str(options.work), "device": options.device}
+    conf = {"bundle": str(options.bundle.root.resolve()), "work": str(options.work), "device": options.device}
     arguments = ["start_server", "--app", str(app), "--studies", studies, "--host", host, "--port", str(port)]
     arguments += [part for key, value in conf.items() for part in ("--conf", key, value)]
     arguments += ["--uvicorn_app", "convformer_monai.label_app.server:app"]

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convformer_monai.errors import InputRefused
-from convformer_monai.labels import Label
+from convformer_monai.outputs.nifti import write_mask
 from convformer_monai.readers import ImageSeries
-from convformer_monai.results.masks import write_mask
+from convformer_monai.tasks.task import Label
 
 __all__ = ["COPIES", "DEFAULT_EXTENSIONS", "EXTENSIONS", "copy_for_viewer", "write_for_viewer"]
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from convformer_monai.catalogue import BUNDLES, bundle_path
+from convformer_monai.bundle import BUNDLES, Bundle
 from convformer_monai.errors import InputRefused
 from convformer_monai.label_app.versions import Versions
-from convformer_monai.labels import Label, table_of
+from convformer_monai.tasks.task import Label
 
 __all__ = ["LabelOptions", "is_address", "read_options"]
 
@@ -23,31 +21,29 @@ class LabelOptions:
     """Options of a label server.
 
     Attributes:
-        bundle: folder of the bundle; only read.
+        bundle: the bundle; only read.
         work: folder for what the server makes: versions of the weights, trainings, copies of images for viewers.
         device: see :func:`convformer_monai.segmenter.choose_device`.
-        metadata: of the bundle.
     """
 
-    bundle: Path
+    bundle: Bundle
     work: Path
     device: str
-    metadata: Mapping[str, Any]
 
     @property
     def name(self) -> str:
         """The bundle's name, which is the model's name in viewers."""
-        return self.bundle.resolve().name
+        return self.bundle.root.resolve().name
 
     @property
     def labels(self) -> tuple[Label, ...]:
         """What it segments."""
-        return table_of(self.name, self.metadata)
+        return self.bundle.labels
 
     @property
     def is_photo(self) -> bool:
         """Whether it takes photographs."""
-        return bool(self.metadata["network_data_format"]["inputs"]["image"]["num_channels"] == 3)
+        return self.bundle.is_photo
 
     @property
     def versions(self) -> Versions:
@@ -72,9 +68,8 @@ def read_options(conf: Mapping[str, str], studies: str) -> LabelOptions:
     """
     bundle = conf.get("bundle")
     if not bundle:
-        raise InputRefused("OPTION", f"--conf bundle is missing: give {', '.join(BUNDLES)}, or a bundle's folder")
-    root = bundle_path(bundle).resolve()
-    metadata = json.loads((root / "configs" / "metadata.json").read_text(encoding="utf-8"))
+        raise InputRefused("OPTION", f"--conf bundle is missing: give {', '.join(BUNDLES)}, or the folder of a bundle")
+    opened = Bundle(bundle)
     place = Path.cwd() if is_address(studies) else Path(studies)
-    work = Path(conf["work"]) if conf.get("work") else place / WORK / root.name
-    return LabelOptions(root, work.expanduser().absolute(), conf.get("device") or "auto", metadata)
+    work = Path(conf["work"]) if conf.get("work") else place / WORK / opened.root.resolve().name
+    return LabelOptions(opened, work.expanduser().absolute(), conf.get("device") or "auto")

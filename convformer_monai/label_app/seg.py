@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from convformer_monai.errors import InputRefused
 from convformer_monai.label_app.labels_in import read_labels
 from convformer_monai.label_app.options import LabelOptions
+from convformer_monai.outputs.dicom_seg import write_dicom_seg
 from convformer_monai.readers import ImageSeries, read_series
-from convformer_monai.results.dicom_seg import write_dicom_seg
 
 __all__ = ["seg_of_result", "write_seg"]
 
@@ -32,9 +32,14 @@ def write_seg(path: Path, labels: NDArray[np.uint8], series: ImageSeries, option
     """
     if len(labels) > 1:
         raise InputRefused("SEVERAL_PHASES", f"{series.path.name} has {len(labels)} phases; a SEG here holds one")
-    version = str(options.metadata.get("version", "unknown"))
     written = write_dicom_seg(
-        path, labels, series, options.labels, algorithm_name=options.name, algorithm_version=version, write_empty=True
+        path,
+        labels,
+        series,
+        options.labels,
+        algorithm_name=options.bundle.name,
+        algorithm_version=options.bundle.version,
+        write_empty=True,
     )
     return written[0]
 

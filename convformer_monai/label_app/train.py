@@ -24,7 +24,7 @@ from convformer_monai.errors import InputRefused
 from convformer_monai.label_app.labels_in import read_labels
 from convformer_monai.label_app.options import LabelOptions
 from convformer_monai.label_app.versions import Version
-from convformer_monai.results.measurements import write_text
+from convformer_monai.outputs.atomic import write_text
 from convformer_monai.segmenter import Segmenter
 from convformer_monai.training.plan import BEST, CHECKPOINT, bundle_command, run_logged
 
@@ -64,7 +64,7 @@ class FineTuneTask(TrainTask):  # type: ignore[misc]
     """
 
     def __init__(self, options: LabelOptions) -> None:
-        super().__init__(f"Fine-tuning on your labels; {options.metadata['description']}")
+        super().__init__(f"Fine-tuning on your labels; {options.bundle.metadata['description']}")
         self.options = options
 
     def config(self) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class FineTuneTask(TrainTask):  # type: ignore[misc]
         return {"version": version.number, "dice": after, "dice_before": before, "in_use": used}
 
     def _weights(self, version: Version) -> Path:
-        return self.options.versions.weights(version) or self.options.bundle / "models" / "model.pt"
+        return self.options.versions.weights(version) or self.options.bundle.weights
 
     def _train(self, place: Path, train: Sequence[Any], val: Sequence[Any], epochs: int) -> Path:
         """Runs the bundle's training; returns the file of the best weights."""
@@ -120,7 +120,7 @@ class FineTuneTask(TrainTask):  # type: ignore[misc]
         lists = {"train": list(train), "val": list(val)}
         write_text(place / "datalist.json", json.dumps(lists, indent=2) + "\n")
         values = {"pretrained": str(self._weights(self.options.versions.current)), "max_epochs": epochs}
-        command = bundle_command(self.options.bundle, ["train", "finetune"], str(place), place, values)
+        command = bundle_command(self.options.bundle.root, ["train", "finetune"], str(place), place, values)
         logger.info("training on %d images, validating on %d: %s", len(train), len(val), place / LOG)
         try:
             run_logged(command, {**os.environ, "OMP_NUM_THREADS": str(os.cpu_count() or 1)}, place / LOG)

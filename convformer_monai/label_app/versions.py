@@ -16,7 +16,7 @@ from pathlib import Path
 
 from convformer_monai.bundles import file_sha256
 from convformer_monai.errors import InputRefused
-from convformer_monai.results.measurements import write_text
+from convformer_monai.outputs.atomic import write_text
 
 __all__ = ["Version", "Versions"]
 

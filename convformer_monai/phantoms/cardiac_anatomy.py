@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from convformer_monai.labels import BACKGROUND, CARDIAC
+from convformer_monai.tasks.cardiac import CARDIAC
+from convformer_monai.tasks.task import BACKGROUND
 
 Array: TypeAlias = NDArray[Any]
-LABELS = {label.name: label.index for label in CARDIAC}
+LABELS = {label.name: label.index for label in CARDIAC.labels}
 
 _WIDEST = 0.2  # level (0 base .. 1 apex) at which the left ventricle is widest
 _END_SYSTOLE = 1 / 3  # of the heart beat

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from convformer_monai.labels import DERMOSCOPY
 from convformer_monai.phantoms.cardiac_anatomy import Array
 from convformer_monai.phantoms.dermoscopy_looks import Scene, photograph
+from convformer_monai.tasks.dermoscopy import DERMOSCOPY
 
 SUFFIXES = (".jpg", ".png")
 
@@ -187,7 +187,7 @@ def dermoscopy_phantom(
     curve = outline or LesionOutline.sample(seed)
     y, x = np.indices((rows, columns))
     distance = curve.distance(x, y, (columns, rows))
-    label = np.where(distance < 0, DERMOSCOPY[0].index, 0).astype(np.uint8)
+    label = np.where(distance < 0, DERMOSCOPY.labels[0].index, 0).astype(np.uint8)
     scale = (spacing_mm or 20 / columns) if ruler else None
     scene = Scene(columns, rows, seed)
     image = photograph(scene, distance.astype(np.float32), hair=hair, ruler_mm=scale, vignette=vignette)

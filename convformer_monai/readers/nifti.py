@@ -79,7 +79,7 @@ def read_nifti(path: PathLike, *, phase: int | str | None = None) -> ImageSeries
 
     Returns:
         The image. Its metadata hold under ``nifti`` the header's own geometry fields, so that
-        :class:`convformer_monai.results.masks.MaskWriter` gives the mask the very header of the input.
+        :class:`convformer_monai.saving.MaskWriter` gives the mask the very header of the input.
 
     Raises:
         InputRefused: if the file is no volume that can be trusted, or lacks the phase.

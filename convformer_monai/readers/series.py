@@ -71,3 +71,17 @@ class ImageSeries:
     def is_photo(self) -> bool:
         """Whether this is a photograph, ``(3, X, Y)``."""
         return self.format == "photo"
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Shape of its label map: ``(phases, X, Y, Z)``, of a photograph ``(X, Y)``."""
+        return tuple(self.image.shape)[1 if self.is_photo else 0 :]
+
+    def check_grid(self, labels: NDArray[np.uint8]) -> None:
+        """Checks a label map.
+
+        Raises:
+            ValueError: if its shape is not that of the series.
+        """
+        if labels.shape != self.grid:
+            raise ValueError(f"labels must have the shape of the series, {self.grid}, got {labels.shape}")

@@ -6,7 +6,6 @@ from convformer_monai.transforms.label_server import ForMonaiLabeld, NativeLabel
 from convformer_monai.transforms.phases import InvertPhasesd
 from convformer_monai.transforms.photo import LoadPictureMaskd, NormalizeColoursd, ResizeToAread
 from convformer_monai.transforms.postprocess import FillHolesd, KeepLargestPerPhased
-from convformer_monai.transforms.save import SavePhotoMaskd
 from convformer_monai.transforms.windowed import LoadWindowedSliced
 
 __all__ = [
@@ -22,5 +21,4 @@ __all__ = [
     "NativeLabelsd",
     "NormalizeColoursd",
     "ResizeToAread",
-    "SavePhotoMaskd",
 ]

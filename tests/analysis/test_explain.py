@@ -13,7 +13,7 @@ from PIL import Image
 
 from convformer_monai.analysis import measure_collapse, measure_receptive_fields
 from convformer_monai.analysis.explain import ExplainOptions, explain, read_pixel
-from convformer_monai.bundles import file_sha256
+from convformer_monai.bundle import file_sha256
 from convformer_monai.errors import InputRefused
 from convformer_monai.networks import make_net
 from convformer_monai.phantoms.cardiac import Phantom, cardiac_phantom

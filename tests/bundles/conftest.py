@@ -12,7 +12,7 @@ from bundle_kinds import KINDS, Kind
 from monai.bundle import ConfigWorkflow
 from torch import nn
 
-from convformer_monai.bundles import component
+from convformer_monai.bundle import component
 
 
 @pytest.fixture(params=list(KINDS))

@@ -9,7 +9,7 @@ import torch
 from monai.bundle import ckpt_export, onnx_export, verify_net_in_out
 from torch import nn
 
-from convformer_monai.bundles import component
+from convformer_monai.bundle import component
 
 pytestmark = pytest.mark.slow
 

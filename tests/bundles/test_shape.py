@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 from bundle_kinds import KINDS, Kind
 
-from convformer_monai.bundles import component
-from convformer_monai.catalogue import BUNDLES
-from convformer_monai.labels import LABELS
+from convformer_monai.bundle import BUNDLES, Bundle, component
 
 FILES = {
     "LICENSE",
@@ -58,7 +56,7 @@ def test_metadata_agree_with_network_and_labels(kind: Kind, bundle_root: Path) -
     assert outputs["num_channels"] == len(outputs["channel_def"]) == network.heads[-1][-1].out_channels == kind.classes
     assert outputs["channel_def"] == {
         "0": "background",
-        **{str(label.index): label.name for label in LABELS[kind.folder]},
+        **{str(label.index): label.name for label in Bundle(bundle_root).labels},
     }
     assert metadata["version"] in metadata["changelog"]
     assert "not a medical device" in metadata["intended_use"].lower()

@@ -66,7 +66,7 @@ def test_training_writes_best_weights_resumes_and_fits_the_bundle(kind, bundle_r
     )
     assert 0 <= json.loads((output / "best.json").read_text())["value"] <= 1
 
-    from convformer_monai.bundles import component, load_weights
+    from convformer_monai.bundle import component, load_weights
 
     network = component(bundle_root, "inference", "network_def")
     load_weights(network, output / "best.pt")
@@ -86,10 +86,11 @@ def test_any_net_of_the_registry_takes_the_place_of_the_bundles_own(kind, bundle
     if kind.name == "hemorrhage":
         return  # its evaluation wants five folds
     scores = tmp_path / "scores"
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(bundle_root / "configs/evaluate.json")]
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file"]
+    command += [repr([str(bundle_root / f"configs/{name}.json") for name in ("inference", "evaluate")])]
     command += ["--bundle_root", str(bundle_root), "--dataset_dir", str(data), "--output_dir", str(scores)]
     command += ["--weights", str(output / "best.pt"), "--weights_sha256", ""]
-    command += ["--inference_overrides", repr({"network_def": definition})]
+    command += ["--network_def", repr(definition)]
     evaluated = subprocess.run(command, capture_output=True, text=True)
     assert evaluated.returncode == 0, evaluated.stderr[-2000:]
     assert (scores / "per_case.csv").is_file()

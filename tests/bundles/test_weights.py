@@ -11,10 +11,10 @@ import pytest
 from bundle_kinds import Kind
 from PIL import Image
 
-from convformer_monai.bundles import file_sha256
-from convformer_monai.labels import CARDIAC
+from convformer_monai.bundle import file_sha256
 from convformer_monai.phantoms import cardiac_phantom
 from convformer_monai.phantoms.head_ct import head_ct_phantom
+from convformer_monai.tasks.cardiac import CARDIAC
 
 DATA = {"cardiac": "acdc", "dermoscopy": "isic2017"}
 
@@ -58,7 +58,7 @@ def test_phantom_cine_with_real_contraction(bundle_root: Path, tmp_path: Path, a
     mask = np.asarray(nib.load(tmp_path / "out" / "cine_seg.nii.gz").dataobj)
     assert mask.shape == phantom.label.shape
     assert mask.dtype == np.uint8
-    lv = next(label.index for label in CARDIAC if label.name == "LV")
+    lv = next(label.index for label in CARDIAC.labels if label.name == "LV")
     for phase in range(3):
         assert dice(mask[..., phase], phantom.label[..., phase], lv) >= 0.8
     volumes = [int(np.sum(mask[..., phase] == lv)) for phase in range(3)]

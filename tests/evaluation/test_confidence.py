@@ -6,7 +6,7 @@ import pytest
 import torch
 from bundle_kinds import KINDS, training_data
 
-from convformer_monai.bundles import component
+from convformer_monai.bundle import component
 from convformer_monai.evaluation.confidence import PeakResult, choose_peak, main, measure_peaks
 
 

@@ -6,7 +6,7 @@ from monai.data import MetaTensor
 from convformer_monai.errors import InputRefused
 from convformer_monai.evaluation import ScoreVolumes
 from convformer_monai.evaluation.handlers import ScoredVolume
-from convformer_monai.labels import CARDIAC
+from convformer_monai.tasks.cardiac import CARDIAC
 
 AFFINE = torch.diag(torch.tensor([-1.5, -1.5, 8.0, 1.0], dtype=torch.float64))
 CASE = {"id": "p1_x", "patient": "p1", "phase": "ED", "image_path": "x.nii.gz"}
@@ -22,7 +22,7 @@ def maps(phases: int = 1) -> torch.Tensor:
 
 def test_every_phase_of_a_cine_is_a_volume() -> None:
     seen: list[ScoredVolume] = []
-    scores = ScoreVolumes(CARDIAC, [seen.append])
+    scores = ScoreVolumes(CARDIAC.labels, [seen.append])
     predicted = maps(3).byte()
     predicted[1] = 0
     scores.add(CASE, MetaTensor(predicted, affine=AFFINE), MetaTensor(maps(3), affine=AFFINE))
@@ -35,7 +35,7 @@ def test_every_phase_of_a_cine_is_a_volume() -> None:
 
 
 def test_a_single_volume_keeps_its_name() -> None:
-    scores = ScoreVolumes(CARDIAC)
+    scores = ScoreVolumes(CARDIAC.labels)
     scores.add(CASE, MetaTensor(maps().byte(), affine=AFFINE), MetaTensor(maps(), affine=AFFINE))
     assert scores.scores[0].case == "p1_x"
     assert scores.scores[0].structures[0].reference_ml == pytest.approx(18 * 1.5 * 1.5 * 8 / 1000)
@@ -46,7 +46,7 @@ def test_unknown_label_values_are_refused(value: float) -> None:
     label = maps()
     label[0, 0, 0, 0] = value
     with pytest.raises(InputRefused, match=rf"LABEL_VALUES.*holds {value:g};.*1 is RV"):
-        ScoreVolumes(CARDIAC).add(CASE, MetaTensor(maps(), affine=AFFINE), MetaTensor(label, affine=AFFINE))
+        ScoreVolumes(CARDIAC.labels).add(CASE, MetaTensor(maps(), affine=AFFINE), MetaTensor(label, affine=AFFINE))
 
 
 def test_labels_on_another_grid_are_refused() -> None:
@@ -54,7 +54,7 @@ def test_labels_on_another_grid_are_refused() -> None:
     moved[0, 0] = -1.4
     for label in (MetaTensor(maps(2), affine=AFFINE), MetaTensor(maps(), affine=moved)):
         with pytest.raises(InputRefused, match="GRIDS_DIFFER.*p1_x"):
-            ScoreVolumes(CARDIAC).add(CASE, MetaTensor(maps(), affine=AFFINE), label)
+            ScoreVolumes(CARDIAC.labels).add(CASE, MetaTensor(maps(), affine=AFFINE), label)
 
 
 def test_structures_are_needed() -> None:

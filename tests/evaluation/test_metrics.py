@@ -6,7 +6,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
 
 from convformer_monai.evaluation import StructureScore, VolumeScore, score_structure, score_volume
-from convformer_monai.labels import CARDIAC
+from convformer_monai.tasks.cardiac import CARDIAC
 
 SPACING = (0.7, 1.5, 10.0)
 
@@ -119,7 +119,7 @@ def test_spacing_and_voxel_volume_come_from_an_oblique_affine() -> None:
     predicted, reference = np.zeros((2, 10, 10, 4), dtype=np.uint8)
     predicted[2, 3, 1] = reference[2, 3, 2] = 3
     predicted[5, 5, 1] = reference[6, 5, 1] = 1
-    rv, myo, lv = score_volume(predicted, reference, affine, CARDIAC)
+    rv, myo, lv = score_volume(predicted, reference, affine, CARDIAC.labels)
     assert [one.structure for one in (rv, myo, lv)] == ["RV", "MYO", "LV"]
     assert (lv.hd95_mm, rv.hd95_mm) == (pytest.approx(10), pytest.approx(0.7))
     assert myo.state == "both_empty"

@@ -8,10 +8,10 @@ from PIL import Image
 
 from convformer_monai.evaluation import StructureScore, VolumeScore, WriteOverlays, draw_overlay
 from convformer_monai.evaluation.handlers import ScoredVolume
-from convformer_monai.labels import CARDIAC
+from convformer_monai.tasks.cardiac import CARDIAC
 
 AFFINE = np.diag([-1.5, -1.5, 8.0, 1.0])
-RV, MYO, LV = (label.colour for label in CARDIAC)
+RV, MYO, LV = (label.colour for label in CARDIAC.labels)
 WHITE = (255, 255, 255)
 
 
@@ -26,7 +26,7 @@ def heart(levels: range = range(1, 7)) -> np.ndarray:
 
 def drawn(reference: np.ndarray, predicted: np.ndarray, affine: np.ndarray = AFFINE) -> np.ndarray:
     image = np.random.default_rng(0).uniform(0, 100, size=reference.shape)
-    return np.asarray(draw_overlay(image, reference, predicted, affine, CARDIAC, "title"))
+    return np.asarray(draw_overlay(image, reference, predicted, affine, CARDIAC.labels, "title"))
 
 
 def count(picture: np.ndarray, colour: tuple[int, int, int]) -> int:
@@ -51,25 +51,26 @@ def test_the_upper_row_is_the_image_alone() -> None:
 
 
 def test_pixels_are_square_and_panels_ordered_from_the_base() -> None:
-    wide = draw_overlay(heart(), heart(), heart(), np.diag([-3.0, -1.5, 8.0, 1.0]), CARDIAC)
-    tall = draw_overlay(heart(), heart(), heart(), np.diag([-0.75, -1.5, 8.0, 1.0]), CARDIAC)
+    wide = draw_overlay(heart(), heart(), heart(), np.diag([-3.0, -1.5, 8.0, 1.0]), CARDIAC.labels)
+    tall = draw_overlay(heart(), heart(), heart(), np.diag([-0.75, -1.5, 8.0, 1.0]), CARDIAC.labels)
     assert wide.width / wide.height > 1.5 * tall.width / tall.height
     # stored from apex to base, the same heart gives the same slices in the same order
     flipped = AFFINE.copy()
     flipped[:3, 3] = AFFINE[:3, 2] * 7
     flipped[:3, 2] *= -1
     there, back = (
-        np.asarray(draw_overlay(v, v, v, a, CARDIAC)) for v, a in ((heart(), AFFINE), (heart()[..., ::-1], flipped))
+        np.asarray(draw_overlay(v, v, v, a, CARDIAC.labels))
+        for v, a in ((heart(), AFFINE), (heart()[..., ::-1], flipped))
     )
     assert np.array_equal(there, back)
-    upside_down = np.asarray(draw_overlay(*(heart()[..., ::-1],) * 3, AFFINE, CARDIAC))
+    upside_down = np.asarray(draw_overlay(*(heart()[..., ::-1],) * 3, AFFINE, CARDIAC.labels))
     assert np.array_equal(there[45:-25], upside_down[45:-25])  # only the slice numbers differ
 
 
 @pytest.mark.parametrize(("choice", "expected"), [("worst", {"b", "d"}), ("best", {"a", "c"}), ("first", {"a", "b"})])
 def test_chosen_cases_are_written(tmp_path: Path, choice: str, expected: set[str]) -> None:
     nib.Nifti1Image(heart().astype(np.int16), AFFINE).to_filename(tmp_path / "image.nii.gz")
-    pictures = WriteOverlays(tmp_path, CARDIAC, 2, choice)
+    pictures = WriteOverlays(tmp_path, CARDIAC.labels, 2, choice)
     engine = Engine(lambda *_: None)
     pictures.attach(engine)
     cases = [("a", 0.9), ("b", 0.1), ("c", 0.8), ("d", 0.2)]
@@ -88,7 +89,7 @@ def test_chosen_cases_are_written(tmp_path: Path, choice: str, expected: set[str
 
 def test_wrong_choices_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="worst, best, first.*'nicest'"):
-        WriteOverlays(tmp_path, CARDIAC, 1, "nicest")
+        WriteOverlays(tmp_path, CARDIAC.labels, 1, "nicest")
     for count in (-1, 1.5, "3", True):
         with pytest.raises(ValueError, match="count of the overlays"):
-            WriteOverlays(tmp_path, CARDIAC, count)  # type: ignore[arg-type]
+            WriteOverlays(tmp_path, CARDIAC.labels, count)  # type: ignore[arg-type]

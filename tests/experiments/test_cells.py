@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from bundle_kinds import KINDS, Kind
 
-from convformer_monai.bundles import component
+from convformer_monai.bundle import component
 from convformer_monai.experiments import EXPERIMENTS, make_cells
 from convformer_monai.experiments.cells import TABLE_BLOCKS, TABLE_NETS
 

@@ -68,7 +68,7 @@ def test_trains_evaluates_and_compares_every_cell(commands: Commands, tmp_path: 
     training, evaluation = commands.asked[2:4]
     assert training["--network_def#overrides"] == "{'network_def#block': 'conv'}"
     assert training["--max_epochs"] == "1" and training["--seed"] == "0" and training["--dataset_dir"] == "data"
-    assert evaluation["--inference_overrides"] == "{'network_def#block': 'conv'}"
+    assert evaluation["--network_def#block"] == "conv"
     assert evaluation["--weights"] == str(tmp_path / "out" / "conv" / "seed0" / "train" / "best.pt")
 
     table = write_table(experiment, cells, [0, 1])

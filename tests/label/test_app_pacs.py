@@ -15,11 +15,11 @@ import pytest
 from label_server import LabelServer, dice, label_server
 from pacs import DICOMWEB_PLUGIN, ORTHANC, Pacs, orthanc
 
-from convformer_monai.labels import CARDIAC
+from convformer_monai.outputs.dicom_seg import write_dicom_seg
 from convformer_monai.phantoms.dicom.kinds import write_kind
 from convformer_monai.readers import read_series
-from convformer_monai.results.dicom_masks import read_dicom_masks
-from convformer_monai.results.dicom_seg import write_dicom_seg
+from convformer_monai.readers.dicom.masks import read_dicom_masks
+from convformer_monai.tasks.cardiac import CARDIAC
 
 pytestmark = pytest.mark.skipif(
     not (ORTHANC and DICOMWEB_PLUGIN.exists()), reason="needs Debian's packages orthanc and orthanc-dicomweb"
@@ -75,11 +75,11 @@ def names(segmentation: pydicom.Dataset) -> dict[int, str]:
 
 def check_segmentation(segmentation: pydicom.Dataset, hospital: Hospital, labels: np.ndarray, folder: Path) -> None:
     """Checks names, references and voxels of a DICOM SEG against a label map."""
-    assert names(segmentation) == {label.index: label.long_name for label in CARDIAC}
+    assert names(segmentation) == {label.index: label.long_name for label in CARDIAC.labels}
     assert segmentation.ReferencedSeriesSequence[0].SeriesInstanceUID == hospital.series
     path = folder / "seg.dcm"
     segmentation.save_as(path)
-    found = read_dicom_masks([path], CARDIAC)
+    found = read_dicom_masks([path], CARDIAC.labels)
     for index in (1, 2, 3):
         assert int((found.image.numpy() == index).sum()) == int((labels == index).sum())
 
@@ -142,7 +142,7 @@ def test_the_newest_segmentation_counts_whoever_made_it(hospital: Hospital, tmp_
     """One made elsewhere, with its segments in another order, and newer than ours."""
     series = read_series(hospital.dicom, phase="all")
     truth = np.asarray(hospital.truth.dataobj).astype(np.uint8)[None]
-    (path,) = write_dicom_seg(tmp_path / "other.dcm", np.flip(truth, 1).copy(), series, CARDIAC)
+    (path,) = write_dicom_seg(tmp_path / "other.dcm", np.flip(truth, 1).copy(), series, CARDIAC.labels)
     other = pydicom.dcmread(path)
     other.ContentDate = "29991231"
     other.save_as(path)
@@ -155,7 +155,7 @@ def test_a_segmentation_that_lies_elsewhere_is_left_out(hospital: Hospital, tmp_
     before = hospital.server.get("/datastore/", output="train").json()
     series = read_series(hospital.dicom, phase="all")
     truth = np.asarray(hospital.truth.dataobj).astype(np.uint8)[None]
-    (path,) = write_dicom_seg(tmp_path / "moved.dcm", truth, series, CARDIAC)
+    (path,) = write_dicom_seg(tmp_path / "moved.dcm", truth, series, CARDIAC.labels)
     moved = pydicom.dcmread(path)
     for group in moved.PerFrameFunctionalGroupsSequence:
         position = group.PlanePositionSequence[0]

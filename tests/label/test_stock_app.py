@@ -21,7 +21,7 @@ from label_server import LabelServer
 from PIL import Image
 from servers import free_port, monailabel_command, running
 
-from convformer_monai.bundles import component, load_weights
+from convformer_monai.bundle import component, load_weights
 from convformer_monai.phantoms import cardiac_phantom, dermoscopy_phantom, head_ct_phantom
 from convformer_monai.readers import read_series
 from convformer_monai.segmenter import Segmenter

@@ -9,8 +9,9 @@ from PIL import Image
 from convformer_monai.errors import InputRefused
 from convformer_monai.label_app.labels_in import numbers_by_name, read_labels
 from convformer_monai.label_app.masks_out import copy_for_viewer, write_for_viewer
-from convformer_monai.labels import CARDIAC, DERMOSCOPY
 from convformer_monai.readers import read_series
+from convformer_monai.tasks.cardiac import CARDIAC
+from convformer_monai.tasks.dermoscopy import DERMOSCOPY
 
 AFFINE = np.array([[-1.4, 0.1, 0, 60], [0.1, 1.4, 0.2, -40], [0, -0.2, 8, 10], [0, 0, 0, 1.0]])
 SHAPE = (20, 16, 6)
@@ -50,14 +51,14 @@ def test_turned_axes_are_turned_back(series, labels: np.ndarray, tmp_path: Path,
     wanted = nib.orientations.axcodes2ornt(codes)
     turned = turned.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(turned.affine), wanted))
     path = save(tmp_path / "mask.nii.gz", np.asarray(turned.dataobj), turned.affine)
-    assert np.array_equal(read_labels(path, series, CARDIAC)[0], labels)
+    assert np.array_equal(read_labels(path, series, CARDIAC.labels)[0], labels)
 
 
 @pytest.mark.parametrize("extension", [".nii.gz", ".nrrd", ".seg.nrrd"])
 def test_what_viewers_get_comes_back_the_same(series, labels: np.ndarray, tmp_path: Path, extension: str) -> None:
     path = tmp_path / f"mask{extension}"
-    write_for_viewer(path, labels[None], series, CARDIAC)
-    assert np.array_equal(read_labels(path, series, CARDIAC)[0], labels)
+    write_for_viewer(path, labels[None], series, CARDIAC.labels)
+    assert np.array_equal(read_labels(path, series, CARDIAC.labels)[0], labels)
 
 
 def test_a_tilted_gantry_survives_in_what_viewers_get(labels: np.ndarray, tmp_path: Path) -> None:
@@ -70,14 +71,14 @@ def test_a_tilted_gantry_survives_in_what_viewers_get(labels: np.ndarray, tmp_pa
     nib.save(image, tmp_path / "image.nii.gz")
     series = read_series(tmp_path / "image.nii.gz")
     copy = copy_for_viewer(series, tmp_path, "copy")
-    write_for_viewer(tmp_path / "mask.nrrd", labels[None], series, CARDIAC)
+    write_for_viewer(tmp_path / "mask.nrrd", labels[None], series, CARDIAC.labels)
     assert copy.name == "copy.nrrd"
     for file in (copy, tmp_path / "mask.nrrd"):
         again = SimpleITK.ReadImage(str(file))
         for voxel in ((0, 0, 0), (19, 15, 5)):
             wanted = (tilted @ [*voxel, 1])[:3] * (-1, -1, 1)
             assert np.allclose(again.TransformIndexToPhysicalPoint(voxel), wanted, atol=1e-3)
-    assert np.array_equal(read_labels(tmp_path / "mask.nrrd", series, CARDIAC)[0], labels)
+    assert np.array_equal(read_labels(tmp_path / "mask.nrrd", series, CARDIAC.labels)[0], labels)
 
 
 def test_an_upright_volume_is_copied_as_nifti(series, tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_a_cropped_mask_is_put_in_its_place(series, labels: np.ndarray, tmp_path
     affine = orthogonal()
     affine[:3, 3] += affine[:3, :3] @ [2, 1, 1]
     path = save(tmp_path / "mask.nii.gz", np.ascontiguousarray(labels[2:, 1:, 1:]), affine)
-    assert np.array_equal(read_labels(path, series, CARDIAC)[0], labels)
+    assert np.array_equal(read_labels(path, series, CARDIAC.labels)[0], labels)
 
 
 def changed(what: str) -> np.ndarray:
@@ -113,7 +114,7 @@ def changed(what: str) -> np.ndarray:
 def test_masks_of_another_grid_are_refused(series, labels: np.ndarray, tmp_path: Path, what: str) -> None:
     path = save(tmp_path / "mask.nii.gz", labels, changed(what))
     with pytest.raises(InputRefused, match="mask.nii.gz does not lie on the grid of its image") as refusal:
-        read_labels(path, series, CARDIAC)
+        read_labels(path, series, CARDIAC.labels)
     assert refusal.value.code == "LABEL_MISALIGNED"
 
 
@@ -121,11 +122,11 @@ def test_segments_are_known_by_name_not_by_number(series, labels: np.ndarray, tm
     theirs = np.array([0, 30, 10, 20], np.uint8)[labels]
     path = save(tmp_path / "mask.nii.gz", theirs, orthogonal())
     info = [{"name": "MYO", "idx": 10}, {"name": "Left ventricle cavity", "idx": 20}, {"name": "rv", "id": 30}]
-    assert np.array_equal(read_labels(path, series, CARDIAC, info)[0], labels)
+    assert np.array_equal(read_labels(path, series, CARDIAC.labels, info)[0], labels)
 
 
 def test_values_count_in_order_where_no_number_is_given() -> None:
-    assert numbers_by_name([{"name": "LV"}, {"name": "RV"}], CARDIAC) == {1: 3, 2: 1}
+    assert numbers_by_name([{"name": "LV"}, {"name": "RV"}], CARDIAC.labels) == {1: 3, 2: 1}
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_values_count_in_order_where_no_number_is_given() -> None:
 def test_unknown_structures_are_refused(series, labels: np.ndarray, tmp_path: Path, info, text: str) -> None:
     path = save(tmp_path / "mask.nii.gz", np.where(labels == 1, 7, 0).astype(np.uint8), orthogonal())
     with pytest.raises(InputRefused, match=text) as refusal:
-        read_labels(path, series, CARDIAC, info)
+        read_labels(path, series, CARDIAC.labels, info)
     assert refusal.value.code == "LABEL_UNKNOWN"
 
 
@@ -152,16 +153,16 @@ def test_masks_of_photographs(tmp_path: Path) -> None:
     mask[10:20, 30:50] = 1
     for name, values in (("a.png", mask), ("b.png", mask * np.uint8(255))):
         Image.fromarray(values).save(tmp_path / name)
-        assert np.array_equal(read_labels(tmp_path / name, series, DERMOSCOPY), mask.T)
-    write_for_viewer(tmp_path / "c.nrrd", mask.T[None], series, DERMOSCOPY)
-    assert np.array_equal(read_labels(tmp_path / "c.nrrd", series, DERMOSCOPY), mask.T)
+        assert np.array_equal(read_labels(tmp_path / name, series, DERMOSCOPY.labels), mask.T)
+    write_for_viewer(tmp_path / "c.nrrd", mask.T[None], series, DERMOSCOPY.labels)
+    assert np.array_equal(read_labels(tmp_path / "c.nrrd", series, DERMOSCOPY.labels), mask.T)
     Image.fromarray(mask[:40]).save(tmp_path / "small.png")
     with pytest.raises(InputRefused, match=r"it has \(64, 40\) pixels, the photograph \(64, 48\)"):
-        read_labels(tmp_path / "small.png", series, DERMOSCOPY)
+        read_labels(tmp_path / "small.png", series, DERMOSCOPY.labels)
 
 
 def test_formats_that_cannot_hold_a_mask_are_refused(series, labels: np.ndarray, tmp_path: Path) -> None:
     with pytest.raises(InputRefused, match="a PNG holds no volume"):
-        write_for_viewer(tmp_path / "mask.png", labels[None], series, CARDIAC)
+        write_for_viewer(tmp_path / "mask.png", labels[None], series, CARDIAC.labels)
     with pytest.raises(InputRefused, match="masks are written as"):
-        write_for_viewer(tmp_path / "mask.exe", labels[None], series, CARDIAC)
+        write_for_viewer(tmp_path / "mask.exe", labels[None], series, CARDIAC.labels)

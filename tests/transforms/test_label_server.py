@@ -5,8 +5,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, SaveImaged
 
-from convformer_monai.bundles import component
-from convformer_monai.catalogue import BUNDLES, bundle_path
+from convformer_monai.bundle import BUNDLES, Bundle, component
 from convformer_monai.errors import InputRefused
 from convformer_monai.transforms import ForMonaiLabeld, NativeLabelsd
 
@@ -22,7 +21,7 @@ def case(*shape: int, channels: int = 1, affine: torch.Tensor | None = None) -> 
 
 @pytest.mark.parametrize("name", list(BUNDLES))
 def test_without_saving_and_inverting_the_bundles_give_class_probabilities(name: str) -> None:
-    root = bundle_path(name)
+    root = Bundle(name).root
     transforms = component(root, "inference", "postprocessing").transforms
     left = Compose([one for one in transforms if not isinstance(one, SaveImaged | Invertd)])
     photo = name == "dermoscopy"

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from convformer_monai.labels import HEMORRHAGE
 from convformer_monai.phantoms.cardiac_anatomy import Array
 from convformer_monai.phantoms.head_ct.bleeds import KINDS, Bleed, Intraparenchymal, Intraventricular, Subdural
 from convformer_monai.phantoms.head_ct.vault import Vault
 from convformer_monai.phantoms.head_ct.ventricles import Ventricle, midline_shift
+from convformer_monai.tasks.hemorrhage import HEMORRHAGE
 
 ORIGIN = np.array([0.0, 0.0, 15.0])  # the middle of the grid in the head's frame, mm: from the skull base to the vertex
 # where lobar bleeds sit: |x|, y, z of the middle, mm
@@ -118,7 +118,7 @@ class HeadAnatomy:
         blood = np.zeros(frame.shape[1], dtype=bool)
         for bleed in self.bleeds:
             blood |= bleed.distance(frame) < 0
-        return np.where(blood, HEMORRHAGE[0].index, 0).astype(np.uint8)
+        return np.where(blood, HEMORRHAGE.labels[0].index, 0).astype(np.uint8)
 
     def volumes_ml(self) -> dict[str, float]:
         """True volume of each bleed, mL."""

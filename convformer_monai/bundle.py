@@ -1,0 +1,342 @@
+"""A bundle on disk: its metadata, task, configs, network and weights. No other module opens these files.
+
+Imports nothing heavy; torch and MONAI are imported by what needs them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convformer_monai.errors import InputRefused
+from convformer_monai.tasks import Task, generic_task, get_task
+from convformer_monai.tasks.task import Label
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["BUNDLES", "Bundle", "component", "file_sha256", "load_weights", "save_weights", "task_of"]
+
+logger = logging.getLogger(__name__)
+
+BUNDLES = {
+    "cardiac": "cardiac_mri_convformer_segmentation",
+    "dermoscopy": "dermoscopy_convformer_segmentation",
+    "hemorrhage": "ct_hemorrhage_convformer_segmentation",
+}
+FOLDER_VARIABLE = "CONVFORMER_BUNDLES"
+TASK_KEY = "convformer_task"
+CONFIG = Path("configs") / "inference.json"
+MAX_UNZIPPED = 4 * 2**30
+
+
+class Bundle:
+    """One bundle: a folder, or a zip of one, which is unpacked for as long as the object lives.
+
+    Args:
+        bundle: short name (see :data:`BUNDLES`), or path of a folder or zip. Bundles with a short name are looked for
+            in ``$CONVFORMER_BUNDLES``, then in ``bundles`` beside the package, where a clone has them.
+
+    Attributes:
+        root: its folder.
+
+    Raises:
+        InputRefused: ``BUNDLE_NOT_FOUND`` if there is no such bundle, ``BUNDLE_UNUSABLE`` if it cannot be unpacked.
+    """
+
+    def __init__(self, bundle: str | Path) -> None:
+        self.root = _named(str(bundle)) if str(bundle) in BUNDLES else Path(bundle).expanduser()
+        if self.root.is_file() and zipfile.is_zipfile(self.root):
+            self._unpacked = tempfile.TemporaryDirectory(prefix="convformer-bundle-", ignore_cleanup_errors=True)
+            self.root = _unzipped(self.root, Path(self._unpacked.name))
+        if not (self.root / CONFIG).is_file():
+            raise InputRefused(
+                "BUNDLE_NOT_FOUND",
+                f"{bundle} is not a bundle: give {', '.join(BUNDLES)}, or a folder or zip that holds {CONFIG}",
+            )
+
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        """``configs/metadata.json``.
+
+        Raises:
+            InputRefused: ``BUNDLE_UNUSABLE`` if it cannot be read, or does not say what goes in and comes out.
+        """
+        path = self.root / "configs" / "metadata.json"
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            formats = content["network_data_format"]
+            int(formats["inputs"]["image"]["num_channels"])
+            {int(index): str(name) for index, name in formats["outputs"]["pred"]["channel_def"].items()}
+        except (OSError, ValueError) as error:
+            raise InputRefused("BUNDLE_UNUSABLE", f"{path} cannot be read as JSON: {error}") from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputRefused(
+                "BUNDLE_UNUSABLE",
+                f"{path} must be an object whose network_data_format has inputs.image.num_channels and "
+                f"outputs.pred.channel_def; got {type(error).__name__}: {error}",
+            ) from error
+        return content
+
+    @property
+    def name(self) -> str:
+        """What results call it; of a copy under another folder the same."""
+        return str(self.metadata.get("name") or self.root.resolve().name)
+
+    @property
+    def version(self) -> str:
+        """Its version, or ``unknown``."""
+        return str(self.metadata.get("version", "unknown"))
+
+    @property
+    def weights(self) -> Path:
+        """Where its own weights are."""
+        return self.root / "models" / "model.pt"
+
+    @property
+    def channels(self) -> int:
+        """Channels of the image: 3 for photographs."""
+        return int(self.metadata["network_data_format"]["inputs"]["image"]["num_channels"])
+
+    @property
+    def classes(self) -> int:
+        """Classes of the network, background included."""
+        return len(self.metadata["network_data_format"]["outputs"]["pred"]["channel_def"])
+
+    @property
+    def is_photo(self) -> bool:
+        """Whether it takes photographs."""
+        return self.channels == 3
+
+    @property
+    def modality(self) -> str | None:
+        """DICOM modality of its images, if it names one."""
+        return self.metadata["network_data_format"]["inputs"]["image"].get("modality") or None
+
+    @cached_property
+    def task(self) -> Task:
+        """The task that ``convformer_task`` names; without a known one a generic task, and a warning.
+
+        Raises:
+            InputRefused: ``BUNDLE_UNUSABLE`` if the network has other outputs than the task has structures.
+        """
+        channels = self.metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+        names = {int(index): str(name) for index, name in channels.items() if int(index) > 0}
+        where = self.root / "configs" / "metadata.json"
+        try:
+            task = get_task(str(self.metadata.get(TASK_KEY, "")))
+        except ValueError as error:
+            logger.warning("%s: %r names no known task, so sizes are measured and no more: %s", where, TASK_KEY, error)
+            return generic_task(names, self.is_photo)
+        if set(names) != {label.index for label in task.labels}:
+            raise InputRefused(
+                "BUNDLE_UNUSABLE",
+                f"{where}: the task {task.name} has {len(task.labels)} structures, channel_def {len(names)}; correct "
+                f"{TASK_KEY!r}",
+            )
+        return task
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """The structures."""
+        return self.task.labels
+
+    def has(self, config: str) -> bool:
+        """Whether there is a config of that name (without ``.json``)."""
+        return self.path(config).is_file()
+
+    def path(self, config: str) -> Path:
+        """The file of a config."""
+        return self.root / "configs" / f"{config}.json"
+
+    def read(self, config: str) -> Any:
+        """Reads a config as it stands.
+
+        Raises:
+            InputRefused: ``BUNDLE_UNUSABLE`` if it is missing or not JSON.
+        """
+        try:
+            return json.loads(self.path(config).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputRefused("BUNDLE_UNUSABLE", f"{self.path(config)} cannot be read as JSON: {error}") from error
+
+    def get(
+        self,
+        ids: str | Sequence[str],
+        config: str | Sequence[str] = "inference",
+        overrides: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Instantiates parts of a config.
+
+        Args:
+            ids: what to instantiate, e.g. ``network_def``; or several ids, whose objects then refer to each other as
+                they do in the config, e.g. ``["preprocessing", "native_labels"]``.
+            config: name of a file in ``configs``, without ``.json``, or several, each an overlay on those before.
+            overrides: values by id that replace the config's own first, e.g. ``{"image_keys": ["image", "label"]}``.
+
+        Returns:
+            The object, or for several ids a dict of them.
+
+        Raises:
+            ValueError: if the config, an id or an override's id does not exist.
+        """
+        from monai.bundle import ConfigParser
+
+        names = [config] if isinstance(config, str) else list(config)
+        for name in names:
+            if not self.has(name):
+                raise ValueError(f"config must name a file of {self.root / 'configs'}, got {name!r}")
+        parser = ConfigParser(ConfigParser.load_config_files([str(self.path(name)) for name in names]))
+        parser["_meta_"] = self.metadata
+        # As a Path: the parser would take characters such as "$" and "@" in a text for its own.
+        changes = {"bundle_root": self.root, **(overrides or {})}
+        wanted = [ids] if isinstance(ids, str) else list(ids)
+        for key in (*changes, *wanted):
+            if key not in parser:
+                raise ValueError(f"{' with '.join(names)} of {self.root} has no id {key!r}")
+        parser.update(changes)
+        parts = {key: parser.get_parsed_content(key) for key in wanted}
+        return parts[ids] if isinstance(ids, str) else parts
+
+
+def _named(name: str) -> Path:
+    """Finds a bundle by its short name."""
+    beside = Path(__file__).resolve().parents[1] / "bundles"
+    chosen = os.environ.get(FOLDER_VARIABLE)
+    for folder in [*([Path(chosen)] if chosen else []), beside]:
+        if (folder / BUNDLES[name]).is_dir():
+            return folder / BUNDLES[name]
+    raise InputRefused(
+        "BUNDLE_NOT_FOUND",
+        f"the bundle {BUNDLES[name]} is not here: clone the repository and set {FOLDER_VARIABLE} to its folder "
+        "'bundles'",
+    )
+
+
+def _unzipped(archive: Path, folder: Path) -> Path:
+    """Unpacks a bundle; returns its root, which is the archive's, or its only folder."""
+    try:
+        with zipfile.ZipFile(archive) as content:
+            names = [Path(entry.filename) for entry in content.infolist()]
+            if any(name.is_absolute() or ".." in name.parts for name in names):
+                raise InputRefused("BUNDLE_UNUSABLE", f"{archive} holds paths that lead out of it; get it again")
+            if sum(entry.file_size for entry in content.infolist()) > MAX_UNZIPPED:
+                raise InputRefused("BUNDLE_UNUSABLE", f"{archive} is larger than 4 GiB when unpacked; unpack it first")
+            content.extractall(folder)
+    except (OSError, zipfile.BadZipFile, RuntimeError) as error:
+        raise InputRefused("BUNDLE_UNUSABLE", f"{archive} cannot be unpacked: {error}") from error
+    inner = [path for path in folder.iterdir() if (path / CONFIG).is_file()]
+    return inner[0] if len(inner) == 1 and not (folder / CONFIG).is_file() else folder
+
+
+def component(
+    bundle_root: object,
+    config: str | Sequence[str],
+    id: str | Sequence[str],
+    overrides: Mapping[str, Any] | None = None,
+) -> Any:
+    """Instantiates parts of a bundle's config for another config; see :meth:`Bundle.get`.
+
+    Args:
+        bundle_root: folder of the bundle; the part sees it as its own ``bundle_root``.
+        config: as there.
+        id: as ``ids`` there.
+        overrides: as there.
+    """
+    return Bundle(str(bundle_root)).get(id, config, overrides)
+
+
+def task_of(bundle_root: object) -> Task:
+    """The task of a bundle, for its configs.
+
+    Args:
+        bundle_root: folder of the bundle.
+    """
+    return Bundle(str(bundle_root)).task
+
+
+def file_sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def load_weights(
+    network: torch.nn.Module, path: object, sha256: str | None = None, device: str | torch.device = "cpu"
+) -> torch.nn.Module:
+    """Loads a state dict into a network, strictly, after checking the file.
+
+    Args:
+        network: takes the weights, each cast to the parameter's own type (they are stored as float16).
+        path: file of a plain state dict.
+        sha256: expected SHA-256; ``None`` or empty for weights of one's own, which are not checked.
+        device: where the weights are loaded to.
+
+    Returns:
+        The network.
+
+    Raises:
+        InputRefused: if the file is missing, not the expected one, or does not fit the network.
+    """
+    import torch
+
+    file = Path(str(path))
+    if not file.is_file():
+        raise InputRefused("WEIGHTS_NOT_FOUND", f"{file} does not exist; give the bundle's root with --bundle_root")
+    if sha256:
+        found = file_sha256(file)
+        if found != sha256.lower():
+            raise InputRefused(
+                "WEIGHTS_HASH",
+                f"{file} has SHA-256 {found[:12]}..., expected {sha256[:12]}...; fetch the "
+                "bundle again, or pass --weights_sha256 '' for weights of your own",
+            )
+    else:
+        logger.warning("%s: no SHA-256 to check it against", file.name)
+    try:
+        state = torch.load(file, map_location=device, weights_only=True)
+        network.load_state_dict(state, strict=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputRefused("WEIGHTS_MISFIT", f"{file} does not fit the network: {reason}") from error
+    return network
+
+
+def save_weights(path: object, bundle_root: object) -> Path:
+    """Puts trained weights into a bundle: ``models/model.pt`` in float16, and its SHA-256 in ``metadata.json``.
+
+    Args:
+        path: file of a plain state dict, e.g. ``best.pt`` of a training run.
+        bundle_root: folder of the bundle; the weights must fit its ``network_def``.
+
+    Returns:
+        The file written.
+
+    Raises:
+        InputRefused: if the file is missing or does not fit.
+    """
+    import torch
+
+    bundle = Bundle(str(bundle_root))
+    network = load_weights(bundle.get("network_def"), path)
+    state = {key: value.half() if value.is_floating_point() else value for key, value in network.state_dict().items()}
+    file = bundle.weights
+    file.parent.mkdir(exist_ok=True)
+    torch.save(state, file.with_suffix(".part"))
+    os.replace(file.with_suffix(".part"), file)
+    content = {**bundle.metadata, "weights_sha256": file_sha256(file)}
+    bundle.path("metadata").write_text(json.dumps(content, indent=4) + "\n")
+    logger.info("%s: %.1f MB, SHA-256 %s", file, file.stat().st_size / 1e6, content["weights_sha256"])
+    return file

@@ -1,0 +1,244 @@
+"""One case from file to files: read, segment, measure, write everything or nothing."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from convformer_monai.bundle import Bundle
+from convformer_monai.errors import InputRefused
+from convformer_monai.measurements.values import Measurements
+from convformer_monai.outputs.atomic import AtomicFiles, check_writable, write_text
+from convformer_monai.outputs.measurements import write_measurements
+from convformer_monai.outputs.writer import MOMENTS, Options, Result, place
+from convformer_monai.readers.cases import Case, stem
+
+if TYPE_CHECKING:
+    from convformer_monai.readers.series import ImageSeries
+    from convformer_monai.segmenter import Segmenter
+
+__all__ = ["finished", "folder_for", "measure_mask", "merge_measurements", "process"]
+
+logger = logging.getLogger(__name__)
+
+
+def process(
+    segmenter: Segmenter, case: Case, output_dir: Path, options: Options
+) -> tuple[tuple[Path, ...], dict[str, Any]]:
+    """Does a whole case.
+
+    Args:
+        segmenter: the loaded bundle.
+        case: image and name of the results.
+        output_dir: the results go to ``output_dir/<case.name>_*``.
+        options: what to write.
+
+    Returns:
+        The files written, and the measurements as JSON types.
+
+    Raises:
+        InputRefused: if the image or an option cannot be used, or a result cannot be written; nothing is left then.
+            What options, header and folder tell is refused before the network runs.
+    """
+    from convformer_monai.measurements.measure import check_phases, measure
+
+    base = folder_for(output_dir, case.name)
+    _refuse_existing(base, options)
+    bundle, start = segmenter.bundle, time.perf_counter()
+    series = segmenter.read(
+        case.path,
+        series_uid=options.series_uid,
+        phase=options.phase_to_read,
+        resample_uneven=options.resample_uneven,
+    )
+    seconds = {"read": time.perf_counter() - start}
+    check_phases(series, bundle.task, options.ed, options.es, bundle.name)
+    if options.phase in MOMENTS and (
+        options.phase not in bundle.task.moments
+        or (len(series.phases) == 1 and getattr(options, options.phase) is None)
+    ):
+        raise _no_such_moment(series, options.phase)
+    for writer in options.writers():
+        writer.check_image(series)
+    found = segmenter.run(series)
+    seconds.update(found.seconds)
+    start = time.perf_counter()
+    labels: Any = found.labels.numpy()[0] if series.is_photo else found.labels.numpy()
+    measurements = measure(
+        labels,
+        series,
+        bundle.task,
+        case=case.name,
+        bundle=bundle.name,
+        ed=options.ed,
+        es=options.es,
+        disagreement=found.disagreement,
+        disagreement_threshold=bundle.metadata.get("disagreement_threshold"),
+    )
+    seconds["measure"] = time.perf_counter() - start
+    run = {
+        "weights_sha256": segmenter.weights_sha256,
+        "device": str(segmenter.device),
+        "seconds": seconds,
+        "notes": found.notes,
+    }
+    result = _kept(Result(series, labels, measurements, bundle, options, series, run), options.phase)
+    with AtomicFiles(overwrite=options.overwrite) as files:
+        for writer in options.writers():
+            result.written.extend(writer.write(base, result, files))
+    for flag in measurements.flags:
+        logger.warning("%s: %s", case.name, flag.message)
+    return tuple(result.written), measurements.to_dict()
+
+
+def _kept(result: Result, phase: str) -> Result:
+    """Returns the result with all phases, or with the one that is end-diastolic or end-systolic."""
+    from monai.data import MetaTensor
+
+    series = result.series
+    if phase not in MOMENTS:
+        return result
+    chosen = result.measurements.details.get(phase, {}).get("phase")
+    if chosen is None:
+        raise _no_such_moment(series, phase)
+    index = series.phases.index(chosen)
+    image = MetaTensor(series.image.as_tensor()[index : index + 1]).copy_meta_from(series.image)
+    one = replace(
+        series,
+        image=image,
+        phases=(series.phases[index],),
+        phase_times_ms=series.phase_times_ms[index : index + 1],
+        frames=series.frames[index : index + 1],
+    )
+    return replace(result, series=one, labels=result.labels[index : index + 1])
+
+
+def _no_such_moment(series: ImageSeries, phase: str) -> InputRefused:
+    return InputRefused(
+        "PHASE_NOT_FOUND",
+        f"{series.path.name} has no phase that is known to be {phase}; leave --phase out, or give --{phase} too",
+    )
+
+
+def folder_for(output_dir: Path, name: str) -> Path:
+    """Makes the folder of a case's results.
+
+    Args:
+        output_dir: output folder.
+        name: of the case.
+
+    Returns:
+        The beginning of the paths of its results.
+
+    Raises:
+        InputRefused: if the folder cannot be made, or written to.
+    """
+    base = Path(output_dir).expanduser() / name if name else Path(output_dir).expanduser() / "x"
+    check_writable(base.parent, "give another --output")
+    return base
+
+
+def _refuse_existing(base: Path, options: Options) -> None:
+    """Refuses before the work what would be refused after it."""
+    if options.overwrite:
+        return
+    for writer in options.writers():
+        for path in writer.existing(base):
+            raise InputRefused("EXISTS", f"{path} exists already; give --overwrite or another output folder")
+
+
+def finished(case: Case, output_dir: Path, segmenter: Segmenter, options: Options) -> dict[str, Any] | None:
+    """Tells whether a case was done before: by these weights and options, from this input, and completely.
+
+    Returns:
+        Its measurements, or ``None`` if it is to be done.
+    """
+    base = folder_for(output_dir, case.name)
+    report_file = place(base, "_report.json")
+    try:
+        report = json.loads(report_file.read_text(encoding="utf-8"))
+        measurements: dict[str, Any] = json.loads(place(base, "_measurements.json").read_text(encoding="utf-8"))
+        complete = all((base.parent / name).is_file() for name in report["files"])
+        same = (
+            report["options"] == options.recorded() and report["bundle"]["weights_sha256"] == segmenter.weights_sha256
+        )
+        older = _newest(case.path) <= report_file.stat().st_mtime
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return measurements if complete and same and older else None
+
+
+def _newest(path: Path) -> float:
+    """Time of the last change of a file, or of anything in a folder."""
+    times = (one.stat().st_mtime for one in (path, *(path.rglob("*") if path.is_dir() else ())))
+    return float(max(times))
+
+
+def merge_measurements(output_dir: Path, names: Sequence[str]) -> Path:
+    """Writes ``measurements.csv`` of many cases, which is replaced if it exists.
+
+    Args:
+        output_dir: output folder.
+        names: of the cases, all done.
+    """
+    path = folder_for(output_dir, "measurements.csv")
+    parts = [place(folder_for(output_dir, name), "_measurements.csv").read_text("utf-8") for name in names]
+    content = "".join(part if index == 0 else part.split("\n", 1)[1] for index, part in enumerate(parts))
+    write_text(path, content, overwrite=True)
+    return path
+
+
+def measure_mask(
+    mask: Path,
+    bundle: str | Path,
+    *,
+    ed: int | None = None,
+    es: int | None = None,
+    output: Path | None = None,
+    overwrite: bool = False,
+) -> Measurements:
+    """Measures an existing label map.
+
+    Args:
+        mask: NIfTI, NRRD or MetaImage (4-D for a cine), DICOM SEG (of a cine the folder of them), or PNG for a
+            photograph.
+        bundle: whose structures its labels are.
+        ed: end-diastolic phase; ``None`` to find it.
+        es: end-systolic phase; ``None`` to find it.
+        output: folder for ``<mask>_measurements.json`` and ``.csv``; ``None`` writes nothing.
+        overwrite: replace results that exist.
+
+    Raises:
+        InputRefused: if the file is no label map of this bundle, or a result cannot be written.
+    """
+    from convformer_monai.measurements.measure import measure
+    from convformer_monai.readers import read_series
+    from convformer_monai.readers.dicom.masks import find_dicom_masks, read_dicom_masks
+
+    source = Bundle(bundle)
+    table = source.labels
+    segmentations = find_dicom_masks(mask)
+    series = read_dicom_masks(segmentations, table) if segmentations else read_series(mask, phase="all")
+    values = series.image.numpy()
+    if series.is_photo:
+        values = (values.max(axis=0) > 127).astype(np.uint8)
+    known = {0, *(label.index for label in table)}
+    found = set(np.unique(values).tolist())
+    if not found <= known:
+        strange = ", ".join(f"{value:g}" for value in sorted(found - known)[:5])
+        raise InputRefused("NOT_A_MASK", f"{mask} holds {strange}; a mask of {source.name} holds {sorted(known)} only")
+    measurements = measure(
+        values.astype(np.uint8), series, source.task, case=mask.name, bundle=source.name, ed=ed, es=es, of_image=False
+    )
+    if output is not None:
+        base = folder_for(output, stem(mask))
+        with AtomicFiles(overwrite=overwrite) as files:
+            write_measurements(base, measurements, files)
+    return measurements

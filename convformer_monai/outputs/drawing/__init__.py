@@ -1,0 +1,1 @@
+"""Pictures of slices and outlines; needs torch, unlike the writers."""
