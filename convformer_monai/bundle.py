@@ -195,7 +195,9 @@ class Bundle:
         for name in names:
             if not self.has(name):
                 raise ValueError(f"config must name a file of {self.root / 'configs'}, got {name!r}")
-        parser = ConfigParser(ConfigParser.load_config_files([str(self.path(name)) for name in names]))
+        parser = ConfigParser(self.read(names[0]))
+        for overlay in names[1:]:
+            parser.update(self.read(overlay))
         parser["_meta_"] = self.metadata
         # As a Path: the parser would take characters such as "$" and "@" in a text for its own.
         changes = {"bundle_root": self.root, **(overrides or {})}

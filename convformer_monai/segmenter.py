@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from monai.data import MetaTensor
@@ -15,13 +17,13 @@ from torch import Tensor
 
 from convformer_monai.bundle import Bundle, file_sha256, load_weights
 from convformer_monai.errors import InputRefused
+from convformer_monai.measurements.overlap import dice
 from convformer_monai.readers import ImageSeries, read_series
 from convformer_monai.readers.memory import like, series_from
 
 __all__ = ["Segmentation", "Segmenter", "choose_device"]
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 PARTS = ("modality", "weights", "weights_sha256", "network_def", "preparation", "inferer", "native_labels")
 
@@ -171,13 +173,14 @@ class Segmenter:
         with torch.inference_mode():
             data: dict[Any, Any] = self._prepare({"image": series.image.clone()})
             prepared = time.perf_counter()
-            scores = self._retrying(lambda: self._scores(data["image"], self.flips), notes)
-            inferred = time.perf_counter()
-            labels = self._labelled(data, scores)
-            disagreement = None
-            if self.flips:
-                plain = self._retrying(lambda: self._scores(data["image"], False), notes)
-                disagreement = 1 - _dice(labels, self._labelled(data, plain))
+            with self._attempt() as attempt:
+                scores = attempt.scores(data["image"], self.flips, notes)
+                inferred = time.perf_counter()
+                labels = self._labelled(data, scores)
+                disagreement = None
+                if self.flips:
+                    plain = attempt.scores(data["image"], False, notes)
+                    disagreement = 1 - dice(labels.numpy(), self._labelled(data, plain).numpy())
         seconds = {"prepare": prepared - start, "network": inferred - prepared, "native_grid": 0.0}
         seconds["native_grid"] = time.perf_counter() - inferred
         return Segmentation(series, labels, seconds, disagreement, tuple(notes))
@@ -194,43 +197,53 @@ class Segmenter:
         Returns:
             ``(phases * K, X', Y', Z)`` for ``K`` classes, of a photograph ``(K, X', Y')``.
         """
-        with torch.inference_mode():
-            return self._scores(image, False)
+        with torch.inference_mode(), self._attempt() as attempt:
+            return attempt.scores(image, False, [])
 
-    def _scores(self, image: Tensor, flips: bool) -> Tensor:
-        self._inferer.flips = flips
-        return self._inferer(image[None].to(self.device), self.network)[0].cpu()  # type: ignore[no-any-return]
+    @contextmanager
+    def _attempt(self) -> Iterator[_Attempt]:
+        """Yields what runs the network for one image, and puts the network back where it was."""
+        attempt = _Attempt(self.network, copy.copy(self._inferer), self.device)
+        try:
+            yield attempt
+        finally:
+            if attempt.device != self.device:
+                self.network.to(self.device)
 
     def _labelled(self, data: dict[Any, Any], scores: Tensor) -> MetaTensor:
         return self._to_labels({**data, "pred": scores})["pred"]  # type: ignore[no-any-return]
 
-    def _retrying(self, work: Callable[[], T], notes: list[str]) -> T:
-        """Does the work; when the accelerator's memory runs out, again with smaller batches, at last on the CPU."""
+
+@dataclass
+class _Attempt:
+    """Runs the network on one image; when the accelerator's memory runs out, with less, at last on the CPU."""
+
+    network: torch.nn.Module
+    inferer: Any
+    device: torch.device
+
+    def scores(self, image: Tensor, flips: bool, notes: list[str]) -> Tensor:
+        """Class scores on the CPU; says in ``notes`` what it had to do."""
+        self.inferer.flips = flips
         while True:
             try:
-                return work()
+                return self.inferer(image[None].to(self.device), self.network)[0].cpu()  # type: ignore[no-any-return]
             except torch.OutOfMemoryError:
                 notes.append(self._use_less())
                 logger.warning("%s", notes[-1])
-            if self.device.type == "cuda":
+            if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
     def _use_less(self) -> str:
         if self.device.type == "cpu":
             raise InputRefused("OUT_OF_MEMORY", "the image does not fit into memory; segment one phase of it")
-        slices = self._inferer.slice_batch_size
+        slices = self.inferer.slice_batch_size
         if slices > 1:
-            self._inferer.slice_batch_size = slices // 2
+            self.inferer.slice_batch_size = slices // 2
             return f"out of memory on {self.device}: again with {slices // 2} slices at once"
         device, self.device = self.device, torch.device("cpu")
-        self.network = self.network.to(self.device)
+        self.network.to(self.device)
         return f"out of memory on {device}: again on the CPU"
-
-
-def _dice(first: Tensor, second: Tensor) -> float:
-    """Dice of two label maps, all structures together; 1 if both are empty."""
-    size = int((first > 0).sum() + (second > 0).sum())
-    return 1.0 if size == 0 else 2.0 * int(((first == second) & (first > 0)).sum()) / size
 
 
 def _with_seconds(result: Segmentation, **more: float) -> Segmentation:

@@ -187,8 +187,8 @@ class TestComponent:
         assert isinstance(post, Compose) and post.transforms[0].transform is preprocessing
 
     def test_several_parts_refer_to_each_other(self, bundle_root: Path) -> None:
-        preprocessing, post = component(bundle_root, "inference", ["preprocessing", "native_labels"])
-        assert post.transforms[0].transform is preprocessing
+        parts = component(bundle_root, "inference", ["preprocessing", "native_labels"])
+        assert parts["native_labels"].transforms[0].transform is parts["preprocessing"]
 
     def test_refuses_what_is_not_there(self, bundle_root: Path) -> None:
         with pytest.raises(ValueError, match="config"):

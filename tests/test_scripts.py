@@ -195,8 +195,8 @@ def test_help(call: Run, name: str) -> None:
 
 
 def test_label_passes_on_what_it_is_given_and_explains_itself(call: Run) -> None:
-    done = call("label", "--series", "a folder", "--bundle", "hemorrhage")
+    done = call("label", "--studies", "a folder", "--bundle", "hemorrhage")
     assert done.returncode == 0, done.stderr
-    expected = ["-m", "convformer_monai.cli", "label", "--series", "a folder", "--bundle", "hemorrhage"]
+    expected = ["-m", "convformer_monai.cli", "label", "--studies", "a folder", "--bundle", "hemorrhage"]
     assert [line[1:-1] for line in done.stdout.splitlines()] == expected
-    assert call("label").stdout.startswith("usage: scripts/label --series")
+    assert call("label").stdout.startswith("usage: scripts/label --studies")

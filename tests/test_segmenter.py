@@ -121,16 +121,43 @@ def test_cine_keeps_its_phases(segmenter):
     np.testing.assert_array_equal(labels[1:2], alone)
 
 
-def test_flips_measure_disagreement(phantom):
+def test_flips_are_averaged_and_their_disagreement_measured(phantom, expected):
     both = Segmenter("cardiac", "cpu", flips=True)
     result = both.run(both_series(phantom))
-    assert result.disagreement is not None and 0.0 <= result.disagreement < 0.3
+    averaged = result.labels.numpy()
+    same = np.count_nonzero((averaged == expected) & (expected > 0))
+    dice = 2 * same / (np.count_nonzero(averaged) + np.count_nonzero(expected))
+    assert dice < 1, "the phantom is a case on which the flips disagree"
+    assert result.disagreement == pytest.approx(1 - dice)
+
+
+def test_the_average_of_flips_turns_with_the_image(segmenter, phantom):
+    """Flipped input, flipped answer: only the average over all flips has that to the voxel."""
+    both = Segmenter("cardiac", "cpu", flips=True, overrides={"amp": False})
+    prepared = both.prepare(both_series(phantom))
+    both._inferer.flips = True
+    with torch.inference_mode():
+        scores = both._inferer(prepared[None], both.network)
+        flipped = both._inferer(prepared[None].flip(-3), both.network).flip(-3)
+    torch.testing.assert_close(scores, flipped, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(both.scores(prepared), both.scores(prepared.flip(-3)).flip(-3), rtol=1e-3, atol=1e-3)
 
 
 def both_series(phantom: Phantom) -> Any:
     from convformer_monai.readers.memory import series_from
 
     return series_from(MetaTensor(torch.from_numpy(phantom.image), affine=phantom.affine))
+
+
+class Anywhere:
+    """A network that only notes where it was moved."""
+
+    def __init__(self) -> None:
+        self.places: list[str] = []
+
+    def to(self, device: torch.device) -> Anywhere:
+        self.places.append(device.type)
+        return self
 
 
 def test_when_memory_runs_out_it_tries_with_less_and_says_so(phantom, caplog):
@@ -148,11 +175,16 @@ def test_when_memory_runs_out_it_tries_with_less_and_says_so(phantom, caplog):
             return inputs.new_zeros(1, 4, *inputs.shape[2:])
 
     segmenter._inferer = Small()
+    segmenter.network = Anywhere()
     result = segmenter.run(both_series(phantom))
     assert tried == [("meta", 2), ("meta", 1), ("cpu", 1)]
     assert len(result.notes) == 2 and "1 slices" in result.notes[0] and "CPU" in result.notes[1]
     assert not result.labels.any()
     assert result.notes[0] in caplog.text
+    assert segmenter.device.type == "meta" and segmenter.network.places == ["cpu", "meta"], "the next image starts anew"
+    tried.clear()
+    segmenter.run(both_series(phantom))
+    assert tried == [("meta", 2), ("meta", 1), ("cpu", 1)]
 
 
 def test_modality_is_checked_and_can_be_forced(segmenter, phantom, tmp_path):

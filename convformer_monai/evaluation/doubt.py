@@ -27,6 +27,7 @@ from convformer_monai.errors import refusal_status
 from convformer_monai.evaluation.handlers import ScoredVolume
 from convformer_monai.evaluation.report import output_folder
 from convformer_monai.evaluation.summary import Statistics, describe
+from convformer_monai.measurements.overlap import dice
 
 __all__ = ["DoubtfulCase", "disagreement_of", "main", "measure_doubt", "summarise_doubt"]
 
@@ -53,8 +54,7 @@ class DoubtfulCase:
 
 def disagreement_of(plain: NDArray[np.uint8], averaged: NDArray[np.uint8]) -> float:
     """Returns 1 - Dice of two label maps of one shape, all structures together; 0 if both are empty."""
-    size = np.count_nonzero(plain) + np.count_nonzero(averaged)
-    return 1 - 2 * np.count_nonzero((plain == averaged) & (plain > 0)) / size if size else 0.0
+    return 1 - dice(plain, averaged)
 
 
 def measure_doubt(

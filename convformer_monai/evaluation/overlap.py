@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convformer_monai.evaluation.summary import Statistics, describe
+from convformer_monai.measurements.overlap import dice
 
 __all__ = ["PictureScore", "PictureSummary", "score_picture", "summarise_pictures"]
 
@@ -61,8 +62,8 @@ def score_picture(
     both = int(np.count_nonzero(predicted & reference))
     sizes = int(np.count_nonzero(predicted)), int(np.count_nonzero(reference))
     either = sum(sizes) - both
-    dice, jaccard = (2 * both / sum(sizes), both / either) if either else (1.0, 1.0)
-    return PictureScore(case, patient or case, source, dice, jaccard, *sizes)
+    jaccard = both / either if either else 1.0
+    return PictureScore(case, patient or case, source, dice(predicted, reference), jaccard, *sizes)
 
 
 @dataclass(frozen=True)

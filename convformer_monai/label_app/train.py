@@ -24,6 +24,7 @@ from convformer_monai.errors import InputRefused
 from convformer_monai.label_app.labels_in import read_labels
 from convformer_monai.label_app.options import LabelOptions
 from convformer_monai.label_app.versions import Version
+from convformer_monai.measurements.overlap import dice
 from convformer_monai.outputs.atomic import write_text
 from convformer_monai.segmenter import Segmenter
 from convformer_monai.training.plan import BEST, CHECKPOINT, bundle_command, run_logged
@@ -142,9 +143,9 @@ class FineTuneTask(TrainTask):  # type: ignore[misc]
                 found = segmenter.run(series).labels.numpy()
                 found = found[0] if series.is_photo else found
                 for label in self.options.labels:
-                    sizes = int((truth == label.index).sum() + (found == label.index).sum())
-                    if sizes:
-                        own.append(2 * int(((truth == label.index) & (found == label.index)).sum()) / sizes)
+                    masks = truth == label.index, found == label.index
+                    if masks[0].any() or masks[1].any():
+                        own.append(dice(*masks))
         return [fmean(own) if own else 1.0 for own in scores]
 
 

@@ -39,7 +39,7 @@ def test_files(bundle_root: Path) -> None:
     assert FILES <= found <= FILES | OPTIONAL
 
 
-@pytest.mark.parametrize("config", ["inference", "train", "evaluate"])
+@pytest.mark.parametrize("config", ["inference", "train"])
 def test_configs_can_be_read_and_name_the_ids_that_are_used(bundle_root: Path, config: str) -> None:
     content = json.loads((bundle_root / "configs" / f"{config}.json").read_text())
     assert {"bundle_root", "dataset_dir", "output_dir", "device", "initialize", "run"} <= set(content)

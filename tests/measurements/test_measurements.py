@@ -25,8 +25,9 @@ from convformer_monai.measurements.values import (
 from convformer_monai.outputs.atomic import write_text
 from convformer_monai.tasks.cardiac import CARDIAC
 from convformer_monai.tasks.dermoscopy import DERMOSCOPY
+from convformer_monai.tasks.generic import generic_task
 from convformer_monai.tasks.hemorrhage import HEMORRHAGE
-from convformer_monai.tasks.task import Code, Label
+from convformer_monai.tasks.task import Code, Task
 
 AWKWARD = 'Müller, "Änne"; 心臓 = 1'
 VOLUME = Code("SCT", "118565006", "Volume")
@@ -40,7 +41,7 @@ ITEMS = (
 )
 DETAILS = {"unit": 1.0000000123, "deep": [{"a": (0.1234567891, 2, True, None, "text")}, float("inf")], "notes": ["a"]}
 FLAGS = (Flag("MASK_EMPTY", "nothing: “ñ”"),)
-MEASURED = Measurements(AWKWARD, CARDIAC, CARDIAC.labels, ITEMS, FLAGS, DETAILS)
+MEASURED = Measurements(AWKWARD, CARDIAC.name, CARDIAC.labels, ITEMS, FLAGS, DETAILS)
 
 
 def strict(text: str) -> dict:
@@ -81,7 +82,7 @@ class TestJson:
             "details",
         ]
         assert (content["schema"], content["schema_version"]) == ("convformer_monai.measurements", 1)
-        assert (content["case"], content["bundle"]) == (AWKWARD, CARDIAC)
+        assert (content["case"], content["bundle"]) == (AWKWARD, CARDIAC.name)
         assert content["measurements"][1] == {
             "name": "lv_edv",
             "title": "LV volume, end-diastolic",
@@ -207,48 +208,47 @@ class TestMeasure:
         assert [MEASURED.structure_name(item) for item in ITEMS[:3]] == ["LV", "LV", "RV"]
         assert MEASURED.structure_name(ITEMS[4]) is None
 
-    def test_unknown_bundle_measures_each_structure(self) -> None:
+    def test_a_generic_task_measures_each_structure(self) -> None:
         labels = np.zeros((2, 4, 4, 2), dtype=np.uint8)
-        labels[0, :2, 0, 0], labels[1, :3, 1, 0] = 2, 5
+        labels[0, :2, 0, 0], labels[1, :3, 1, 0] = 1, 2
         series = volume_series(labels.shape, np.diag([1.0, 2.0, 5.0, 1.0]), phases=(3, 8))
-        found = measure(labels, series, "other", case="x")
+        found = measure(labels, series, generic_task({1: "liver", 2: "spleen"}, photograph=False), case="x")
         rows = {(item.name, item.phase): item.value for item in found.items}
         assert rows == pytest.approx(
             {
-                ("label_2_volume", 3): 0.02,
-                ("label_5_volume", 3): 0,
-                ("label_2_volume", 8): 0,
-                ("label_5_volume", 8): 0.03,
+                ("liver_volume", 3): 0.02,
+                ("spleen_volume", 3): 0,
+                ("liver_volume", 8): 0,
+                ("spleen_volume", 8): 0.03,
             }
         )
-        table = (Label(2, "liver", "the liver", (1, 2, 3)), Label(5, "spleen", "the spleen", (3, 2, 1)))
-        named = measure(labels, series, "other", case="x", labels_table=table)
-        assert [item.title for item in named.items][:2] == ["Volume of the liver", "Volume of the spleen"]
-        assert strict(named.to_json())["measurements"][0]["structure"] == "liver"
+        assert [item.title for item in found.items][:2] == ["Volume of liver", "Volume of spleen"]
+        assert strict(found.to_json())["measurements"][0]["structure"] == "liver"
 
     @pytest.mark.parametrize(("known", "unit", "size"), [(True, "mm2", 0.25), (False, "{pixel}", 1.0)])
-    def test_unknown_bundle_of_photographs(self, known: bool, unit: str, size: float) -> None:
+    def test_a_generic_task_of_photographs(self, known: bool, unit: str, size: float) -> None:
         labels = np.zeros((6, 5), dtype=np.uint8)
-        labels[:2, :3] = 9
-        (item,) = measure(labels, photo_series((6, 5), (0.5, 0.5), known), "other", case="x").items
-        assert (item.name, item.value, item.unit) == ("label_9_area", 6 * size, unit)
+        labels[:2, :3] = 1
+        task = generic_task({1: "nail"}, photograph=True)
+        (item,) = measure(labels, photo_series((6, 5), (0.5, 0.5), known), task, case="x").items
+        assert (item.name, item.value, item.unit) == ("nail_area", 6 * size, unit)
 
-    def test_a_case_of_an_unknown_bundle_and_an_empty_mask(self) -> None:
+    def test_a_task_without_structures_and_an_empty_mask(self) -> None:
         labels = np.zeros((1, 4, 4, 2), dtype=np.uint8)
-        found = measure(labels, volume_series(labels.shape), "other", case="x")
+        found = measure(labels, volume_series(labels.shape), generic_task({}, photograph=False), case="x")
         assert found.items == () and strict(found.to_json())["measurements"] == []
         assert found.to_text().startswith("x\n") and to_csv([found]).count("\n") == 1
         assert [flag.code for flag in found.flags] == ["MASK_EMPTY"]
         assert found.flags[0].message == "nothing was found"
 
-    @pytest.mark.parametrize("bundle", [CARDIAC, HEMORRHAGE])
-    def test_photographs_are_no_volumes(self, bundle: str) -> None:
+    @pytest.mark.parametrize("task", [CARDIAC, HEMORRHAGE])
+    def test_photographs_are_no_volumes(self, task: Task) -> None:
         with pytest.raises(InputRefused, match=r"photo\.jpg is a photograph.*--bundle") as refused:
-            measure(np.zeros((6, 5), np.uint8), photo_series((6, 5)), bundle, case="x")
+            measure(np.zeros((6, 5), np.uint8), photo_series((6, 5)), task, case="x")
         assert refused.value.code == "WRONG_KIND"
 
     def test_volumes_are_no_photographs(self) -> None:
-        with pytest.raises(InputRefused, match="is no photograph") as refused:
+        with pytest.raises(InputRefused, match="is not a photograph") as refused:
             measure(np.zeros((1, 4, 4, 2), np.uint8), volume_series((1, 4, 4, 2)), DERMOSCOPY, case="x")
         assert refused.value.code == "WRONG_KIND"
 

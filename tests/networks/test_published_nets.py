@@ -12,7 +12,7 @@ from monai.losses import DeepSupervisionLoss, DiceCELoss
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from convformer_monai.networks import NETS, PRESETS, FATNet, Patcher, TransFuse, TransUNet, make_net
+from convformer_monai.networks import BLOCKS, NETS, PRESETS, FATNet, Patcher, TransFuse, TransUNet, make_net
 from convformer_monai.networks.nets.parts.backbone import ResNetBackbone
 from convformer_monai.networks.nets.parts.resize import enlarge
 from convformer_monai.networks.nets.parts.window_layer import GaussianAttention, WindowLayer
@@ -187,6 +187,23 @@ def test_attention_of_some_tokens_of_a_window(block: str, randomise: Randomise) 
     layer = randomise(WindowLayer(8, 2, 16, 2, 4, block=block)).eval()
     x, queries = torch.randn(3, 8, 4, 4), torch.tensor([15, 2])
     torch.testing.assert_close(layer.attention(x, queries), layer.attention(x)[:, :, queries])
+
+
+def test_a_block_of_ones_own_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Doubled(nn.Module):
+        def __init__(self, spatial_dims: int, in_channels: int, num_heads: int, head_dim: int, factor: float) -> None:
+            super().__init__()
+            assert (spatial_dims, in_channels, num_heads, head_dim) == (2, 8, 2, 4)
+            self.factor = nn.Parameter(torch.tensor(factor))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.factor * x
+
+    monkeypatch.setattr(BLOCKS, "components", dict(BLOCKS.components))
+    BLOCKS.add("doubled", "", Doubled)
+    net = Patcher(1, 2, (8,), (1,), (2,), (2,), 2, 8, 2, 8, block="doubled", block_kwargs={"factor": 2.0})
+    assert [type(layer) for layer in net.stages[0].layers] == [Doubled]
+    assert net(torch.ones(1, 1, 24, 24)).shape == (1, 2, 24, 24)
 
 
 class TestParts:

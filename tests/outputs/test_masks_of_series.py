@@ -14,7 +14,8 @@ from nifti_files import SHORT_AXIS, affine, save, trap
 from PIL import Image
 
 from convformer_monai.errors import InputRefused
-from convformer_monai.outputs.nifti import write_mask, write_png_mask
+from convformer_monai.outputs.nifti import write_mask
+from convformer_monai.outputs.png import write_png_mask
 from convformer_monai.readers import SeriesReader
 from convformer_monai.readers.nifti import read_nifti
 from convformer_monai.readers.series import ImageSeries

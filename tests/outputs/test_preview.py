@@ -19,12 +19,12 @@ from convformer_monai.errors import InputRefused
 from convformer_monai.measurements.measure import measure
 from convformer_monai.measurements.values import Flag, Measurements
 from convformer_monai.outputs.drawing.contours import font
-from convformer_monai.outputs.preview import draw_preview, write_preview
+from convformer_monai.outputs.drawing.preview import draw_preview, write_preview
 from convformer_monai.readers.series import Frame, ImageSeries
 from convformer_monai.tasks.cardiac import CARDIAC
 from convformer_monai.tasks.dermoscopy import DERMOSCOPY
 from convformer_monai.tasks.hemorrhage import HEMORRHAGE
-from convformer_monai.tasks.task import Label
+from convformer_monai.tasks.task import Label, Task
 
 RV, MYO, LV = (label.colour for label in CARDIAC.labels)
 RED, YELLOW = HEMORRHAGE.labels[0].colour, DERMOSCOPY.labels[0].colour
@@ -34,9 +34,9 @@ DIRECTIONS = {"L": (-1, 0, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1),
 OPPOSITE = {"L": "R", "P": "A", "I": "S"}
 
 
-def drawn(labels: NDArray[np.uint8], series: ImageSeries, bundle: str, **options: Any) -> NDArray[np.uint8]:
-    measurements = measure(labels, series, bundle, case="x", of_image=False, **options)
-    return np.asarray(draw_preview(series, labels, bundle, measurements))
+def drawn(labels: NDArray[np.uint8], series: ImageSeries, task: Task, **options: Any) -> NDArray[np.uint8]:
+    measurements = measure(labels, series, task, case="x", of_image=False, **options)
+    return np.asarray(draw_preview(series, labels, task, measurements))
 
 
 def coloured(picture: NDArray[np.uint8], colour: tuple[int, int, int]) -> NDArray[np.bool_]:
@@ -249,7 +249,7 @@ class TestWords:
         labels[:, 10, 10, 7] = 1
         picture = drawn(labels, volume_series(labels.shape, HEART, 0.0 * labels), CARDIAC)
         top = picture[: panels(picture)[0][0].start]
-        assert shows(top, CARDIAC) and shows(top, "Left ventricular ejection fraction 33.3 %")
+        assert shows(top, CARDIAC.name) and shows(top, "Left ventricular ejection fraction 33.3 %")
         assert shows(top, "Left ventricular end-diastolic volume 27.6 mL")
         assert shows(top, "MASK_AT_LAST_SLICE: right ventricle cavity reaches the first or last slice")
         legend = picture[panels(picture)[-1][0].stop :]
@@ -276,7 +276,7 @@ class TestWords:
         assert shows(picture, "mm2") and shows(picture, "READER_WARNING: Gro?e ?")
         table = (Label(1, "läsion", "Läsion", (240, 200, 60)),)
         series = photo_series((60, 60))
-        draw_preview(series, labels, table, Measurements("x", "Bündel \udcff", table, ()))
+        draw_preview(series, labels, Task("läsion", table), Measurements("x", "Bündel \udcff", table, ()))
 
 
 class TestScaleBar:

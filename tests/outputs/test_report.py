@@ -27,6 +27,7 @@ from convformer_monai.readers import read_series
 from convformer_monai.readers.series import ImageSeries
 from convformer_monai.tasks.cardiac import CARDIAC
 from convformer_monai.tasks.dermoscopy import DERMOSCOPY
+from convformer_monai.tasks.task import Task
 
 KEYS = ["schema", "schema_version", "created", "versions", "bundle", "input", "ed", "es", "flags", "warnings", "notes"]
 KEYS += ["options", "device", "seconds", "files"]
@@ -44,11 +45,11 @@ def labels() -> np.ndarray:
     return result
 
 
-def report_of(series: ImageSeries, mask: np.ndarray | None = None, bundle: str = CARDIAC, **changes: Any) -> dict:
+def report_of(series: ImageSeries, mask: np.ndarray | None = None, task: Task = CARDIAC, **changes: Any) -> dict:
     mask = labels() if mask is None else mask
     arguments: dict[str, Any] = {
-        "measurements": measure(mask, series, bundle, case="x"),
-        "bundle": bundle,
+        "measurements": measure(mask, series, task, case="x"),
+        "bundle": task.name,
         "bundle_version": "0.1.0",
         "weights_sha256": "ab" * 32,
         "device": "cpu",
@@ -70,7 +71,7 @@ class TestContent:
         assert report["versions"]["convformer_monai"] == __version__
         assert report["versions"]["monai"] == version("monai") and report["versions"]["torch"] == version("torch")
         assert set(report["versions"]) == {"convformer_monai", "monai", "torch", "numpy", "python"}
-        assert report["bundle"] == {"name": CARDIAC, "version": "0.1.0", "weights_sha256": "ab" * 32}
+        assert report["bundle"] == {"name": CARDIAC.name, "version": "0.1.0", "weights_sha256": "ab" * 32}
         assert report["input"] == {
             "fingerprint": fingerprint(cine()),
             "format": "nifti",

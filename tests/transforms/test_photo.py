@@ -7,7 +7,8 @@ from monai.data import MetaTensor
 from PIL import Image
 
 from convformer_monai.errors import InputRefused
-from convformer_monai.transforms import LoadPictureMaskd, NormalizeColoursd, ResizeToAread, SavePhotoMaskd
+from convformer_monai.saving import SavePhotoMaskd
+from convformer_monai.transforms import LoadPictureMaskd, NormalizeColoursd, ResizeToAread
 from convformer_monai.transforms.photo import normalize_colours, size_of_area
 
 

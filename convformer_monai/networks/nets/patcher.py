@@ -22,7 +22,7 @@ from convformer_monai.networks.checks import check_fraction, check_positive
 from convformer_monai.networks.nets.parts.experts import ExpertDecoder
 from convformer_monai.networks.nets.parts.resize import enlarge
 from convformer_monai.networks.nets.parts.transformer import ChannelLayerNorm
-from convformer_monai.networks.nets.parts.window_layer import WindowLayer
+from convformer_monai.networks.nets.parts.window_layer import window_layer
 from convformer_monai.networks.nets.parts.windows import join_windows, split_windows
 from convformer_monai.networks.registry import NETS
 
@@ -36,7 +36,7 @@ class PatcherStage(nn.Module):
         num_layers: transformer layers.
         patch_size: edge length of a window without its context, in grid points of the input; even.
         context: grid points of context on each side; even.
-        layer_kwargs: arguments of :class:`WindowLayer`.
+        layer_kwargs: arguments of :func:`~convformer_monai.networks.nets.parts.window_layer.window_layer`.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class PatcherStage(nn.Module):
         self.embed = Conv[Conv.CONV, 2](in_channels, channels, 2, stride=2)
         grid_size = (patch_size + 2 * context) // 2
         self.layers = nn.ModuleList(
-            WindowLayer(channels, grid_size=grid_size, **layer_kwargs) for _ in range(num_layers)
+            window_layer(channels, grid_size=grid_size, **layer_kwargs) for _ in range(num_layers)
         )
         self.norm = ChannelLayerNorm(channels)
 

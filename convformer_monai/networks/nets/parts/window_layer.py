@@ -30,6 +30,35 @@ from convformer_monai.networks.blocks.refiner import RefinerAttention
 from convformer_monai.networks.checks import check_known
 from convformer_monai.networks.registry import BLOCKS, lookup
 
+ATTENTIONS = {
+    "vit": SelfAttention,
+    "layerscale": SelfAttention,
+    "reattention": ReAttention,
+    "refiner": RefinerAttention,
+}
+CONTROLS = {"identity": IdentityMixer, "conv": ConvMixer}
+
+
+def window_layer(
+    in_channels: int, num_heads: int, block: str, block_kwargs: dict[str, Any] | None, **own: Any
+) -> nn.Module:
+    """The layer that a block stands for in Patcher: :class:`WindowLayer`, or a block of one's own as it is.
+
+    Args:
+        in_channels: channels of input and output.
+        num_heads: attention heads.
+        block: name of the block.
+        block_kwargs: further arguments of the block.
+        own: further arguments of :class:`WindowLayer`, of which another block knows nothing.
+
+    Raises:
+        ValueError: no block has that name, or an argument is out of its range.
+    """
+    make = lookup(BLOCKS, block)
+    if block == "convformer" or block in ATTENTIONS or block in CONTROLS:
+        return WindowLayer(in_channels, num_heads, block=block, block_kwargs=block_kwargs, **own)
+    return make(2, in_channels, num_heads, in_channels // num_heads, **(block_kwargs or {}))
+
 
 class GaussianAttention(SelfAttention):
     """Attention with ConvFormer's score, on a square grid of fixed size.
@@ -133,12 +162,13 @@ class WindowLayer(nn.Module):
         reduction: how many times coarser the grid of keys and values is; a divisor of ``grid_size``.
         grid_size: grid points along the window's edge.
         dropout_rate: dropout at the end of both branches and inside the Mix-FFN.
-        block: name of the block whose attention is used, see :data:`convformer_monai.networks.registry.BLOCKS`.
+        block: name of the block whose attention is used: ``convformer``, or one of ``ATTENTIONS`` and ``CONTROLS``.
         block_kwargs: ``alpha`` and ``initial_sigma`` of ``convformer``, ``initial_scale`` of ``layerscale``; further
             arguments of the ConvFormer block have no meaning here.
 
     Raises:
-        ValueError: an argument is out of its range, or a name is unknown.
+        ValueError: an argument is out of its range, or unknown.
+        KeyError: the block is another.
     """
 
     def __init__(
@@ -153,7 +183,6 @@ class WindowLayer(nn.Module):
         block_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        lookup(BLOCKS, block)
         given = dict(block_kwargs or {})
         scales = [given.pop("initial_scale", 1e-4)] if block == "layerscale" else []
         check_known(given, CONVFORMER_ONLY)
@@ -162,17 +191,15 @@ class WindowLayer(nn.Module):
         if grid_size % reduction:
             raise ValueError(f"reduction must be a divisor of the window's {grid_size} grid points, got {reduction}")
         sizes = (in_channels, num_heads, in_channels // num_heads)
-        attention = {"reattention": ReAttention, "refiner": RefinerAttention}.get(block, SelfAttention)
         self.mixer: nn.Module
         if block == "convformer":
             gaussian = {name: given[name] for name in ("alpha", "initial_sigma") if name in given}
             self.mixer = GaussianAttention(*sizes, dropout_rate, grid_size, reduction, **gaussian)
-        elif block in ("identity", "conv"):
-            control = IdentityMixer if block == "identity" else ConvMixer
-            self.mixer = ControlMixer(control(2, *sizes, qkv_kernel_size=1, final_activation=False), grid_size)
+        elif block in CONTROLS:
+            self.mixer = ControlMixer(CONTROLS[block](2, *sizes, qkv_kernel_size=1, final_activation=False), grid_size)
             reduction = 1
         else:
-            self.mixer = attention(*sizes, dropout_rate)
+            self.mixer = ATTENTIONS[block](*sizes, dropout_rate)
         self.reduced = reduction > 1
         self.norm1 = nn.LayerNorm(in_channels)
         self.reduce: nn.Module = nn.Identity()
