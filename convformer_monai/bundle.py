@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.tasks import Task, generic_task, get_task
 from convformer_monai.tasks.task import Label
 
@@ -60,7 +60,7 @@ class Bundle:
             self.root = _unzipped(self.root, Path(self._unpacked.name))
         if not (self.root / CONFIG).is_file():
             raise InputRefused(
-                "BUNDLE_NOT_FOUND",
+                RefusalCode.BUNDLE_NOT_FOUND,
                 f"{bundle} is not a bundle: give {', '.join(BUNDLES)}, or a folder or zip that holds {CONFIG}",
             )
 
@@ -78,10 +78,10 @@ class Bundle:
             int(formats["inputs"]["image"]["num_channels"])
             {int(index): str(name) for index, name in formats["outputs"]["pred"]["channel_def"].items()}
         except (OSError, ValueError) as error:
-            raise InputRefused("BUNDLE_UNUSABLE", f"{path} cannot be read as JSON: {error}") from error
+            raise InputRefused(RefusalCode.BUNDLE_UNUSABLE, f"{path} cannot be read as JSON: {error}") from error
         except (KeyError, TypeError, AttributeError) as error:
             raise InputRefused(
-                "BUNDLE_UNUSABLE",
+                RefusalCode.BUNDLE_UNUSABLE,
                 f"{path} must be an object whose network_data_format has inputs.image.num_channels and "
                 f"outputs.pred.channel_def; got {type(error).__name__}: {error}",
             ) from error
@@ -139,7 +139,7 @@ class Bundle:
             return generic_task(names, self.is_photo)
         if set(names) != {label.index for label in task.labels}:
             raise InputRefused(
-                "BUNDLE_UNUSABLE",
+                RefusalCode.BUNDLE_UNUSABLE,
                 f"{where}: the task {task.name} has {len(task.labels)} structures, channel_def {len(names)}; correct "
                 f"{TASK_KEY!r}",
             )
@@ -167,7 +167,9 @@ class Bundle:
         try:
             return json.loads(self.path(config).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise InputRefused("BUNDLE_UNUSABLE", f"{self.path(config)} cannot be read as JSON: {error}") from error
+            raise InputRefused(
+                RefusalCode.BUNDLE_UNUSABLE, f"{self.path(config)} cannot be read as JSON: {error}"
+            ) from error
 
     def get(
         self,
@@ -218,7 +220,7 @@ def _named(name: str) -> Path:
         if (folder / BUNDLES[name]).is_dir():
             return folder / BUNDLES[name]
     raise InputRefused(
-        "BUNDLE_NOT_FOUND",
+        RefusalCode.BUNDLE_NOT_FOUND,
         f"the bundle {BUNDLES[name]} is not here: clone the repository and set {FOLDER_VARIABLE} to its folder "
         "'bundles'",
     )
@@ -230,12 +232,16 @@ def _unzipped(archive: Path, folder: Path) -> Path:
         with zipfile.ZipFile(archive) as content:
             names = [Path(entry.filename) for entry in content.infolist()]
             if any(name.is_absolute() or ".." in name.parts for name in names):
-                raise InputRefused("BUNDLE_UNUSABLE", f"{archive} holds paths that lead out of it; get it again")
+                raise InputRefused(
+                    RefusalCode.BUNDLE_UNUSABLE, f"{archive} holds paths that lead out of it; get it again"
+                )
             if sum(entry.file_size for entry in content.infolist()) > MAX_UNZIPPED:
-                raise InputRefused("BUNDLE_UNUSABLE", f"{archive} is larger than 4 GiB when unpacked; unpack it first")
+                raise InputRefused(
+                    RefusalCode.BUNDLE_UNUSABLE, f"{archive} is larger than 4 GiB when unpacked; unpack it first"
+                )
             content.extractall(folder)
     except (OSError, zipfile.BadZipFile, RuntimeError) as error:
-        raise InputRefused("BUNDLE_UNUSABLE", f"{archive} cannot be unpacked: {error}") from error
+        raise InputRefused(RefusalCode.BUNDLE_UNUSABLE, f"{archive} cannot be unpacked: {error}") from error
     inner = [path for path in folder.iterdir() if (path / CONFIG).is_file()]
     return inner[0] if len(inner) == 1 and not (folder / CONFIG).is_file() else folder
 
@@ -296,12 +302,14 @@ def load_weights(
 
     file = Path(str(path))
     if not file.is_file():
-        raise InputRefused("WEIGHTS_NOT_FOUND", f"{file} does not exist; give the bundle's root with --bundle_root")
+        raise InputRefused(
+            RefusalCode.WEIGHTS_NOT_FOUND, f"{file} does not exist; give the bundle's root with --bundle_root"
+        )
     if sha256:
         found = file_sha256(file)
         if found != sha256.lower():
             raise InputRefused(
-                "WEIGHTS_HASH",
+                RefusalCode.WEIGHTS_HASH,
                 f"{file} has SHA-256 {found[:12]}..., expected {sha256[:12]}...; fetch the "
                 "bundle again, or pass --weights_sha256 '' for weights of your own",
             )
@@ -312,7 +320,7 @@ def load_weights(
         network.load_state_dict(state, strict=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise InputRefused("WEIGHTS_MISFIT", f"{file} does not fit the network: {reason}") from error
+        raise InputRefused(RefusalCode.WEIGHTS_MISFIT, f"{file} does not fit the network: {reason}") from error
     return network
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from convformer_monai.bundle import Bundle
-from convformer_monai.errors import EXIT_FAULT, EXIT_REFUSED, InputRefused, find_refusal
+from convformer_monai.errors import EXIT_FAULT, EXIT_REFUSED, InputRefused, RefusalCode, find_refusal
 from convformer_monai.outputs.case import finished, folder_for, merge_measurements, process
 from convformer_monai.outputs.writer import Options
 from convformer_monai.readers.cases import Case, find_cases
@@ -149,7 +149,8 @@ def _one(
     try:
         if clashes:
             raise InputRefused(
-                "EQUAL_NAMES", f"{case.path} and another image would both be written as {case.name}_seg; rename one"
+                RefusalCode.EQUAL_NAMES,
+                f"{case.path} and another image would both be written as {case.name}_seg; rename one",
             )
         if several and not options.overwrite:
             before = finished(case, output_dir, segmenter, options)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.cases import NIFTI_SUFFIXES, find_cases, stem
 from convformer_monai.readers.nifti import check_nifti
 
@@ -71,19 +71,24 @@ def _section(path: Path, section: str) -> list[Any]:
     """Returns the entries of one section."""
     if not path.is_file():
         raise InputRefused(
-            "DATALIST_MISSING", f"there is no datalist {path}; give the folder that holds {DATALIST} as --dataset_dir"
+            RefusalCode.DATALIST_MISSING,
+            f"there is no datalist {path}; give the folder that holds {DATALIST} as --dataset_dir",
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputRefused("DATALIST_INVALID", f"{path} cannot be read as JSON: {error}") from error
+        raise InputRefused(RefusalCode.DATALIST_INVALID, f"{path} cannot be read as JSON: {error}") from error
     sections = [name for name, value in content.items() if isinstance(value, list)] if _is_map(content) else []
     if section not in sections:
         there = f"it has {', '.join(map(repr, sections))}" if sections else "it has no section at all"
-        raise InputRefused("DATALIST_SECTION", f"{path} has no section {section!r}, {there}; choose with --section")
+        raise InputRefused(
+            RefusalCode.DATALIST_SECTION, f"{path} has no section {section!r}, {there}; choose with --section"
+        )
     entries: list[Any] = content[section]
     if not entries:
-        raise InputRefused("DATALIST_EMPTY", f"section {section!r} of {path} is empty; name at least one case")
+        raise InputRefused(
+            RefusalCode.DATALIST_EMPTY, f"section {section!r} of {path} is empty; name at least one case"
+        )
     return entries
 
 
@@ -126,7 +131,7 @@ def _check_file(path: str) -> None:
     if path.lower().endswith(NIFTI_SUFFIXES):
         check_nifti(path)
     elif not Path(path).exists():
-        raise InputRefused("FILE_NOT_FOUND", f"{path} does not exist; correct the datalist")
+        raise InputRefused(RefusalCode.FILE_NOT_FOUND, f"{path} does not exist; correct the datalist")
 
 
 def _is_map(content: object) -> bool:
@@ -134,7 +139,7 @@ def _is_map(content: object) -> bool:
 
 
 def _invalid(path: Path, section: str, what: str) -> InputRefused:
-    return InputRefused("DATALIST_INVALID", f"{path}, section {section!r}: {what}")
+    return InputRefused(RefusalCode.DATALIST_INVALID, f"{path}, section {section!r}: {what}")
 
 
 def find_images(datalist: object, dataset_dir: object, allow_none: bool = False) -> list[dict[str, str]]:
@@ -158,7 +163,7 @@ def find_images(datalist: object, dataset_dir: object, allow_none: bool = False)
     try:
         paths = _images_in(dataset_dir) if datalist is None else _listed(datalist)
     except InputRefused as refusal:
-        if allow_none and refusal.code in ("NO_IMAGES", "FOLDER_NOT_FOUND"):
+        if allow_none and refusal.code in (RefusalCode.NO_IMAGES, RefusalCode.FOLDER_NOT_FOUND):
             return []
         raise
     _refuse_equal_stems(paths)
@@ -166,7 +171,9 @@ def find_images(datalist: object, dataset_dir: object, allow_none: bool = False)
         if path.name.lower().endswith(NIFTI_SUFFIXES):
             check_nifti(path)
         elif not path.exists():
-            raise InputRefused("FILE_NOT_FOUND", f"{path} does not exist; give an image file or a DICOM folder")
+            raise InputRefused(
+                RefusalCode.FILE_NOT_FOUND, f"{path} does not exist; give an image file or a DICOM folder"
+            )
     return [{"image": str(path)} for path in paths]
 
 
@@ -175,18 +182,20 @@ def _listed(datalist: object) -> list[Path]:
     items: object = [datalist] if isinstance(datalist, str | Path) else datalist
     if not isinstance(items, Sequence):
         raise InputRefused(
-            "DATALIST",
+            RefusalCode.DATALIST,
             f"datalist must be a list of paths, got {datalist!r}; write --datalist \"['a.nii.gz', 'b.nii.gz']\"",
         )
     if not items:
-        raise InputRefused("NO_IMAGES", "datalist is empty; name at least one image file or DICOM folder")
+        raise InputRefused(RefusalCode.NO_IMAGES, "datalist is empty; name at least one image file or DICOM folder")
     return [_listed_path(item) for item in items]
 
 
 def _listed_path(item: object) -> Path:
     path = item.get("image") if isinstance(item, Mapping) else item
     if not isinstance(path, str | Path) or not str(path):
-        raise InputRefused("DATALIST", f"datalist holds {item!r}; each entry is a path, or a dict with an 'image' path")
+        raise InputRefused(
+            RefusalCode.DATALIST, f"datalist holds {item!r}; each entry is a path, or a dict with an 'image' path"
+        )
     return Path(path).expanduser()
 
 
@@ -194,7 +203,7 @@ def _images_in(dataset_dir: object) -> list[Path]:
     """Returns the images of a folder, by name."""
     folder = Path(str(dataset_dir)).expanduser()
     if not folder.is_dir():
-        raise InputRefused("FOLDER_NOT_FOUND", f"{folder} is not a folder; give --dataset_dir or --datalist")
+        raise InputRefused(RefusalCode.FOLDER_NOT_FOUND, f"{folder} is not a folder; give --dataset_dir or --datalist")
     paths = [case.path for case in find_cases(folder)]
     logger.info("%s: %d images", folder, len(paths))
     return paths
@@ -208,6 +217,6 @@ def _refuse_equal_stems(paths: Iterable[Path]) -> None:
         if len(group) > 1:
             names = " and ".join(map(str, group))
             raise InputRefused(
-                "EQUAL_NAMES",
+                RefusalCode.EQUAL_NAMES,
                 f"{names} would both be written as {name}_seg.nii.gz; rename one or run them into different folders",
             )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from convformer_monai.bundle import Bundle
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.outputs.atomic import write_atomically
 
 __all__ = ["export_network"]
@@ -47,9 +47,11 @@ def export_network(bundle: str | Path, path: Path, *, overwrite: bool = False) -
         ".onnx": (_write_onnx, _run_onnx),
     }
     if path.suffix.lower() not in formats:
-        raise InputRefused("EXPORT_FORMAT", f"{path.name} must end in {', '.join(formats)}, which names the format")
+        raise InputRefused(
+            RefusalCode.EXPORT_FORMAT, f"{path.name} must end in {', '.join(formats)}, which names the format"
+        )
     if not path.parent.is_dir():
-        raise InputRefused("FOLDER_NOT_FOUND", f"there is no folder {path.parent}; make it first")
+        raise InputRefused(RefusalCode.FOLDER_NOT_FOUND, f"there is no folder {path.parent}; make it first")
     write, run = formats[path.suffix.lower()]
     segmenter = Segmenter(Bundle(bundle), "cpu")
     network = segmenter.network
@@ -70,7 +72,7 @@ def export_network(bundle: str | Path, path: Path, *, overwrite: bool = False) -
         write_atomically(path, lambda place: write(network, example, place), check, overwrite=overwrite)
     except ModuleNotFoundError as error:
         raise InputRefused(
-            "MISSING_PACKAGE", f"{path.suffix} needs {error.name}: pip install 'convformer_monai[export]'"
+            RefusalCode.MISSING_PACKAGE, f"{path.suffix} needs {error.name}: pip install 'convformer_monai[export]'"
         ) from error
     logger.info("%s: %.1f MB, differs from the network by %.1g of its output", path, path.stat().st_size / 1e6, worst)
     return worst

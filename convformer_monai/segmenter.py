@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from convformer_monai.bundle import Bundle, file_sha256, load_weights
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.measurements.overlap import dice
 from convformer_monai.readers import ImageSeries, read_series
 from convformer_monai.readers.memory import like, series_from
@@ -64,10 +64,12 @@ def choose_device(device: str = "auto") -> torch.device:
     try:
         wanted = torch.device(device)
     except RuntimeError:
-        raise InputRefused("DEVICE", f"{device!r} is no device: give auto, cpu, cuda, cuda:N or mps") from None
+        raise InputRefused(
+            RefusalCode.DEVICE, f"{device!r} is no device: give auto, cpu, cuda, cuda:N or mps"
+        ) from None
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (wanted.index or 0) >= count.get(wanted.type, 0):
-        raise InputRefused("DEVICE", f"this machine has no device {device}; give --device auto or cpu")
+        raise InputRefused(RefusalCode.DEVICE, f"this machine has no device {device}; give --device auto or cpu")
     return wanted
 
 
@@ -189,7 +191,9 @@ class Segmenter:
         if series.is_photo != self.bundle.is_photo:
             kind = "a photograph" if series.is_photo else "not a photograph"
             name = self.bundle.name
-            raise InputRefused("WRONG_KIND", f"{series.path.name} is {kind}; the bundle {name} does not take that")
+            raise InputRefused(
+                RefusalCode.WRONG_KIND, f"{series.path.name} is {kind}; the bundle {name} does not take that"
+            )
 
     def scores(self, image: Tensor) -> Tensor:
         """Class scores of an image that :meth:`prepare` made, on the CPU.
@@ -236,7 +240,7 @@ class _Attempt:
 
     def _use_less(self) -> str:
         if self.device.type == "cpu":
-            raise InputRefused("OUT_OF_MEMORY", "the image does not fit into memory; segment one phase of it")
+            raise InputRefused(RefusalCode.OUT_OF_MEMORY, "the image does not fit into memory; segment one phase of it")
         slices = self.inferer.slice_batch_size
         if slices > 1:
             self.inferer.slice_batch_size = slices // 2

@@ -11,8 +11,7 @@ from monai.metrics import compute_dice
 from monai.networks.utils import one_hot
 from PIL import Image
 
-from convformer_monai.catalogue import BUNDLES
-from convformer_monai.labels import LABELS
+from convformer_monai.bundle import BUNDLES, Bundle
 
 
 def load_labels(path: str) -> tuple[torch.Tensor, np.ndarray]:
@@ -38,7 +37,7 @@ def main() -> None:
     if mask.shape != truth.shape or not np.allclose(mask_affine, truth_affine, atol=1e-4):
         sys.exit(f"error: {arguments.mask} and {arguments.truth} lie on different grids")
 
-    table = LABELS[BUNDLES[arguments.bundle]]
+    table = Bundle(arguments.bundle).labels
     dice = compute_dice(*(one_hot(labels, len(table) + 1) for labels in (mask, truth)), include_background=False)[0]
     print("Dice against the truth (1 is perfect)")
     scores = {label.name: value for label, value in zip(table, dice.tolist(), strict=True)}

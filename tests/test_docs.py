@@ -12,17 +12,23 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from convformer_monai.errors import RefusalCode, refusal_table
+
 
 def test_every_refusal_is_explained(repository: Path) -> None:
+    assert refusal_table() in (repository / "docs" / "inputs.md").read_text(encoding="utf-8"), "see refusal_table"
     source = "\n".join(file.read_text(encoding="utf-8") for file in (repository / "convformer_monai").rglob("*.py"))
-    raised = set(re.findall(r"(?:InputRefused|CannotWrite|refuse|refused)\(\s*\"([A-Z][A-Z_]+)\"", source))
-    listed = set(re.findall(r"`([A-Z][A-Z_]+)`", (repository / "docs" / "inputs.md").read_text(encoding="utf-8")))
-    assert len(raised) > 40
-    assert raised - listed == set(), "raised, but docs/inputs.md does not explain it"
+    assert set(re.findall(r"RefusalCode\.([A-Z_]+)", source)) == {code.name for code in RefusalCode}
+    assert (
+        {code.name for code in RefusalCode}
+        == {str(code) for code in RefusalCode}
+        == {f"{code}" for code in RefusalCode}
+    )
 
 
 def test_every_flag_is_explained(repository: Path) -> None:
-    source = (repository / "convformer_monai" / "results" / "flags.py").read_text(encoding="utf-8")
+    folder = repository / "convformer_monai" / "measurements"
+    source = "".join(file.read_text(encoding="utf-8") for file in folder.glob("*.py"))
     raised = set(re.findall(r"Flag\(\s*\"([A-Z_]+)\"", source)) | set(re.findall(r"\"([A-Z]+_[A-Z_]+)\": \[", source))
     listed = set(re.findall(r"`([A-Z][A-Z_]+)`", (repository / "docs" / "inputs.md").read_text(encoding="utf-8")))
     assert len(raised) > 10

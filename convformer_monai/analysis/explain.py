@@ -28,7 +28,7 @@ from convformer_monai.analysis.plots import (
 from convformer_monai.analysis.receptive_field import measure_receptive_fields
 from convformer_monai.analysis.scene import Scene, make_scene
 from convformer_monai.bundle import file_sha256, load_weights
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.networks import PatchEmbedding, make_net
 from convformer_monai.outputs.atomic import AtomicFiles, write_text
 from convformer_monai.outputs.case import folder_for
@@ -94,7 +94,7 @@ class ExplainOptions:
             for name in ("block", "preset", "weights"):
                 if getattr(self, name) is not None:
                     raise InputRefused(
-                        "OPTION", f"--{name} describes another network than the bundle's; give --net too"
+                        RefusalCode.OPTION, f"--{name} describes another network than the bundle's; give --net too"
                     )
 
 
@@ -129,12 +129,12 @@ def explain(
     new_figure(1, 1)  # refused before the work if matplotlib is missing
     cases = find_cases(path)
     if len(cases) != 1:
-        raise InputRefused("SEVERAL_IMAGES", f"{path} holds {len(cases)} images; give one of them")
+        raise InputRefused(RefusalCode.SEVERAL_IMAGES, f"{path} holds {len(cases)} images; give one of them")
     base = folder_for(output_dir, cases[0].name)
     places = {ending: base.with_name(base.name + ending) for ending in ENDINGS}
     for place in places.values():
         if place.exists() and not options.overwrite:
-            raise InputRefused("EXISTS", f"{place} exists already; give --overwrite or another output folder")
+            raise InputRefused(RefusalCode.EXISTS, f"{place} exists already; give --overwrite or another output folder")
     segmenter = Segmenter(bundle, device, force_modality=force_modality)
     network, described = _network(segmenter, options)
     series = segmenter.read(
@@ -144,7 +144,9 @@ def explain(
         resample_uneven=options.resample_uneven,
     )
     if series.is_photo and options.slice is not None:
-        raise InputRefused("OPTION", f"--slice {options.slice} is for volumes, and {path.name} is a photograph")
+        raise InputRefused(
+            RefusalCode.OPTION, f"--slice {options.slice} is for volumes, and {path.name} is a photograph"
+        )
     results = _analyse(segmenter, network, described, series, options)
     files = [places[ending].name for ending in ENDINGS if ending in results.pictures or ending == ENDINGS[-1]]
     content = {**results.content, "files": files}
@@ -169,7 +171,9 @@ def read_pixel(text: str | None) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", text, re.ASCII)
     if match is None:
-        raise InputRefused("OPTION", f"--pixel {text!r} is no pixel; give two whole numbers from 0, as 120,85")
+        raise InputRefused(
+            RefusalCode.OPTION, f"--pixel {text!r} is no pixel; give two whole numbers from 0, as 120,85"
+        )
     return int(match[1]), int(match[2])
 
 
@@ -195,7 +199,9 @@ def _analyse(
     images = scene.images.to(segmenter.device)
     layers = measure_collapse(network, images)
     if not layers:
-        raise InputRefused("NO_LAYERS", f"the network {described['name']} has no transformer layer to explain")
+        raise InputRefused(
+            RefusalCode.NO_LAYERS, f"the network {described['name']} has no transformer layer to explain"
+        )
     fields = measure_receptive_fields(network, images, scene.spacing_mm)
     attention = attention_of_pixel(network, images, scene.pixel)
     title = _title(segmenter, described, scene, series)
@@ -241,11 +247,13 @@ def _network(segmenter: Segmenter, options: ExplainOptions) -> tuple[nn.Module, 
             torch.manual_seed(0)  # an untrained network is the same each time
             network = make_net(options.net, *channels, block, preset)
     except ValueError as error:
-        raise InputRefused("OPTION", f"--net {options.net} cannot be made: {error}") from error
+        raise InputRefused(RefusalCode.OPTION, f"--net {options.net} cannot be made: {error}") from error
     sha256 = None
     if options.weights is not None:
         if not options.weights.is_file():
-            raise InputRefused("WEIGHTS_NOT_FOUND", f"{options.weights} does not exist; give the file of a state dict")
+            raise InputRefused(
+                RefusalCode.WEIGHTS_NOT_FOUND, f"{options.weights} does not exist; give the file of a state dict"
+            )
         _adopt_positions(network, options.weights)
         load_weights(network, options.weights)
         sha256 = file_sha256(options.weights)

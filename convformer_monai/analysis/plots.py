@@ -13,7 +13,7 @@ from convformer_monai.analysis.attention import PixelAttention
 from convformer_monai.analysis.collapse import LayerCollapse
 from convformer_monai.analysis.receptive_field import HeadField
 from convformer_monai.analysis.scene import Scene
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +49,7 @@ def new_figure(width: float, height: float) -> Figure:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise InputRefused(
-            "MISSING_PACKAGE", f"the figures need {error.name}: pip install 'convformer_monai[train]'"
+            RefusalCode.MISSING_PACKAGE, f"the figures need {error.name}: pip install 'convformer_monai[train]'"
         ) from error
     return Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers import ImageSeries
 
 MAX_SIDE = 512  # pixels of the network's input; of a larger one the part around the pixel is taken
@@ -129,7 +129,7 @@ def _choose_slice(mask: NDArray[np.bool_], along: int, number: int | None) -> tu
     if number is not None:
         if not 0 <= number < slices:
             raise InputRefused(
-                "OUT_OF_RANGE", f"--slice {number} is not in the image; its slices are 0 to {slices - 1}"
+                RefusalCode.OUT_OF_RANGE, f"--slice {number} is not in the image; its slices are 0 to {slices - 1}"
             )
         return number, "user"
     areas = mask.sum(axis=tuple(axis for axis in range(mask.ndim) if axis != along))
@@ -141,7 +141,7 @@ def _choose_pixel(mask: NDArray[np.bool_], pixel: tuple[int, int] | None) -> tup
     if pixel is not None:
         if not (0 <= pixel[0] < columns and 0 <= pixel[1] < rows):
             raise InputRefused(
-                "OUT_OF_RANGE",
+                RefusalCode.OUT_OF_RANGE,
                 f"--pixel {pixel[0]},{pixel[1]} is not in the image; its pixels are 0,0 to {columns - 1},{rows - 1}",
             )
         return pixel, "user"

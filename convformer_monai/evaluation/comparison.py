@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.evaluation.summary import Statistics, describe
 
 __all__ = ["CaseScores", "PairedDifference", "compare", "holm", "read_scores"]
@@ -74,12 +74,14 @@ def read_scores(files: Sequence[Path]) -> CaseScores:
                     parts[case].append(float(row["dice"]))
                     patients[case] = row["patient"]
         except (OSError, KeyError, ValueError) as error:
-            raise InputRefused("SCORES", f"{file} is no per_case.csv of an evaluation: {error}") from error
+            raise InputRefused(RefusalCode.SCORES, f"{file} is no per_case.csv of an evaluation: {error}") from error
         for case, dice in parts.items():
             values[case].append(float(np.mean(dice)))
         counts.append(len(parts))
     if not values or any(len(dice) < len(files) for dice in values.values()):
-        raise InputRefused("SCORES", f"{', '.join(map(str, files))} hold {counts} cases; they must be the same ones")
+        raise InputRefused(
+            RefusalCode.SCORES, f"{', '.join(map(str, files))} hold {counts} cases; they must be the same ones"
+        )
     return CaseScores({case: float(np.mean(dice)) for case, dice in values.items()}, patients)
 
 
@@ -90,7 +92,9 @@ def compare(scores: CaseScores, reference: CaseScores) -> PairedDifference:
         InputRefused: if they are not of the same cases.
     """
     if scores.dice.keys() != reference.dice.keys():
-        raise InputRefused("SCORES", "two networks were evaluated on different cases, so they cannot be compared")
+        raise InputRefused(
+            RefusalCode.SCORES, "two networks were evaluated on different cases, so they cannot be compared"
+        )
     differences = {case: dice - reference.dice[case] for case, dice in scores.dice.items()}
     of_patient: dict[str, list[float]] = defaultdict(list)
     for case, difference in differences.items():

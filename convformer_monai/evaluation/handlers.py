@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from monai.utils import convert_to_numpy
 from numpy.typing import NDArray
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.evaluation.metrics import VolumeScore, score_volume
 from convformer_monai.evaluation.overlap import PictureScore, score_picture
 from convformer_monai.tasks.task import Label
@@ -151,7 +151,7 @@ class ScoreMasks(Generic[S]):
         unknown = found[~np.isin(found, known)]
         if len(unknown):
             raise InputRefused(
-                "LABEL_VALUES",
+                RefusalCode.LABEL_VALUES,
                 f"the label of case {name} holds {', '.join(f'{value:g}' for value in unknown[:5])}; "
                 f"allowed are {', '.join(map(str, known))} (0 is background, "
                 f"{', '.join(f'{label.index} is {label.name}' for label in self.labels)})",
@@ -200,14 +200,14 @@ def _check_grids(name: str, predicted: MetaTensor, reference: MetaTensor) -> Non
     """Refuses a label on another grid than its image."""
     if predicted.shape != reference.shape:
         raise InputRefused(
-            "GRIDS_DIFFER",
+            RefusalCode.GRIDS_DIFFER,
             f"case {name}: the image has (phases, X, Y, Z) = {tuple(predicted.shape)}, its label "
             f"{tuple(reference.shape)}; give the label that was drawn on this image",
         )
     first, second = (np.asarray(convert_to_numpy(data.affine), dtype=np.float64) for data in (predicted, reference))
     if not np.allclose(first, second, rtol=0, atol=AFFINE_TOLERANCE):
         raise InputRefused(
-            "GRIDS_DIFFER",
+            RefusalCode.GRIDS_DIFFER,
             f"case {name}: image and label have affines that differ by up to {np.abs(first - second).max():.3g} mm; "
             "correct the header, or give the label that was drawn on this image",
         )

@@ -15,7 +15,7 @@ from typing import Any
 from convformer_monai import __version__
 from convformer_monai.bundle import file_sha256
 from convformer_monai.datalist import datalist_path
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.evaluation.metrics import VolumeScore
 from convformer_monai.evaluation.summary import (
     ALL_PHASES,
@@ -126,7 +126,7 @@ def output_folder(output_dir: object) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputRefused("OUTPUT_DIR", f"cannot make the folder {folder}: {error.strerror}") from error
+        raise InputRefused(RefusalCode.OUTPUT_DIR, f"cannot make the folder {folder}: {error.strerror}") from error
     return folder
 
 

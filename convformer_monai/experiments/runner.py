@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from convformer_monai.bundle import component, load_weights
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.experiments.cells import Cell
 from convformer_monai.outputs.atomic import write_text
 from convformer_monai.training import SliceDataset
@@ -80,7 +80,7 @@ class Runner:
             write_text(file, json.dumps(now, indent=2) + "\n")
         elif (before := json.loads(file.read_text(encoding="utf-8"))) != now:
             raise InputRefused(
-                "OTHER_OPTIONS",
+                RefusalCode.OTHER_OPTIONS,
                 f"{self.output_dir} holds results of {before['bundle']} with {' '.join(before['options']) or 'no'} "
                 "options; give the same ones, or another --output_dir",
             )

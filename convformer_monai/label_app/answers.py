@@ -7,18 +7,18 @@ from contextlib import contextmanager
 
 from fastapi import HTTPException
 
-from convformer_monai.errors import InputRefused, find_refusal
+from convformer_monai.errors import InputRefused, RefusalCode, find_refusal
 
 __all__ = ["answered", "status_of"]
 
 STATUSES = {
-    "IMAGE_NOT_FOUND": 404,
-    "MODEL_NOT_FOUND": 404,
-    "STRATEGY_NOT_FOUND": 404,
-    "FORBIDDEN": 403,
-    "EXISTS": 409,
-    "CANNOT_WRITE": 507,
-    "OUT_OF_MEMORY": 507,
+    RefusalCode.IMAGE_NOT_FOUND: 404,
+    RefusalCode.MODEL_NOT_FOUND: 404,
+    RefusalCode.STRATEGY_NOT_FOUND: 404,
+    RefusalCode.FORBIDDEN: 403,
+    RefusalCode.EXISTS: 409,
+    RefusalCode.CANNOT_WRITE: 507,
+    RefusalCode.OUT_OF_MEMORY: 507,
 }
 
 

@@ -21,7 +21,7 @@ from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 
 from convformer_monai import __version__
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.label_app.answers import answered
 from convformer_monai.label_app.datastores import FolderDatastore, PacsDatastore
 from convformer_monai.label_app.infer import SegmentTask
@@ -142,7 +142,9 @@ class ConvFormerApp(MONAILabelApp):  # type: ignore[misc]
             task = self._task(request.get("model"))
             image = request.get("image")
             if not isinstance(image, str) or not image:
-                raise InputRefused("IMAGE_NOT_FOUND", "no image is named; give the id of one in the datastore")
+                raise InputRefused(
+                    RefusalCode.IMAGE_NOT_FOUND, "no image is named; give the id of one in the datastore"
+                )
             store = datastore or self.datastore()
             own = self._own_file(image)
             source = own or store.source(image)
@@ -164,17 +166,21 @@ class ConvFormerApp(MONAILabelApp):  # type: ignore[misc]
             places.append(Path(self.sessions().store_path).resolve())
         if any(path.is_relative_to(place) for place in places) and path.exists():
             return path
-        raise InputRefused("FORBIDDEN", "images are named by their id in the datastore, or uploaded; not by a path")
+        raise InputRefused(
+            RefusalCode.FORBIDDEN, "images are named by their id in the datastore, or uploaded; not by a path"
+        )
 
     def _task(self, model: Any) -> Any:
         if model not in self._infers:
-            raise InputRefused("MODEL_NOT_FOUND", f"there is no model {model!r}; there is {', '.join(self._infers)}")
+            raise InputRefused(
+                RefusalCode.MODEL_NOT_FOUND, f"there is no model {model!r}; there is {', '.join(self._infers)}"
+            )
         return self._infers[model]
 
     def infer_wsi(self, request: Mapping[str, Any], datastore: Any = None) -> dict[str, Any]:
         """Refuses: these models are not for whole-slide images."""
         with answered():
-            raise InputRefused("OPTION", "this model is not for whole-slide images")
+            raise InputRefused(RefusalCode.OPTION, "this model is not for whole-slide images")
 
     def train(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Trains a new version of the weights; runs in a process of its own."""
@@ -196,7 +202,8 @@ class ConvFormerApp(MONAILabelApp):  # type: ignore[misc]
             strategy = request.get("strategy") or "random"
             if strategy not in self._strategies:
                 raise InputRefused(
-                    "STRATEGY_NOT_FOUND", f"there is no strategy {strategy!r}; there are {', '.join(self._strategies)}"
+                    RefusalCode.STRATEGY_NOT_FOUND,
+                    f"there is no strategy {strategy!r}; there are {', '.join(self._strategies)}",
                 )
             self._score_once()
             return super().next_sample({**request, "strategy": strategy})  # type: ignore[no-any-return]
@@ -228,8 +235,10 @@ class ConvFormerApp(MONAILabelApp):  # type: ignore[misc]
         """
         parts = [part for part in path.split("/") if part]
         if parts[:1] == ["model"] and method in ("PUT", "DELETE"):
-            raise InputRefused("FORBIDDEN", "weights change by training and by --version only, not by request")
+            raise InputRefused(
+                RefusalCode.FORBIDDEN, "weights change by training and by --version only, not by request"
+            )
         if parts[:1] == ["train"] and method == "POST" and not self.datastore().get_labeled_images():
-            raise InputRefused("NO_LABELS", "no image has a final label yet; save one first")
+            raise InputRefused(RefusalCode.NO_LABELS, "no image has a final label yet; save one first")
         if parts[:1] == ["scoring"] and method == "POST" and len(parts) > 1 and parts[1] not in self._scoring_methods:
-            raise InputRefused("MODEL_NOT_FOUND", f"there is no scoring method {parts[1]!r}")
+            raise InputRefused(RefusalCode.MODEL_NOT_FOUND, f"there is no scoring method {parts[1]!r}")

@@ -22,7 +22,7 @@ from monailabel.interfaces.datastore import DefaultLabelTag
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.label_app.labels_in import read_labels
 from convformer_monai.label_app.masks_out import COPIES, copy_for_viewer
 from convformer_monai.label_app.options import LabelOptions
@@ -51,7 +51,7 @@ def check_name(name: str, what: str) -> str:
         InputRefused: ``NAME``.
     """
     if not NAME.fullmatch(name) or name.startswith("."):
-        raise InputRefused("NAME", f"{name!r} is no {what}")
+        raise InputRefused(RefusalCode.NAME, f"{name!r} is no {what}")
     return name
 
 
@@ -92,7 +92,9 @@ class Checked:
         if label_info is not None and not (
             isinstance(label_info, list) and all(isinstance(entry, Mapping) for entry in label_info)
         ):
-            raise InputRefused("LABEL_UNKNOWN", "label_info must be a list of segments, each with name and idx")
+            raise InputRefused(
+                RefusalCode.LABEL_UNKNOWN, "label_info must be a list of segments, each with name and idx"
+            )
         return series, read_labels(label, series, self.options.labels, label_info)
 
 
@@ -121,7 +123,7 @@ class FolderDatastore(Checked, LocalDatastore):  # type: ignore[misc]
         """See the base class."""
         entry = self._datastore.objects.get(image_id)
         if entry is None:
-            raise InputRefused("IMAGE_NOT_FOUND", f"there is no image {image_id!r} in the datastore")
+            raise InputRefused(RefusalCode.IMAGE_NOT_FOUND, f"there is no image {image_id!r} in the datastore")
         return self.folder / str(self._filename(image_id, entry.image.ext))
 
     def get_image_uri(self, image_id: str) -> str:
@@ -151,14 +153,14 @@ class FolderDatastore(Checked, LocalDatastore):  # type: ignore[misc]
             check_name(image_id, "name of an image")
         name = image_id or self._to_id(Path(image_filename).name)[0]
         if name in self._datastore.objects:
-            raise InputRefused("EXISTS", f"there is an image {name!r} already; give another name")
+            raise InputRefused(RefusalCode.EXISTS, f"there is an image {name!r} already; give another name")
         read_series(image_filename, phase="all")
         return str(super().add_image(image_id, image_filename, dict(image_info)))
 
     def remove_image(self, image_id: str) -> None:
         """Removes an image and its labels; not a folder of DICOM files."""
         if self.source(image_id).is_dir():
-            raise InputRefused("IS_A_FOLDER", f"{image_id!r} is a folder of DICOM files; remove it by hand")
+            raise InputRefused(RefusalCode.IS_A_FOLDER, f"{image_id!r} is a folder of DICOM files; remove it by hand")
         super().remove_image(image_id)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: Mapping[str, Any]) -> str:
@@ -229,7 +231,9 @@ class PacsDatastore(Checked, DICOMWebDatastore):  # type: ignore[misc]
     def source(self, image_id: str) -> Path:
         """See the base class; fetches the series once."""
         if not UID.fullmatch(image_id) or image_id not in self.list_images():
-            raise InputRefused("IMAGE_NOT_FOUND", f"there is no series {image_id!r} for this model in the PACS")
+            raise InputRefused(
+                RefusalCode.IMAGE_NOT_FOUND, f"there is no series {image_id!r} for this model in the PACS"
+            )
         return self._fetched(image_id, Path(self._datastore.image_path()).resolve() / image_id)
 
     def _fetched(self, series_uid: str, folder: Path) -> Path:
@@ -291,7 +295,7 @@ class PacsDatastore(Checked, DICOMWebDatastore):  # type: ignore[misc]
                 self.get_image_uri(image_id)
                 files = find_dicom_masks(self._fetched(uid, Path(self.options.work).resolve() / "pacs_labels" / uid))
                 if not files:
-                    raise InputRefused("NOT_A_MASK", f"series {uid} holds no DICOM SEG")
+                    raise InputRefused(RefusalCode.NOT_A_MASK, f"series {uid} holds no DICOM SEG")
                 series, labels = self.checked_label(image_id, files[0].parent, None)
                 with tempfile.TemporaryDirectory() as folder:
                     file = Path(folder) / "label.nii.gz"

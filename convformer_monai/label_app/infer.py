@@ -13,7 +13,7 @@ from typing import Any
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.utils.others.generic import device_list, name_to_device
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.label_app.masks_out import DEFAULT_EXTENSIONS, write_for_viewer
 from convformer_monai.label_app.options import LabelOptions
 from convformer_monai.label_app.versions import Version
@@ -113,5 +113,5 @@ def _phase(wanted: Any, otherwise: int | str) -> int | str:
     if wanted == "all":
         return "all"
     if isinstance(wanted, bool) or not str(wanted).isdigit():
-        raise InputRefused("OPTION", f"phase must be a number from 0, or all, got {wanted!r}")
+        raise InputRefused(RefusalCode.OPTION, f"phase must be a number from 0, or all, got {wanted!r}")
     return int(wanted)

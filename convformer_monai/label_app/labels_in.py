@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers import ImageSeries, read_series
 from convformer_monai.readers.dicom.masks import find_dicom_masks, read_dicom_masks
 from convformer_monai.tasks.task import Label
@@ -51,11 +51,13 @@ def read_labels(
         return _renumbered(_picture(path, series), table, label_info, path)
     mask = read_series(path, phase="all")
     if mask.is_photo:
-        raise InputRefused("LABEL_MISALIGNED", f"{path.name} is a picture, and its image a volume; send a volume")
+        raise InputRefused(
+            RefusalCode.LABEL_MISALIGNED, f"{path.name} is a picture, and its image a volume; send a volume"
+        )
     values = mask.image.numpy()
     labels = values.astype(np.uint8)
     if not np.array_equal(labels, values):
-        raise InputRefused("NOT_A_MASK", f"{path.name} holds other values than whole numbers from 0 to 255")
+        raise InputRefused(RefusalCode.NOT_A_MASK, f"{path.name} holds other values than whole numbers from 0 to 255")
     return _renumbered(onto_grid(labels, mask.affine, series, path), table, label_info, path)
 
 
@@ -103,7 +105,7 @@ def onto_grid(
 
 
 def _misaligned(path: Path, why: str) -> InputRefused:
-    return InputRefused("LABEL_MISALIGNED", f"{path.name} does not lie on the grid of its image: {why}")
+    return InputRefused(RefusalCode.LABEL_MISALIGNED, f"{path.name} does not lie on the grid of its image: {why}")
 
 
 def _picture(path: Path, series: ImageSeries) -> NDArray[np.uint8]:
@@ -114,12 +116,14 @@ def _picture(path: Path, series: ImageSeries) -> NDArray[np.uint8]:
     try:
         values = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))).squeeze()  # (Y, X)
     except RuntimeError as error:
-        raise InputRefused("MASK_UNREADABLE", f"{path.name} cannot be read as a mask; send PNG or NRRD") from error
+        raise InputRefused(
+            RefusalCode.MASK_UNREADABLE, f"{path.name} cannot be read as a mask; send PNG or NRRD"
+        ) from error
     if values.ndim != 2 or values.T.shape != size:
         raise _misaligned(path, f"it has {values.T.shape} pixels, the photograph {size}")
     labels = values.T.astype(np.uint8)
     if not np.array_equal(labels, values.T):
-        raise InputRefused("NOT_A_MASK", f"{path.name} holds other values than whole numbers from 0 to 255")
+        raise InputRefused(RefusalCode.NOT_A_MASK, f"{path.name} holds other values than whole numbers from 0 to 255")
     return (labels > 0).astype(np.uint8) if set(np.unique(labels).tolist()) <= {0, 255} else labels
 
 
@@ -140,7 +144,7 @@ def numbers_by_name(label_info: Sequence[Mapping[str, Any]], table: Sequence[Lab
         name = str(entry.get("name", "")).strip().lower()
         if name not in known:
             raise InputRefused(
-                "LABEL_UNKNOWN",
+                RefusalCode.LABEL_UNKNOWN,
                 f"the segment {entry.get('name')!r} is no structure of this model; rename it to one of "
                 f"{', '.join(label.name for label in table)}, or delete it",
             )
@@ -158,7 +162,7 @@ def _renumbered(
     unknown = sorted(set(np.unique(labels).tolist()) - {0} - set(numbers))
     if unknown:
         raise InputRefused(
-            "LABEL_UNKNOWN",
+            RefusalCode.LABEL_UNKNOWN,
             f"{path.name} holds the values {', '.join(map(str, unknown))}, which no structure has; "
             f"there are {', '.join(f'{index}' for index in numbers)}",
         )

@@ -12,7 +12,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.label_app.compat import serve_moved_uids
 from convformer_monai.label_app.options import LabelOptions, is_address, read_options
 from convformer_monai.outputs.atomic import check_writable
@@ -54,11 +54,11 @@ def prepare(
     if not is_address(studies):
         folder = Path(studies).expanduser()
         if not folder.is_dir():
-            raise InputRefused("FILE_NOT_FOUND", f"--studies {folder} is no folder and no address http://...")
+            raise InputRefused(RefusalCode.FILE_NOT_FOUND, f"--studies {folder} is no folder and no address http://...")
         studies = str(folder.resolve())
     for path in (studies, str(work or "")):
         if not is_address(path) and set(path) & set(UNUSABLE):
-            raise InputRefused("PATH", f"MONAI cannot take a path with any of {UNUSABLE}: {path}")
+            raise InputRefused(RefusalCode.PATH, f"MONAI cannot take a path with any of {UNUSABLE}: {path}")
     conf = {"bundle": bundle, "device": device, **({"work": str(work)} if work else {})}
     options = read_options(conf, studies)
     choose_device(device)
@@ -88,7 +88,9 @@ def launch(studies: str, options: LabelOptions, host: str = "127.0.0.1", port: i
         InputRefused: ``MISSING_PACKAGE`` without MONAI Label, ``PORT`` if the port cannot be had.
     """
     if find_spec("monailabel") is None:
-        raise InputRefused("MISSING_PACKAGE", f"MONAI Label is not installed; in an environment of its own: {INSTALL}")
+        raise InputRefused(
+            RefusalCode.MISSING_PACKAGE, f"MONAI Label is not installed; in an environment of its own: {INSTALL}"
+        )
     found = importlib.metadata.version("monailabel")
     if found != MONAI_LABEL:
         logger.warning("MONAI Label %s is installed; this was tested with %s", found, MONAI_LABEL)
@@ -124,7 +126,7 @@ def _check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise InputRefused(
-                "PORT", f"port {port} of {host} cannot be had ({error.strerror}); give another --port"
+                RefusalCode.PORT, f"port {port} of {host} cannot be had ({error.strerror}); give another --port"
             ) from error
 
 

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.outputs.nifti import write_mask
 from convformer_monai.readers import ImageSeries
 from convformer_monai.tasks.task import Label
@@ -42,18 +42,19 @@ def write_for_viewer(path: Path, labels: NDArray[np.uint8], series: ImageSeries,
     name = path.name.lower()
     if name.endswith(".png"):
         if not series.is_photo:
-            raise InputRefused("OPTION", "a PNG holds no volume; ask for .nii.gz, .nrrd or .seg.nrrd")
+            raise InputRefused(RefusalCode.OPTION, "a PNG holds no volume; ask for .nii.gz, .nrrd or .seg.nrrd")
         _write_png(path, labels[0])
     elif name.endswith((".nii", ".nii.gz")):
         write_mask(path, labels[0] if series.is_photo else labels, series, overwrite=True)
     elif name.endswith(".nrrd"):
         if len(labels) > 1:
             raise InputRefused(
-                "OPTION", f"the image has {len(labels)} phases, and NRRD holds one; ask for a phase, or for .nii.gz"
+                RefusalCode.OPTION,
+                f"the image has {len(labels)} phases, and NRRD holds one; ask for a phase, or for .nii.gz",
             )
         _write_nrrd(path, labels[0][..., None] if series.is_photo else labels[0], series, table)
     else:
-        raise InputRefused("OPTION", f"masks are written as {', '.join(EXTENSIONS)}, not as {path.suffix!r}")
+        raise InputRefused(RefusalCode.OPTION, f"masks are written as {', '.join(EXTENSIONS)}, not as {path.suffix!r}")
 
 
 def copy_for_viewer(series: ImageSeries, folder: Path, name: str) -> Path:

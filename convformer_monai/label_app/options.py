@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convformer_monai.bundle import BUNDLES, Bundle
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.label_app.versions import Versions
 from convformer_monai.tasks.task import Label
 
@@ -68,7 +68,9 @@ def read_options(conf: Mapping[str, str], studies: str) -> LabelOptions:
     """
     bundle = conf.get("bundle")
     if not bundle:
-        raise InputRefused("OPTION", f"--conf bundle is missing: give {', '.join(BUNDLES)}, or the folder of a bundle")
+        raise InputRefused(
+            RefusalCode.OPTION, f"--conf bundle is missing: give {', '.join(BUNDLES)}, or the folder of a bundle"
+        )
     opened = Bundle(bundle)
     place = Path.cwd() if is_address(studies) else Path(studies)
     work = Path(conf["work"]) if conf.get("work") else place / WORK / opened.root.resolve().name

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.label_app.labels_in import read_labels
 from convformer_monai.label_app.options import LabelOptions
 from convformer_monai.outputs.dicom_seg import write_dicom_seg
@@ -31,7 +31,9 @@ def write_seg(path: Path, labels: NDArray[np.uint8], series: ImageSeries, option
         InputRefused: if the image has several phases, or cannot have a segmentation.
     """
     if len(labels) > 1:
-        raise InputRefused("SEVERAL_PHASES", f"{series.path.name} has {len(labels)} phases; a SEG here holds one")
+        raise InputRefused(
+            RefusalCode.SEVERAL_PHASES, f"{series.path.name} has {len(labels)} phases; a SEG here holds one"
+        )
     written = write_dicom_seg(
         path,
         labels,

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from monailabel.interfaces.tasks.train import TrainTask
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.label_app.labels_in import read_labels
 from convformer_monai.label_app.options import LabelOptions
 from convformer_monai.label_app.versions import Version
@@ -100,7 +100,7 @@ class FineTuneTask(TrainTask):  # type: ignore[misc]
         share = _number(request, "val_split", DEFAULT_SPLIT, 0, 1)
         cases = datastore.datalist()
         if not cases:
-            raise InputRefused("NO_LABELS", "no image has a final label yet; save one first")
+            raise InputRefused(RefusalCode.NO_LABELS, "no image has a final label yet; save one first")
         train, val = split(cases, share)
         parent = self.options.versions.current
         place = self.options.work / "trainings" / datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
@@ -128,7 +128,7 @@ class FineTuneTask(TrainTask):  # type: ignore[misc]
         except subprocess.CalledProcessError as error:
             said = [line for line in (place / LOG).read_text(errors="replace").splitlines() if line.strip()]
             last = said[-1].strip() if said else f"exit code {error.returncode}"
-            raise InputRefused("TRAINING", f"the training failed: {last} (see {place / LOG})") from error
+            raise InputRefused(RefusalCode.TRAINING, f"the training failed: {last} (see {place / LOG})") from error
         (place / CHECKPOINT).unlink(missing_ok=True)  # large, and nothing goes on from it
         return place / BEST
 
@@ -152,5 +152,5 @@ class FineTuneTask(TrainTask):  # type: ignore[misc]
 def _number(request: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:
     value = request.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise InputRefused("OPTION", f"{name} must be a number from {low} to {high}, got {value!r}")
+        raise InputRefused(RefusalCode.OPTION, f"{name} must be a number from {low} to {high}, got {value!r}")
     return float(value)

@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from convformer_monai.bundles import file_sha256
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.outputs.atomic import write_text
 
 __all__ = ["Version", "Versions"]
@@ -88,7 +88,9 @@ class Versions:
         """
         found = {version.number: version for version in self.all()}
         if number not in found:
-            raise InputRefused("VERSIONS", f"there is no version {number}; there are {', '.join(map(str, found))}")
+            raise InputRefused(
+                RefusalCode.VERSIONS, f"there is no version {number}; there are {', '.join(map(str, found))}"
+            )
         return found[number]
 
     def weights(self, version: Version) -> Path | None:
@@ -101,7 +103,9 @@ class Versions:
             return None
         path = self.folder / version.file
         if not path.is_file() or file_sha256(path) != version.sha256:
-            raise InputRefused("VERSIONS", f"{path} is gone or was changed; start with --version of another one")
+            raise InputRefused(
+                RefusalCode.VERSIONS, f"{path} is gone or was changed; start with --version of another one"
+            )
         return path
 
     def use(self, number: int) -> Version:
@@ -154,7 +158,9 @@ class Versions:
             versions = [Version(**{**entry, "cases": tuple(entry["cases"])}) for entry in content["versions"]]
             return int(content["current"]), versions
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputRefused("VERSIONS", f"{path} cannot be read: {error}; move it away to start anew") from error
+            raise InputRefused(
+                RefusalCode.VERSIONS, f"{path} cannot be read: {error}; move it away to start anew"
+            ) from error
 
     def _write(self, current: int, versions: Sequence[Version]) -> None:
         content = {"current": current, "versions": [asdict(version) for version in versions]}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.measurements.flags import DISAGREEMENT_LIMIT, find_flags
 from convformer_monai.measurements.values import Measurements
 from convformer_monai.readers.series import ImageSeries
@@ -82,15 +82,18 @@ def check_phases(series: ImageSeries, task: Task, ed: int | None, es: int | None
         InputRefused: ``PHASE_NOT_FOUND`` or ``OPTION``.
     """
     if not task.moments and not (ed is None and es is None):
-        raise InputRefused("OPTION", f"{name} measures no heart beat; leave --ed and --es out")
+        raise InputRefused(RefusalCode.OPTION, f"{name} measures no heart beat; leave --ed and --es out")
     for moment, phase in (("end-diastolic", ed), ("end-systolic", es)):
         if phase is not None and phase not in series.phases:
             there = ", ".join(map(str, series.phases))
             raise InputRefused(
-                "PHASE_NOT_FOUND", f"{series.path.name} has no phase {phase} to be {moment}; it has (from 0): {there}"
+                RefusalCode.PHASE_NOT_FOUND,
+                f"{series.path.name} has no phase {phase} to be {moment}; it has (from 0): {there}",
             )
     if ed is not None and ed == es:
-        raise InputRefused("OPTION", f"phase {ed} cannot be both end-diastolic and end-systolic; change --ed or --es")
+        raise InputRefused(
+            RefusalCode.OPTION, f"phase {ed} cannot be both end-diastolic and end-systolic; change --ed or --es"
+        )
 
 
 def _check_labels(labels: NDArray[np.uint8], series: ImageSeries, table: Sequence[Label]) -> None:
@@ -105,9 +108,10 @@ def _check_kind(series: ImageSeries, task: Task, name: str) -> None:
     """Refuses photographs as volumes and the other way round."""
     if series.is_photo and task.image == VOLUME:
         raise InputRefused(
-            "WRONG_KIND", f"{series.path.name} is a photograph, and {name} measures volumes; change --bundle"
+            RefusalCode.WRONG_KIND, f"{series.path.name} is a photograph, and {name} measures volumes; change --bundle"
         )
     if not series.is_photo and task.image == PHOTOGRAPH:
         raise InputRefused(
-            "WRONG_KIND", f"{series.path.name} is not a photograph, and {name} measures those; give the PNG mask"
+            RefusalCode.WRONG_KIND,
+            f"{series.path.name} is not a photograph, and {name} measures those; give the PNG mask",
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 
 __all__ = ["AtomicFiles", "CannotWrite", "check_writable", "transaction", "write_atomically", "write_text"]
 
@@ -92,9 +92,11 @@ class AtomicFiles:
         try:
             good = check(temporary)
         except Exception as error:  # whatever it is: the file cannot be read back
-            raise CannotWrite("CANNOT_WRITE", f"{target} cannot be read back after writing: {error}") from error
+            raise CannotWrite(
+                RefusalCode.CANNOT_WRITE, f"{target} cannot be read back after writing: {error}"
+            ) from error
         if not good:
-            raise CannotWrite("CANNOT_WRITE", f"{target} does not hold what was written; check the disk")
+            raise CannotWrite(RefusalCode.CANNOT_WRITE, f"{target} does not hold what was written; check the disk")
 
     def where(self, path: str | os.PathLike[str]) -> Path:
         """Returns where the content of a file is now: under its temporary name if it was written here, else its own."""
@@ -190,7 +192,9 @@ def check_writable(folder: Path, advice: str) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InputRefused("CANNOT_WRITE", f"nothing can be written in {folder}: {error.strerror}; {advice}") from error
+        raise InputRefused(
+            RefusalCode.CANNOT_WRITE, f"nothing can be written in {folder}: {error.strerror}; {advice}"
+        ) from error
 
 
 def _rename_new(source: Path, target: Path) -> None:
@@ -240,14 +244,18 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _exists(target: Path) -> InputRefused:
-    return InputRefused("EXISTS", f"{target} exists already; give --overwrite to replace it, or another output folder")
+    return InputRefused(
+        RefusalCode.EXISTS, f"{target} exists already; give --overwrite to replace it, or another output folder"
+    )
 
 
 def _cannot_write(target: Path, error: OSError) -> CannotWrite:
     if isinstance(error, CannotWrite):
         return error
     reason = (error.strerror or str(error) or type(error).__name__).lower()
-    refusal = CannotWrite("CANNOT_WRITE", f"{target} cannot be written: {reason}; free space or give another folder")
+    refusal = CannotWrite(
+        RefusalCode.CANNOT_WRITE, f"{target} cannot be written: {reason}; free space or give another folder"
+    )
     refusal.errno = error.errno
     return refusal
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convformer_monai.bundle import Bundle
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.measurements.values import Measurements
 from convformer_monai.outputs.atomic import AtomicFiles, check_writable, write_text
 from convformer_monai.outputs.measurements import write_measurements
@@ -122,7 +122,7 @@ def _kept(result: Result, phase: str) -> Result:
 
 def _no_such_moment(series: ImageSeries, phase: str) -> InputRefused:
     return InputRefused(
-        "PHASE_NOT_FOUND",
+        RefusalCode.PHASE_NOT_FOUND,
         f"{series.path.name} has no phase that is known to be {phase}; leave --phase out, or give --{phase} too",
     )
 
@@ -151,7 +151,7 @@ def _refuse_existing(base: Path, options: Options) -> None:
         return
     for writer in options.writers():
         for path in writer.existing(base):
-            raise InputRefused("EXISTS", f"{path} exists already; give --overwrite or another output folder")
+            raise InputRefused(RefusalCode.EXISTS, f"{path} exists already; give --overwrite or another output folder")
 
 
 def finished(case: Case, output_dir: Path, segmenter: Segmenter, options: Options) -> dict[str, Any] | None:
@@ -233,7 +233,9 @@ def measure_mask(
     found = set(np.unique(values).tolist())
     if not found <= known:
         strange = ", ".join(f"{value:g}" for value in sorted(found - known)[:5])
-        raise InputRefused("NOT_A_MASK", f"{mask} holds {strange}; a mask of {source.name} holds {sorted(known)} only")
+        raise InputRefused(
+            RefusalCode.NOT_A_MASK, f"{mask} holds {strange}; a mask of {source.name} holds {sorted(known)} only"
+        )
     measurements = measure(
         values.astype(np.uint8), series, source.task, case=mask.name, bundle=source.name, ed=ed, es=es, of_image=False
     )

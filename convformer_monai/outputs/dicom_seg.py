@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convformer_monai import __version__
-from convformer_monai.errors import InputRefused, need_highdicom
+from convformer_monai.errors import InputRefused, RefusalCode, need_highdicom
 from convformer_monai.outputs.atomic import AtomicFiles, transaction
 from convformer_monai.outputs.dicom_sources import as_slices, check_sources, restore_references, source_headers
 from convformer_monai.outputs.writer import Options, Result, Writer, place, register_writer
@@ -244,7 +244,7 @@ def _check(labels: NDArray[np.uint8], series: ImageSeries, label_table: Sequence
         raise ValueError(f"labels must be 0 to {len(indices)}, as in label_table, got {int(labels.max())}")
     if not series.frames:
         raise InputRefused(
-            "NOT_DICOM", f"{series.path.name} is not DICOM, and only DICOM gets DICOM results; write NIfTI"
+            RefusalCode.NOT_DICOM, f"{series.path.name} is not DICOM, and only DICOM gets DICOM results; write NIfTI"
         )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -52,7 +52,7 @@ def check_sources(series: ImageSeries, *, spatial: bool) -> None:
     """
     if not series.frames:
         raise InputRefused(
-            "NOT_DICOM", f"{series.path.name} is not DICOM, and only DICOM gets DICOM results; write NIfTI"
+            RefusalCode.NOT_DICOM, f"{series.path.name} is not DICOM, and only DICOM gets DICOM results; write NIfTI"
         )
     headers = source_headers(series)
     if spatial and not series.is_photo:
@@ -63,7 +63,7 @@ def check_sources(series: ImageSeries, *, spatial: bool) -> None:
 def _check_frame_of_reference(header: Dataset, frame: Frame) -> None:
     if not header.get("FrameOfReferenceUID"):
         raise InputRefused(
-            "NO_FRAME_OF_REFERENCE",
+            RefusalCode.NO_FRAME_OF_REFERENCE,
             f"{frame.path} has no FrameOfReferenceUID, so no DICOM SEG can be made of it; write NIfTI",
         )
 
@@ -88,14 +88,16 @@ def source_headers(series: ImageSeries) -> dict[str, Dataset]:
         missing = [keyword for keyword in IDENTIFIERS if not header.get(keyword)]
         if missing:
             raise InputRefused(
-                "NO_SOP_UIDS",
+                RefusalCode.NO_SOP_UIDS,
                 f"a file of {series.path.name} has no {' and no '.join(missing)}, to which a DICOM result must refer; "
                 "write NIfTI",
             )
         headers[str(header.SOPInstanceUID)] = header
     for frame in (frame for frames in series.frames for frame in frames):
         if frame.sop_instance_uid not in headers:
-            raise InputRefused("SOURCE_CHANGED", f"{frame.path} is no longer the file that was read; run again")
+            raise InputRefused(
+                RefusalCode.SOURCE_CHANGED, f"{frame.path} is no longer the file that was read; run again"
+            )
     for header in headers.values():
         _mend(header)
     return headers

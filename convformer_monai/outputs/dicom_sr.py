@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convformer_monai import __version__
-from convformer_monai.errors import InputRefused, need_highdicom
+from convformer_monai.errors import InputRefused, RefusalCode, need_highdicom
 from convformer_monai.measurements.values import SIGNIFICANT_DIGITS, Measurement, Measurements
 from convformer_monai.outputs.atomic import AtomicFiles, transaction
 from convformer_monai.outputs.dicom_seg import MANUFACTURER, PRIVATE_SCHEME, concept, write_dataset
@@ -133,7 +133,7 @@ def dicom_sr(
     """
     if not series.frames:
         raise InputRefused(
-            "NOT_DICOM", f"{series.path.name} is not DICOM, and only DICOM gets DICOM results; write JSON"
+            RefusalCode.NOT_DICOM, f"{series.path.name} is not DICOM, and only DICOM gets DICOM results; write JSON"
         )
     need_highdicom()
     from highdicom import UID

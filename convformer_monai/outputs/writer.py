@@ -14,7 +14,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,11 +65,15 @@ class Options:
         formats = [writer.name for writer in writers() if writer.on_request]
         for name in self.formats:
             if name not in formats:
-                raise InputRefused("OPTION", f"--format {name!r} is unknown; give one or more of {', '.join(formats)}")
+                raise InputRefused(
+                    RefusalCode.OPTION, f"--format {name!r} is unknown; give one or more of {', '.join(formats)}"
+                )
         if not self.formats:
-            raise InputRefused("OPTION", f"--format is empty; give one or more of {', '.join(formats)}")
+            raise InputRefused(RefusalCode.OPTION, f"--format is empty; give one or more of {', '.join(formats)}")
         if self.phase not in ("all", *MOMENTS) and not (self.phase.isascii() and self.phase.isdigit()):
-            raise InputRefused("OPTION", f"--phase {self.phase!r} is unknown; give all, ed, es or a number from 0")
+            raise InputRefused(
+                RefusalCode.OPTION, f"--phase {self.phase!r} is unknown; give all, ed, es or a number from 0"
+            )
         for writer in self.writers():
             writer.check(self)
 

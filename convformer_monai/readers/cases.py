@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 
-__all__ = ["Case", "find_cases", "is_dicom", "is_dicom_photo", "is_named_dicom", "stem"]
+__all__ = ["Case", "begins_as_dicom", "find_cases", "is_dicom", "is_dicom_photo", "is_named_dicom", "stem"]
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
@@ -18,7 +18,8 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 IMAGE_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES + PHOTO_SUFFIXES
 RESULT = re.compile(r"_(gt|seg|segmentation|seg_phase\d+|truth|label|preview)$", re.IGNORECASE)
 DICOM_RESULT = re.compile(r"_(sr|seg|seg_phase\d+)$", re.IGNORECASE)
-PREAMBLE = 128
+PREAMBLE, MAGIC = 128, b"DICM"  # PS3.10 section 7.1
+MIN_DICOM_BYTES = PREAMBLE + len(MAGIC)
 PHOTO_CLASSES = "1.2.840.10008.5.1.4.1.1.77."  # visible light: endoscopy, photography, dermoscopy
 
 
@@ -44,12 +45,21 @@ def stem(path: Path) -> str:
 
 
 def is_dicom(path: Path) -> bool:
-    """Tells whether a file begins as DICOM files do (PS3.10 section 7.1), whatever its name."""
+    """Tells whether a file begins as DICOM files do, whatever its name; not if it cannot be opened."""
     try:
-        with open(path, "rb") as file:
-            return file.read(PREAMBLE + 4)[PREAMBLE:] == b"DICM"
+        return begins_as_dicom(path)
     except OSError:
         return False
+
+
+def begins_as_dicom(path: Path) -> bool:
+    """Tells whether a file begins as DICOM files do.
+
+    Raises:
+        OSError: if it cannot be opened.
+    """
+    with open(path, "rb") as file:
+        return file.read(MIN_DICOM_BYTES)[PREAMBLE:] == MAGIC
 
 
 def is_named_dicom(path: Path) -> bool:
@@ -83,11 +93,14 @@ def find_cases(path: Path, leave_out: Path | None = None) -> list[Case]:
     if path.is_file():
         return [Case(path, stem(path))]
     if not path.is_dir():
-        raise InputRefused("FILE_NOT_FOUND", f"{path} does not exist; give a file, a DICOM folder or a folder of cases")
+        raise InputRefused(
+            RefusalCode.FILE_NOT_FOUND, f"{path} does not exist; give a file, a DICOM folder or a folder of cases"
+        )
     found = list(_cases_in(path, leave_out.resolve() if leave_out else None))
     if not found:
         raise InputRefused(
-            "NO_IMAGES", f"{path} holds no image (DICOM, NIfTI, NRRD, MetaImage or photograph); give another folder"
+            RefusalCode.NO_IMAGES,
+            f"{path} holds no image (DICOM, NIfTI, NRRD, MetaImage or photograph); give another folder",
         )
     return [Case(one, _name(one, path)) for one in sorted(found)]
 
@@ -104,7 +117,7 @@ def _cases_in(folder: Path, leave_out: Path | None) -> Iterator[Path]:
         entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
         raise InputRefused(
-            "CANNOT_READ", f"{folder} cannot be read: {error.strerror}; check its permissions"
+            RefusalCode.CANNOT_READ, f"{folder} cannot be read: {error.strerror}; check its permissions"
         ) from error
     files = [entry for entry in entries if entry.is_file()]
     first_dicom = next((file for file in files if _may_be_dicom(file)), None)

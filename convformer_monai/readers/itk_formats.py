@@ -11,7 +11,7 @@ import numpy as np
 from monai.config import PathLike
 from numpy.typing import NDArray
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.itk_headers import check_header
 from convformer_monai.readers.limits import check_finite, check_spacing, check_voxels
 from convformer_monai.readers.phases import chosen_phases
@@ -44,15 +44,18 @@ def read_itk(path: PathLike, *, phase: int | str | None = None) -> ImageSeries:
     where = Path(path)
     if not where.is_file():
         what = "is a folder" if where.is_dir() else "does not exist"
-        raise InputRefused("FILE_NOT_FOUND", f"{where} {what}; give the path of an NRRD or MetaImage file")
+        raise InputRefused(RefusalCode.FILE_NOT_FOUND, f"{where} {what}; give the path of an NRRD or MetaImage file")
     if where.suffix.lower() not in IMAGE_IO:
-        raise InputRefused("NOT_ITK", f"{where} is not named {', '.join(IMAGE_IO)}; give it the ending of its format")
+        raise InputRefused(
+            RefusalCode.NOT_ITK, f"{where} is not named {', '.join(IMAGE_IO)}; give it the ending of its format"
+        )
     try:
         warnings = check_header(where)
         image = _load(where)
     except (OSError, EOFError, RuntimeError, zlib.error) as error:  # its text may quote the header: left out
         raise InputRefused(
-            "ITK_UNREADABLE", f"{where} is truncated or corrupt ({type(error).__name__}); fetch or write it again"
+            RefusalCode.ITK_UNREADABLE,
+            f"{where} is truncated or corrupt ({type(error).__name__}); fetch or write it again",
         ) from None
     return _study(image, where, phase, warnings)
 
@@ -77,9 +80,9 @@ def checked_itk_affine(
     check_spacing(np.asarray(spacing[:3], dtype=np.float64), where)
     axes = direction[:3, :3]
     if np.any(direction[:3, 3:]) or np.any(direction[3:, :3]):
-        raise InputRefused("AFFINE", f"{where} mixes time with space in its directions; correct the header")
+        raise InputRefused(RefusalCode.AFFINE, f"{where} mixes time with space in its directions; correct the header")
     if not (np.all(np.isfinite(origin)) and np.all(np.isfinite(axes)) and abs(np.linalg.det(axes)) > MIN_DETERMINANT):
-        raise InputRefused("AFFINE", f"{where} has a singular or non-finite geometry; correct the header")
+        raise InputRefused(RefusalCode.AFFINE, f"{where} has a singular or non-finite geometry; correct the header")
     affine = np.eye(4)
     affine[:3, :3] = axes * np.asarray(spacing[:3])
     affine[:3, 3] = origin[:3]
@@ -99,7 +102,9 @@ def _load(path: Path) -> SimpleITK.Image:
         reader.ReadImageInformation()
         check_voxels(reader.GetSize(), path)
         if reader.GetNumberOfComponents() != 1:
-            raise InputRefused("DATA_TYPE", f"{path} holds vectors or colours, not one grey value a voxel; split it")
+            raise InputRefused(
+                RefusalCode.DATA_TYPE, f"{path} holds vectors or colours, not one grey value a voxel; split it"
+            )
         image: SimpleITK.Image = reader.Execute()
         return image
     finally:

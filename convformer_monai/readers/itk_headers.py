@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.limits import check_spacing, check_voxels, inflated_size
 
 __all__ = ["check_header"]
@@ -100,7 +100,9 @@ def _check_nrrd(head: bytes, path: Path) -> tuple[_Payload, tuple[str, ...]]:
     detached = fields.get("data file", fields.get("datafile"))
     sizes = _sizes(fields.get("sizes", ""), fields.get("dimension", ""), fields.get("type", ""), path)
     if any(kind.lower() not in AXES for kind in fields.get("kinds", "").split()):
-        raise InputRefused("DATA_TYPE", f"{path} holds vectors or colours, not one grey value a voxel; split it")
+        raise InputRefused(
+            RefusalCode.DATA_TYPE, f"{path} holds vectors or colours, not one grey value a voxel; split it"
+        )
     _refuse_skips(fields, ("line skip", "lineskip", "byte skip", "byteskip"), path)
     encoding = fields.get("encoding", "").lower()
     if encoding not in ("raw", "gzip", "gz"):
@@ -119,20 +121,23 @@ def _check_nrrd_space(fields: Mapping[str, str], dimension: int, path: Path) -> 
         warnings = ("it names no space; taken as LPS, as ITK writes a cine",)
     elif space not in SPACES and not (dimension == 4 and space in ("lpst", "left-posterior-superior-time")):
         raise InputRefused(
-            "NO_GEOMETRY", f"{path} does not say how it lies in the patient (space LPS, RAS or LAS); write it again"
+            RefusalCode.NO_GEOMETRY,
+            f"{path} does not say how it lies in the patient (space LPS, RAS or LAS); write it again",
         )
     directions = VECTOR.findall(fields.get("space directions", ""))
     if len(directions) != dimension or "none" in fields["space directions"].lower():
-        raise InputRefused("NO_GEOMETRY", f"{path} lacks space directions for its {dimension} axes; write it again")
+        raise InputRefused(
+            RefusalCode.NO_GEOMETRY, f"{path} lacks space directions for its {dimension} axes; write it again"
+        )
     origin = VECTOR.findall(fields.get("space origin", ""))
     if len(origin) != 1:
-        raise InputRefused("NO_GEOMETRY", f"{path} lacks a space origin; write it again with its position")
+        raise InputRefused(RefusalCode.NO_GEOMETRY, f"{path} lacks a space origin; write it again with its position")
     axes = [_numbers(vector.replace(",", " "), dimension, "space directions", path) for vector in directions]
     _numbers(origin[0].replace(",", " "), dimension, "space origin", path)
     _check_axes(axes, [math.hypot(*axis) for axis in axes], path)
     units = set(re.findall(r'"([^"]*)"', fields.get("space units", "")))
     if units - {"mm", "", "s", "ms"}:
-        raise InputRefused("UNITS", f"{path} is not in millimetres; convert it to mm")
+        raise InputRefused(RefusalCode.UNITS, f"{path} is not in millimetres; convert it to mm")
     return warnings
 
 
@@ -146,12 +151,14 @@ def _check_metaimage(head: bytes, path: Path) -> _Payload:
         raise _unreadable(path, "is no plain MetaImage")
     sizes = _sizes(fields.get("dimsize", ""), fields.get("ndims", ""), fields.get("elementtype", ""), path)
     if fields.get("elementnumberofchannels", "1") != "1":
-        raise InputRefused("DATA_TYPE", f"{path} holds vectors or colours, not one grey value a voxel; split it")
+        raise InputRefused(
+            RefusalCode.DATA_TYPE, f"{path} holds vectors or colours, not one grey value a voxel; split it"
+        )
     matrix = [fields[name] for name in ("transformmatrix", "rotation", "orientation") if name in fields]
     origin = [fields[name] for name in ("offset", "position", "origin") if name in fields]
     if "elementspacing" not in fields or len(matrix) != 1 or len(origin) != 1:
         raise InputRefused(
-            "NO_GEOMETRY",
+            RefusalCode.NO_GEOMETRY,
             f"{path} does not tell its ElementSpacing, TransformMatrix and Offset, each once; write it again",
         )
     n = len(sizes)
@@ -161,11 +168,13 @@ def _check_metaimage(head: bytes, path: Path) -> _Payload:
     _numbers(origin[0], n, "Offset", path)
     _check_axes(axes, _numbers(fields["elementspacing"], n, "ElementSpacing", path), path)
     if not np.allclose(axes @ axes.T, np.eye(n), atol=AXES_TOLERANCE):  # ITK would straighten them without a word
-        raise InputRefused("AFFINE", f"{path} has axes that are not at right angles; convert it to .nrrd or .nii.gz")
+        raise InputRefused(
+            RefusalCode.AFFINE, f"{path} has axes that are not at right angles; convert it to .nrrd or .nii.gz"
+        )
     for name in optional.keys() & fields.keys():
         _numbers(fields[name], optional[name], name, path)
     if fields.get("distanceunits", "mm") not in ("mm", "?", "unknown"):
-        raise InputRefused("UNITS", f"{path} is not in millimetres; convert it to mm")
+        raise InputRefused(RefusalCode.UNITS, f"{path} is not in millimetres; convert it to mm")
     return _metaimage_payload(fields, sizes, last.end(), last.group(1).decode("utf-8", "replace").strip(), path)
 
 
@@ -219,10 +228,12 @@ def _sizes(text: str, dimension: str, kind: str, path: Path) -> tuple[int, ...]:
         raise _unreadable(path, "has malformed dimensions")
     sizes = tuple(map(int, text.split()))
     if len(sizes) != int(dimension) or len(sizes) not in (3, 4):
-        raise InputRefused("DIMENSIONS", f"{path} has shape {sizes}; a volume (3-D) or a cine (4-D) is needed")
+        raise InputRefused(
+            RefusalCode.DIMENSIONS, f"{path} has shape {sizes}; a volume (3-D) or a cine (4-D) is needed"
+        )
     check_voxels(sizes, path)
     if kind.lower() not in BYTES:
-        raise InputRefused("DATA_TYPE", f"{path} does not hold whole or floating-point numbers; convert it")
+        raise InputRefused(RefusalCode.DATA_TYPE, f"{path} does not hold whole or floating-point numbers; convert it")
     return sizes
 
 
@@ -233,7 +244,9 @@ def _numbers(text: str, count: int, what: str, path: Path) -> list[float]:
     except ValueError:
         values = []
     if len(values) != count or not all(value == 0 or MIN_NUMBER <= abs(value) <= MAX_NUMBER for value in values):
-        raise InputRefused("AFFINE", f"{path} has a {what} field that is not {count} plausible numbers; correct it")
+        raise InputRefused(
+            RefusalCode.AFFINE, f"{path} has a {what} field that is not {count} plausible numbers; correct it"
+        )
     return values
 
 
@@ -242,9 +255,9 @@ def _check_axes(axes: ArrayLike, spacing: Sequence[float], path: Path) -> None:
     check_spacing(np.asarray(spacing[:3]), path)
     directions = np.asarray(axes, dtype=np.float64)
     if np.any(directions[:3, 3:]) or np.any(directions[3:, :3]):
-        raise InputRefused("AFFINE", f"{path} mixes time with space in its directions; correct the header")
+        raise InputRefused(RefusalCode.AFFINE, f"{path} mixes time with space in its directions; correct the header")
     if abs(np.linalg.det(directions)) <= 1e-3 * np.linalg.norm(directions, axis=1).prod():
-        raise InputRefused("AFFINE", f"{path} has axes that lie in one plane; correct the header")
+        raise InputRefused(RefusalCode.AFFINE, f"{path} has axes that lie in one plane; correct the header")
 
 
 def _refuse_skips(fields: Mapping[str, str], names: tuple[str, ...], path: Path) -> None:
@@ -259,10 +272,13 @@ def _beside(path: Path, name: str | None) -> Path:
     beside = path.parent / name
     if not name or name.upper().startswith("LIST") or set(name) & set('/\\%:*?"<>|') or name in (".", ".."):
         raise InputRefused(
-            "DATA_FILE", f"{path} names a data file that is no single file in its own folder; put it beside the header"
+            RefusalCode.DATA_FILE,
+            f"{path} names a data file that is no single file in its own folder; put it beside the header",
         )
     if not beside.is_file() or beside.resolve().parent != path.parent.resolve():
-        raise InputRefused("DATA_FILE", f"{path} names a data file that is not in its folder; put it beside the header")
+        raise InputRefused(
+            RefusalCode.DATA_FILE, f"{path} names a data file that is not in its folder; put it beside the header"
+        )
     return beside
 
 
@@ -279,4 +295,4 @@ def _check_payload(payload: _Payload, path: Path) -> None:
 
 
 def _unreadable(path: Path, what: str) -> InputRefused:
-    return InputRefused("ITK_UNREADABLE", f"{path} {what}; write it again as .nrrd, .mha or .nii.gz")
+    return InputRefused(RefusalCode.ITK_UNREADABLE, f"{path} {what}; write it again as .nrrd, .mha or .nii.gz")

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 
 __all__ = [
     "MAX_PIXELS",
@@ -42,11 +42,14 @@ def check_voxels(shape: Sequence[int], where: str | Path) -> None:
         InputRefused: ``DIMENSIONS`` if one is below 1, ``TOO_LARGE`` if there are more voxels than ``MAX_VOXELS``.
     """
     if min(shape) < 1:
-        raise InputRefused("DIMENSIONS", f"{where} has shape {tuple(shape)}; every dimension must be at least 1")
+        raise InputRefused(
+            RefusalCode.DIMENSIONS, f"{where} has shape {tuple(shape)}; every dimension must be at least 1"
+        )
     voxels = math.prod(int(size) for size in shape)
     if voxels > MAX_VOXELS:
         raise InputRefused(
-            "TOO_LARGE", f"{where} claims {voxels:,} voxels, above the limit of {MAX_VOXELS:,}; crop or split it"
+            RefusalCode.TOO_LARGE,
+            f"{where} claims {voxels:,} voxels, above the limit of {MAX_VOXELS:,}; crop or split it",
         )
 
 
@@ -59,7 +62,7 @@ def check_spacing(spacing: NDArray[np.float64], where: str | Path) -> None:
     if np.all((spacing >= MIN_SPACING_MM) & (spacing <= MAX_SPACING_MM)):  # False for NaN
         return
     raise InputRefused(
-        "SPACING",
+        RefusalCode.SPACING,
         f"{where} has voxel spacing {in_mm(spacing)}, outside {MIN_SPACING_MM}-{MAX_SPACING_MM:g} mm; "
         "correct the header",
     )
@@ -73,7 +76,9 @@ def check_finite(data: NDArray[np.floating], where: str | Path) -> None:
     """
     count = data.size - int(np.count_nonzero(np.isfinite(data)))
     if count:
-        raise InputRefused("NOT_FINITE", f"{where} holds {count:,} voxels that are NaN or infinite; repair it")
+        raise InputRefused(
+            RefusalCode.NOT_FINITE, f"{where} holds {count:,} voxels that are NaN or infinite; repair it"
+        )
 
 
 def read_capped(path: Path, count: int) -> bytearray:

@@ -15,7 +15,7 @@ from monai.utils import convert_to_numpy, convert_to_tensor
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.itk_formats import checked_itk_affine
 from convformer_monai.readers.limits import check_finite, check_spacing, check_voxels
 from convformer_monai.readers.nifti_header import UNITS_MM, checked_affine, checked_shape, header_geometry
@@ -110,7 +110,9 @@ def _checked_series(
 ) -> ImageSeries:
     """Makes the series of (X, Y, Z) or (X, Y, Z, T), whose size and affine have been checked."""
     if data.dtype.kind not in "iuf":
-        raise InputRefused("DATA_TYPE", f"{WHERE} holds {data.dtype} voxels; a scalar grey-value volume is needed")
+        raise InputRefused(
+            RefusalCode.DATA_TYPE, f"{WHERE} holds {data.dtype} voxels; a scalar grey-value volume is needed"
+        )
     phases = chosen_phases(phase, data.shape[3] if data.ndim == 4 else 1, WHERE)
     with np.errstate(over="ignore"):
         image = phase_tensor(data, affine, phases, more.pop("meta", None))
@@ -120,13 +122,15 @@ def _checked_series(
 
 def _check_size(size: Sequence[int]) -> None:
     if len(size) not in (3, 4):
-        raise InputRefused("DIMENSIONS", f"{WHERE} has shape {tuple(size)}; a volume (3-D) or a cine (4-D) is needed")
+        raise InputRefused(
+            RefusalCode.DIMENSIONS, f"{WHERE} has shape {tuple(size)}; a volume (3-D) or a cine (4-D) is needed"
+        )
     check_voxels(size, WHERE)
 
 
 def _check_affine(affine: NDArray[np.float64]) -> None:
     if not np.all(np.isfinite(affine)) or abs(np.linalg.det(affine[:3, :3])) == 0.0:
-        raise InputRefused("AFFINE", f"{WHERE} has a singular or non-finite affine; correct it")
+        raise InputRefused(RefusalCode.AFFINE, f"{WHERE} has a singular or non-finite affine; correct it")
     check_spacing(np.linalg.norm(affine[:3, :3], axis=0), WHERE)
 
 
@@ -152,12 +156,14 @@ def _from_nibabel(image: SpatialImage, phase: int | str | None) -> ImageSeries:
         _check_affine(affine)
     dtype = np.dtype(image.get_data_dtype())
     if dtype.kind not in "iuf":
-        raise InputRefused("DATA_TYPE", f"{WHERE} holds {dtype} voxels; a scalar grey-value volume is needed")
+        raise InputRefused(RefusalCode.DATA_TYPE, f"{WHERE} holds {dtype} voxels; a scalar grey-value volume is needed")
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             data = image.get_fdata(dtype=np.float32, caching="unchanged")
     except (OSError, EOFError, ValueError, zlib.error) as error:  # nibabel reads an image's file only now
-        raise InputRefused("NIFTI_UNREADABLE", f"{WHERE} cannot be loaded from its file; get it again") from error
+        raise InputRefused(
+            RefusalCode.NIFTI_UNREADABLE, f"{WHERE} cannot be loaded from its file; get it again"
+        ) from error
     return _checked_series(data, affine, phase, **more)
 
 
@@ -180,7 +186,9 @@ def _from_simpleitk(image: Any, phase: int | str | None) -> ImageSeries:
 
     _check_size(image.GetSize())
     if image.GetNumberOfComponentsPerPixel() != 1:
-        raise InputRefused("DATA_TYPE", f"{WHERE} holds vectors or colours, not one grey value a voxel; split it")
+        raise InputRefused(
+            RefusalCode.DATA_TYPE, f"{WHERE} holds vectors or colours, not one grey value a voxel; split it"
+        )
     direction = np.asarray(image.GetDirection()).reshape(image.GetDimension(), -1)
     affine = checked_itk_affine(image.GetOrigin(), image.GetSpacing(), direction, WHERE)
     return _checked_series(sitk.GetArrayViewFromImage(image).T, affine, phase)
@@ -203,7 +211,9 @@ def _from_itk(image: Any, phase: int | str | None) -> ImageSeries:
 
     _check_size(tuple(map(int, image.GetBufferedRegion().GetSize())))
     if image.GetNumberOfComponentsPerPixel() != 1:
-        raise InputRefused("DATA_TYPE", f"{WHERE} holds vectors or colours, not one grey value a voxel; split it")
+        raise InputRefused(
+            RefusalCode.DATA_TYPE, f"{WHERE} holds vectors or colours, not one grey value a voxel; split it"
+        )
     direction = np.asarray(itk.array_from_matrix(image.GetDirection()))
     affine = checked_itk_affine(_itk_first_voxel(image), list(image.GetSpacing()), direction, WHERE)
     return _checked_series(itk.array_view_from_image(image).T, affine, phase)

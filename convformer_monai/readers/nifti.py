@@ -15,7 +15,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.limits import (
     MAX_SPACING_MM,
     MAX_VOXELS,
@@ -128,14 +128,16 @@ def _checked_header(path: Path) -> _Volume:
     """Checks all that can be told without the voxels."""
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise InputRefused("FILE_NOT_FOUND", f"{path} {what}; give the path of a .nii or .nii.gz file")
+        raise InputRefused(RefusalCode.FILE_NOT_FOUND, f"{path} {what}; give the path of a .nii or .nii.gz file")
     if not path.name.lower().endswith(SUFFIXES):
-        raise InputRefused("NOT_NIFTI", f"{path} is not named .nii or .nii.gz; convert it to NIfTI")
+        raise InputRefused(RefusalCode.NOT_NIFTI, f"{path} is not named .nii or .nii.gz; convert it to NIfTI")
     try:
         header, pixdim = _parse_header(read_capped(path, max(HEADERS)), path)
         shape = checked_shape(header, path)
     except UNREADABLE as error:
-        raise InputRefused("NIFTI_UNREADABLE", f"{path} cannot be read as NIfTI: {one_line(error)}") from error
+        raise InputRefused(
+            RefusalCode.NIFTI_UNREADABLE, f"{path} cannot be read as NIfTI: {one_line(error)}"
+        ) from error
     affine, warnings = checked_affine(header, pixdim, path)
     return _Volume(path, header, shape, affine, warnings)
 
@@ -147,12 +149,14 @@ def _parse_header(raw: bytearray, path: Path) -> tuple[nib.Nifti1Header, NDArray
     """
     sizes = {size for order in ("<i", ">i") for size in struct.unpack(order, raw[:4])} & set(HEADERS)
     if not sizes or len(raw) < min(sizes):
-        raise InputRefused("NOT_NIFTI", f"{path} does not begin as NIfTI files do; convert it to .nii.gz")
+        raise InputRefused(RefusalCode.NOT_NIFTI, f"{path} does not begin as NIfTI files do; convert it to .nii.gz")
     size = sizes.pop()
     block, kind = bytes(raw[:size]), HEADERS[size]
     stored = kind(block, check=False)
     if bytes(stored["magic"])[:3] not in SINGLE_FILE_MAGIC:
-        raise InputRefused("NOT_NIFTI", f"{path} is no single-file NIfTI (a .hdr and .img pair); convert it to .nii.gz")
+        raise InputRefused(
+            RefusalCode.NOT_NIFTI, f"{path} is no single-file NIfTI (a .hdr and .img pair); convert it to .nii.gz"
+        )
     return kind(block), stored["pixdim"]
 
 
@@ -175,6 +179,8 @@ def _checked_values(volume: _Volume) -> NDArray[np.float32]:
             scaled = apply_read_scaling(stored, np.float32(1.0 if slope is None else slope), np.float32(inter or 0.0))
             data = scaled.astype(np.float32)
     except UNREADABLE as error:
-        raise InputRefused("NIFTI_UNREADABLE", f"{path} is truncated or corrupt: {one_line(error)}") from error
+        raise InputRefused(
+            RefusalCode.NIFTI_UNREADABLE, f"{path} is truncated or corrupt: {one_line(error)}"
+        ) from error
     check_finite(data, path)
     return np.asarray(data, dtype=np.float32)

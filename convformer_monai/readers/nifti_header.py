@@ -17,7 +17,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.limits import check_spacing, check_voxels, in_mm, one_line
 
 __all__ = ["QFORM_FIELDS", "UNITS_MM", "checked_affine", "checked_shape", "header_geometry", "phase_step_ms"]
@@ -39,11 +39,13 @@ def checked_shape(header: nib.Nifti1Header, where: str | Path) -> tuple[int, ...
     """
     shape = tuple(int(n) for n in header.get_data_shape())
     if len(shape) not in (3, 4):
-        raise InputRefused("DIMENSIONS", f"{where} has shape {shape}; a volume (3-D) or a cine (4-D) is needed")
+        raise InputRefused(
+            RefusalCode.DIMENSIONS, f"{where} has shape {shape}; a volume (3-D) or a cine (4-D) is needed"
+        )
     dtype = header.get_data_dtype()
     if dtype.kind not in "iuf":
         raise InputRefused(
-            "DATA_TYPE",
+            RefusalCode.DATA_TYPE,
             f"{where} holds {dtype} voxels (complex, colour or records); a scalar grey-value volume is needed",
         )
     check_voxels(shape, where)
@@ -70,7 +72,7 @@ def checked_affine(
     qform_code, sform_code = int(header["qform_code"]), int(header["sform_code"])
     if qform_code <= 0 and sform_code <= 0:
         raise InputRefused(
-            "NO_GEOMETRY",
+            RefusalCode.NO_GEOMETRY,
             f"{where} has neither qform nor sform code, so its orientation is unknown; "
             "write it again with its geometry",
         )
@@ -84,7 +86,7 @@ def checked_affine(
     if not np.allclose(lengths, spacing, rtol=SPACING_RTOL):
         if qform is not None or not np.allclose(lengths, 1.0, atol=1e-3):
             raise InputRefused(
-                "GEOMETRY_DISAGREES",
+                RefusalCode.GEOMETRY_DISAGREES,
                 f"{where}: sform says {in_mm(lengths)}, pixdim says {in_mm(spacing)}; correct the header",
             )
         sform[:3, :3] *= spacing
@@ -92,7 +94,7 @@ def checked_affine(
     shift = 0.0 if qform is None else _largest_shift(sform, qform, header.get_data_shape())
     if shift > 0.5 * float(spacing.min()):
         raise InputRefused(
-            "GEOMETRY_DISAGREES",
+            RefusalCode.GEOMETRY_DISAGREES,
             f"{where}: qform and sform place the voxels up to {shift:.1f} mm apart; correct the header",
         )
     return sform, warnings
@@ -122,7 +124,9 @@ def _checked_spacing(header: nib.Nifti1Header, pixdim: NDArray[np.floating], whe
     """Returns pixdim in mm if it is plausible."""
     units = int(header["xyzt_units"]) & UNITS_MASK
     if units not in (UNITS_UNKNOWN, UNITS_MM):
-        raise InputRefused("UNITS", f"{where} is not in millimetres (spatial unit code {units}); convert it to mm")
+        raise InputRefused(
+            RefusalCode.UNITS, f"{where} is not in millimetres (spatial unit code {units}); convert it to mm"
+        )
     spacing = np.asarray(pixdim[1:4], dtype=np.float64)
     check_spacing(spacing, where)
     return spacing
@@ -134,7 +138,7 @@ def _checked_sform(header: nib.Nifti1Header, where: str | Path) -> NDArray[np.fl
     lengths = np.linalg.norm(sform[:3, :3], axis=0)
     volume = abs(np.linalg.det(sform[:3, :3])) if np.all(np.isfinite(sform)) else 0.0
     if volume <= 1e-3 * float(np.prod(lengths)) or volume == 0.0:
-        raise InputRefused("AFFINE", f"{where} has a singular or non-finite sform; correct the header")
+        raise InputRefused(RefusalCode.AFFINE, f"{where} has a singular or non-finite sform; correct the header")
     return sform
 
 
@@ -143,9 +147,11 @@ def _checked_qform(header: nib.Nifti1Header, where: str | Path) -> NDArray[np.fl
     try:
         qform = np.asarray(header.get_qform(), dtype=np.float64)
     except (ValueError, HeaderDataError) as error:
-        raise InputRefused("AFFINE", f"{where} has an invalid qform: {one_line(error)}; correct the header") from error
+        raise InputRefused(
+            RefusalCode.AFFINE, f"{where} has an invalid qform: {one_line(error)}; correct the header"
+        ) from error
     if not np.all(np.isfinite(qform)):
-        raise InputRefused("AFFINE", f"{where} has a non-finite qform; correct the header")
+        raise InputRefused(RefusalCode.AFFINE, f"{where} has a non-finite qform; correct the header")
     return qform
 
 

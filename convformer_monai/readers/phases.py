@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 
 __all__ = ["chosen_phases"]
 
@@ -25,10 +25,11 @@ def chosen_phases(phase: int | str | None, count: int, path: Path) -> tuple[int,
         return tuple(range(count))
     if phase is None:
         raise InputRefused(
-            "SEVERAL_PHASES", f"{path} is a cine of {count} phases; choose one with --phase 0 to {count - 1}, or all"
+            RefusalCode.SEVERAL_PHASES,
+            f"{path} is a cine of {count} phases; choose one with --phase 0 to {count - 1}, or all",
         )
     if not isinstance(phase, int) or isinstance(phase, bool) or phase < 0:
         raise ValueError(f"phase must be None, 'all' or a whole number from 0, got {phase!r}")
     if phase >= count:
-        raise InputRefused("PHASE_NOT_FOUND", f"{path} has no phase {phase}; it has phases 0 to {count - 1}")
+        raise InputRefused(RefusalCode.PHASE_NOT_FOUND, f"{path} has no phase {phase}; it has phases 0 to {count - 1}")
     return (phase,)

@@ -19,20 +19,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from monai.config import PathLike
-from monai.data import MetaTensor
 from numpy.typing import NDArray
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.cases import is_dicom
 from convformer_monai.readers.limits import MAX_PIXELS
+from convformer_monai.readers.photo_dicom import read_dicom_photo
 from convformer_monai.readers.series import ImageSeries
+from convformer_monai.readers.volume import photo_tensor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["photo_tensor", "read_photo"]
+__all__ = ["read_photo"]
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 NAMES = "JPEG, PNG, TIFF, BMP, WebP or a DICOM photograph"
@@ -58,30 +58,14 @@ def read_photo(path: PathLike) -> ImageSeries:
     where = Path(path)
     if not where.is_file():
         what = "is a folder" if where.is_dir() else "does not exist"
-        raise InputRefused("FILE_NOT_FOUND", f"{where} {what}; give the path of {NAMES}")
+        raise InputRefused(RefusalCode.FILE_NOT_FOUND, f"{where} {what}; give the path of {NAMES}")
     if is_dicom(where):
-        from convformer_monai.readers.photo_dicom import read_dicom_photo
-
         return read_dicom_photo(where)
     with _refusing(where), _opened(where) as image:
         _check_before_decoding(image, where)
         notes = _notes(image)
         pixels = _upright_rgb(image)
     return ImageSeries(photo_tensor(pixels), "photo", where, spacing_known=False, warnings=notes)
-
-
-def photo_tensor(pixels: NDArray[np.uint8], spacing: tuple[float, float] = (1.0, 1.0)) -> MetaTensor:
-    """Makes the image of a photograph.
-
-    Args:
-        pixels: (Y, X, 3), upright RGB.
-        spacing: of the pixels along X and Y, mm if known.
-
-    Returns:
-        (3, X, Y); its affine makes viewers that show LPS images show it upright.
-    """
-    affine = torch.diag(torch.tensor([-spacing[0], -spacing[1], 1.0, 1.0], dtype=torch.float64))
-    return MetaTensor(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 1, 0))), affine=affine)
 
 
 @contextmanager
@@ -107,7 +91,8 @@ def _refusing(path: Path) -> Iterator[None]:
         raise _too_large(path) from error
     except Exception as error:
         raise InputRefused(
-            "PHOTO_UNREADABLE", f"{path} is truncated or corrupt ({type(error).__name__}); get it again or convert it"
+            RefusalCode.PHOTO_UNREADABLE,
+            f"{path} is truncated or corrupt ({type(error).__name__}); get it again or convert it",
         ) from error
 
 
@@ -121,7 +106,7 @@ def _opened(path: Path) -> Iterator[Image]:
     try:
         image = Image.open(path, formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise InputRefused("NOT_PHOTO", f"{path} is no image that can be read; give {NAMES}") from error
+        raise InputRefused(RefusalCode.NOT_PHOTO, f"{path} is no image that can be read; give {NAMES}") from error
     with image:
         yield image
 
@@ -130,10 +115,13 @@ def _check_before_decoding(image: Image, path: Path) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(path)
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a JPEG with previews behind
-        raise InputRefused("SEVERAL_IMAGES", f"{path} is animated or has several pages; save one of them as an image")
+        raise InputRefused(
+            RefusalCode.SEVERAL_IMAGES, f"{path} is animated or has several pages; save one of them as an image"
+        )
     if image.mode not in COLOUR_MODES + GREY_MODES:
         raise InputRefused(
-            "DATA_TYPE", f"{path} is no 8-bit colour or grey photograph (mode {image.mode}); convert it to 8-bit RGB"
+            RefusalCode.DATA_TYPE,
+            f"{path} is no 8-bit colour or grey photograph (mode {image.mode}); convert it to 8-bit RGB",
         )
 
 
@@ -165,4 +153,4 @@ def _upright_rgb(image: Image) -> NDArray[np.uint8]:
 
 
 def _too_large(path: Path) -> InputRefused:
-    return InputRefused("TOO_LARGE", f"{path} has over {MAX_PIXELS:,} pixels or is huge; make it smaller")
+    return InputRefused(RefusalCode.TOO_LARGE, f"{path} has over {MAX_PIXELS:,} pixels or is huge; make it smaller")

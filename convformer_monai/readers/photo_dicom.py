@@ -13,12 +13,12 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.dicom import codestreams
 from convformer_monai.readers.dicom.parsing import as_refusal, read_dataset, silent_pydicom
 from convformer_monai.readers.limits import MAX_PIXELS, MAX_SPACING_MM
-from convformer_monai.readers.photo import photo_tensor
 from convformer_monai.readers.series import Frame, ImageSeries
+from convformer_monai.readers.volume import photo_tensor
 
 __all__ = ["read_dicom_photo"]
 
@@ -79,21 +79,21 @@ def read_dicom_photo(path: Path) -> ImageSeries:
 def _check_header(dataset: Dataset, path: Path) -> None:
     """Checks the class and the image pixel module (PS3.3 C.7.6.3) before anything is decoded."""
     if str(dataset.get("SOPClassUID")) not in STILL_IMAGES:
-        raise InputRefused("NOT_PHOTO", f"{path} is no DICOM photograph; give one, or a series of slices")
+        raise InputRefused(RefusalCode.NOT_PHOTO, f"{path} is no DICOM photograph; give one, or a series of slices")
     if int(dataset.get("NumberOfFrames") or 1) != 1:
-        raise InputRefused("SEVERAL_IMAGES", f"{path} has several frames; save one of them as an image")
+        raise InputRefused(RefusalCode.SEVERAL_IMAGES, f"{path} has several frames; save one of them as an image")
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     if rows < 1 or columns < 1:
-        raise InputRefused("DIMENSIONS", f"{path} has {rows} x {columns} pixels")
+        raise InputRefused(RefusalCode.DIMENSIONS, f"{path} has {rows} x {columns} pixels")
     if rows * columns > MAX_PIXELS:
-        raise InputRefused("TOO_LARGE", f"{path} has over {MAX_PIXELS:,} pixels; make it smaller")
+        raise InputRefused(RefusalCode.TOO_LARGE, f"{path} has over {MAX_PIXELS:,} pixels; make it smaller")
     colours, samples = str(dataset.PhotometricInterpretation), int(dataset.SamplesPerPixel)
     if SAMPLES.get(colours, 3 if colours.startswith("YBR_") else 0) != samples:
         raise InputRefused(
-            "DATA_TYPE", f"{path} is no colour or grey photograph ({samples} samples a pixel); convert it"
+            RefusalCode.DATA_TYPE, f"{path} is no colour or grey photograph ({samples} samples a pixel); convert it"
         )
     if (dataset.BitsAllocated, dataset.BitsStored, int(dataset.get("PixelRepresentation") or 0)) != (8, 8, 0):
-        raise InputRefused("DATA_TYPE", f"{path} does not hold 8 bits a sample; convert it")
+        raise InputRefused(RefusalCode.DATA_TYPE, f"{path} does not hold 8 bits a sample; convert it")
 
 
 def _spacing(dataset: Dataset, path: Path) -> tuple[float, float] | None:
@@ -103,7 +103,7 @@ def _spacing(dataset: Dataset, path: Path) -> tuple[float, float] | None:
         return None
     along_y, along_x = map(float, value)
     if not all(math.isfinite(mm) and MIN_PIXEL_MM <= mm <= MAX_SPACING_MM for mm in (along_x, along_y)):
-        raise InputRefused("SPACING", f"{path} has an implausible pixel spacing; correct it")
+        raise InputRefused(RefusalCode.SPACING, f"{path} has an implausible pixel spacing; correct it")
     return along_x, along_y
 
 

@@ -14,7 +14,7 @@ from monai.data import ImageReader
 from monai.utils import ensure_tuple
 from numpy.typing import NDArray
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.cases import (
     ITK_SUFFIXES,
     NIFTI_SUFFIXES,
@@ -65,12 +65,16 @@ def read_series(
         raise ValueError(f"phase must be None, 'all' or a whole number from 0, got {phase!r}")
     where = Path(path).expanduser()
     if not where.exists():
-        raise InputRefused("FILE_NOT_FOUND", f"{where} does not exist; give a file or a folder of DICOM files")
+        raise InputRefused(
+            RefusalCode.FILE_NOT_FOUND, f"{where} does not exist; give a file or a folder of DICOM files"
+        )
     name = where.name.lower()
     if where.is_dir() or ((is_dicom(where) or is_named_dicom(where)) and not is_dicom_photo(where)):
         return read_dicom(where, series_uid=series_uid, phase=phase, modality=modality, resample_uneven=resample_uneven)
     if series_uid is not None:
-        raise InputRefused("NOT_DICOM", f"{where} is no DICOM series, so none can be chosen; leave --series-uid out")
+        raise InputRefused(
+            RefusalCode.NOT_DICOM, f"{where} is no DICOM series, so none can be chosen; leave --series-uid out"
+        )
     if name.endswith(NIFTI_SUFFIXES):
         return read_nifti(where, phase=phase)
     if name.endswith(ITK_SUFFIXES):
@@ -78,9 +82,9 @@ def read_series(
     try:
         return read_photo(where)
     except InputRefused as refusal:
-        if refusal.code == "NOT_PHOTO" and not name.endswith(PHOTO_SUFFIXES):
+        if refusal.code == RefusalCode.NOT_PHOTO and not name.endswith(PHOTO_SUFFIXES):
             message = f"{where} is no image (DICOM, NIfTI, NRRD, MetaImage or photograph); give another file"
-            raise InputRefused("NOT_AN_IMAGE", message) from None
+            raise InputRefused(RefusalCode.NOT_AN_IMAGE, message) from None
         raise
 
 
@@ -134,7 +138,9 @@ class SeriesReader(ImageReader):
             InputRefused: if it cannot be trusted.
         """
         if not isinstance(img, Path):
-            raise InputRefused("SEVERAL_FILES", "expected one file or folder for one image, got a list of files")
+            raise InputRefused(
+                RefusalCode.SEVERAL_FILES, "expected one file or folder for one image, got a list of files"
+            )
         series = read_series(img, **self.options)
         for warning in series.warnings:
             logger.warning("%s", warning)

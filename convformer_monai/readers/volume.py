@@ -1,4 +1,4 @@
-"""The tensor of a :class:`convformer_monai.readers.series.ImageSeries` that was no DICOM series."""
+"""The tensors of series that are not DICOM slices: volumes and photographs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai.utils import SpaceKeys
 from numpy.typing import NDArray
 
-__all__ = ["phase_tensor"]
+__all__ = ["phase_tensor", "photo_tensor"]
 
 
 def phase_tensor(
@@ -41,3 +41,17 @@ def phase_tensor(
     }
     values = torch.from_numpy(np.ascontiguousarray(chosen, dtype=np.float32))
     return MetaTensor(values, affine=torch.from_numpy(affine.copy()), meta=geometry)
+
+
+def photo_tensor(pixels: NDArray[np.uint8], spacing: tuple[float, float] = (1.0, 1.0)) -> MetaTensor:
+    """Makes the image of a photograph.
+
+    Args:
+        pixels: (Y, X, 3), upright RGB.
+        spacing: of the pixels along X and Y, mm if known.
+
+    Returns:
+        (3, X, Y); its affine makes viewers that show LPS images show it upright.
+    """
+    affine = torch.diag(torch.tensor([-spacing[0], -spacing[1], 1.0, 1.0], dtype=torch.float64))
+    return MetaTensor(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 1, 0))), affine=affine)

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from convformer_monai.errors import EXIT_INTERRUPTED, EXIT_REFUSED, InputRefused
+from convformer_monai.errors import EXIT_INTERRUPTED, EXIT_REFUSED, InputRefused, RefusalCode
 
 __all__ = ["bundle_command", "is_finished", "main", "read_plan", "run_logged", "run_plan", "run_stages"]
 
@@ -45,9 +45,11 @@ def read_plan(bundle_root: Path) -> dict[str, Any]:
         stages = [str(stage["name"]) for stage in plan["stages"]]
         networks = list(plan["networks"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputRefused("PLAN", f"{path} is no plan of trainings ({type(error).__name__}): {error}") from error
+        raise InputRefused(
+            RefusalCode.PLAN, f"{path} is no plan of trainings ({type(error).__name__}): {error}"
+        ) from error
     if not networks or not stages or len(set(stages)) < len(stages):
-        raise InputRefused("PLAN", f"{path} must name networks, and stages each of its own name")
+        raise InputRefused(RefusalCode.PLAN, f"{path} must name networks, and stages each of its own name")
     return plan
 
 
@@ -79,7 +81,7 @@ def run_plan(
     plan = read_plan(bundle_root)
     for name in networks:
         if name not in plan["networks"]:
-            raise InputRefused("PLAN", f"there is no network {name!r}, only {', '.join(plan['networks'])}")
+            raise InputRefused(RefusalCode.PLAN, f"there is no network {name!r}, only {', '.join(plan['networks'])}")
     started = time.monotonic()
     for network in networks or plan["networks"]:
         logger.info("network %s", network)

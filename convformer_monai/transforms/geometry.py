@@ -27,7 +27,7 @@ from monai.utils import TraceKeys, convert_to_numpy, ensure_tuple_rep
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 
 __all__ = ["InPlaneOrientation", "InPlaneOrientationd", "InPlaneSpacing", "InPlaneSpacingd", "slice_axis"]
 
@@ -158,7 +158,7 @@ class InPlaneSpacing(InvertibleTransform):
         ]
         if max(size) > MAX_PIXELS:
             raise InputRefused(
-                "FIELD_OF_VIEW",
+                RefusalCode.FIELD_OF_VIEW,
                 f"slices of {spacing[0] * data.shape[1]:.0f} x {spacing[1] * data.shape[2]:.0f} mm are larger than any "
                 "patient; correct the spacing in the header",
             )
@@ -237,13 +237,15 @@ class InPlaneOrientationd(MapTransform, InvertibleTransform):
 def _check_is_volume(data: MetaTensor, key: Hashable) -> None:
     if data.ndim != 4:
         name = data.meta.get("filename_or_obj", "the image") if isinstance(data, MetaTensor) else key
-        raise InputRefused("WRONG_KIND", f"{name} is a photograph; the bundle takes volumes only")
+        raise InputRefused(RefusalCode.WRONG_KIND, f"{name} is a photograph; the bundle takes volumes only")
 
 
 def _check_same_grid(image: MetaTensor, label: MetaTensor) -> None:
     if image.shape[1:] != label.shape[1:] or not torch.allclose(image.affine, label.affine, atol=1e-2):
         names = " and ".join(str(x.meta.get("filename_or_obj", "volume")) for x in (image, label))
-        raise InputRefused("GRIDS_DIFFER", f"{names} differ in shape or affine; resample the label onto the image")
+        raise InputRefused(
+            RefusalCode.GRIDS_DIFFER, f"{names} differ in shape or affine; resample the label onto the image"
+        )
 
 
 class InPlaneSpacingd(MapTransform, InvertibleTransform):

@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, MapTransform
 from monai.utils import convert_to_tensor
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 
 __all__ = ["ForMonaiLabeld", "NativeLabelsd"]
 
@@ -86,7 +86,7 @@ class ForMonaiLabeld(MapTransform):
                 result[key] = _probabilities(result[key], phases).copy_meta_from(result[self.orig_keys])
             elif phases > 1:
                 raise InputRefused(
-                    "SEVERAL_PHASES",
+                    RefusalCode.SEVERAL_PHASES,
                     f"{result[REQUEST_KEY]} is a cine of {phases} phases; save one phase as an image of its own",
                 )
             elif result[key].ndim == 3:

@@ -17,7 +17,7 @@ from monai.utils import TraceKeys, ensure_tuple_rep
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 
 __all__ = ["LoadPictureMaskd", "NormalizeColoursd", "ResizeToAread", "normalize_colours", "size_of_area"]
 
@@ -83,7 +83,9 @@ class ResizeToAread(MapTransform, InvertibleTransform):
             picture = result[key]
             if picture.ndim != 3:
                 name = picture.meta.get("filename_or_obj", "the image") if isinstance(picture, MetaTensor) else key
-                raise InputRefused("WRONG_KIND", f"{name} is no photograph; the bundle takes photographs only")
+                raise InputRefused(
+                    RefusalCode.WRONG_KIND, f"{name} is no photograph; the bundle takes photographs only"
+                )
             result[key] = _resize(picture, size_of_area(picture.shape[1:], self.area), mode, self.get_transform_info())
         return result
 
@@ -183,7 +185,7 @@ class LoadPictureMaskd(MapTransform):
             mask = _read_mask(Path(str(result[key]))) if result[key] else np.zeros(size, np.uint8)
             if mask.shape != size:
                 raise InputRefused(
-                    "GRIDS_DIFFER",
+                    RefusalCode.GRIDS_DIFFER,
                     f"{result[key]} has {mask.shape[0]} x {mask.shape[1]} pixels, its picture {size[0]} x {size[1]}; "
                     "give the mask of this picture",
                 )
@@ -200,8 +202,10 @@ def _read_mask(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputRefused("MASK_UNREADABLE", f"{path} cannot be read as a picture; give a PNG mask") from error
+        raise InputRefused(
+            RefusalCode.MASK_UNREADABLE, f"{path} cannot be read as a picture; give a PNG mask"
+        ) from error
     levels = set(np.unique(pixels).tolist()) if pixels.ndim == 2 else {"colours"}
     if not (levels <= {0, 255} or levels <= {0, 1}):
-        raise InputRefused("NOT_A_MASK", f"{path} is no picture of two grey levels; give a mask of 0 and 255")
+        raise InputRefused(RefusalCode.NOT_A_MASK, f"{path} is no picture of two grey levels; give a mask of 0 and 255")
     return np.ascontiguousarray((pixels > 0).T.astype(np.uint8))

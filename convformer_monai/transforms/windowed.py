@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from numpy.typing import NDArray
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 
 __all__ = ["LoadWindowedSliced", "from_window"]
 
@@ -76,7 +76,9 @@ def _read_grey(path: Path) -> NDArray[np.uint8]:
         with Image.open(path) as picture:
             pixels = np.asarray(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputRefused("PHOTO_UNREADABLE", f"{path} cannot be read as a picture; give a PNG slice") from error
+        raise InputRefused(
+            RefusalCode.PHOTO_UNREADABLE, f"{path} cannot be read as a picture; give a PNG slice"
+        ) from error
     if pixels.dtype != np.uint8 or pixels.ndim != 2:
-        raise InputRefused("DATA_TYPE", f"{path} is no 8-bit grey picture; convert the slice to 8-bit grey")
+        raise InputRefused(RefusalCode.DATA_TYPE, f"{path} is no 8-bit grey picture; convert the slice to 8-bit grey")
     return np.ascontiguousarray(pixels.T)

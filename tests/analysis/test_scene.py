@@ -16,7 +16,7 @@ from convformer_monai.analysis.scene import Scene, make_scene
 from convformer_monai.errors import InputRefused
 from convformer_monai.readers import ImageSeries
 from convformer_monai.readers.memory import series_from
-from convformer_monai.readers.photo import photo_tensor
+from convformer_monai.readers.volume import photo_tensor
 from convformer_monai.segmenter import Segmenter
 
 

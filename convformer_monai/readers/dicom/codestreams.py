@@ -11,7 +11,7 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, RLELossless
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 
 __all__ = ["KEYWORDS", "check_codec", "check_pixel_data", "codestream_size", "safe_decoder"]
 
@@ -39,11 +39,12 @@ def check_codec(transfer_syntax: str, path: Path) -> None:
         decoder = get_decoder(transfer_syntax)
     except (NotImplementedError, ValueError):
         raise InputRefused(
-            "DICOM_UNREADABLE", f"{path} is stored in a way that is no still image ({transfer_syntax}); convert it"
+            RefusalCode.DICOM_UNREADABLE,
+            f"{path} is stored in a way that is no still image ({transfer_syntax}); convert it",
         ) from None
     if not decoder.is_available:
         raise InputRefused(
-            "CODEC_MISSING",
+            RefusalCode.CODEC_MISSING,
             f"{path} is compressed ({UID(transfer_syntax).name}) and its codec is not installed; "
             "pip install 'convformer_monai[dicom]'",
         )
@@ -64,7 +65,9 @@ def check_pixel_data(dataset: Dataset, path: Path) -> None:
     Raises:
         InputRefused: ``TRUNCATED`` or ``DICOM_UNREADABLE`` if not.
     """
-    truncated = InputRefused("TRUNCATED", f"{path} lacks part of its pixel data; fetch it again from the archive")
+    truncated = InputRefused(
+        RefusalCode.TRUNCATED, f"{path} lacks part of its pixel data; fetch it again from the archive"
+    )
     if not dataset.get("PixelData"):
         raise truncated
     data = cast(bytes, dataset.PixelData)
@@ -87,7 +90,8 @@ def check_pixel_data(dataset: Dataset, path: Path) -> None:
             raise truncated
         if codestream_size(stream) != (*size, dataset.SamplesPerPixel):
             raise InputRefused(
-                "DICOM_UNREADABLE", f"{path} has compressed pixels of another size than its header says; convert it"
+                RefusalCode.DICOM_UNREADABLE,
+                f"{path} has compressed pixels of another size than its header says; convert it",
             )
     if found < frames:
         raise truncated

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pydicom import Dataset, uid
 
-from convformer_monai.errors import InputRefused
-from convformer_monai.readers.cases import DICOM_SUFFIXES
-from convformer_monai.readers.dicom.parsing import MIN_BYTES, as_refusal, begins_like_dicom, read_header, silent_pydicom
+from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.readers.cases import DICOM_SUFFIXES, MIN_DICOM_BYTES
+from convformer_monai.readers.dicom.parsing import as_refusal, begins_like_dicom, read_header, silent_pydicom
 
 __all__ = ["CLASS_MODALITY", "Instance", "find_instances", "has_siblings", "list_files"]
 
@@ -92,7 +92,7 @@ def list_files(path: Path) -> list[Path]:
         InputRefused: if there is none, or too many.
     """
     if not path.exists():
-        raise InputRefused("FILE_NOT_FOUND", f"{path} does not exist; give a DICOM file or folder")
+        raise InputRefused(RefusalCode.FILE_NOT_FOUND, f"{path} does not exist; give a DICOM file or folder")
     if not path.is_dir():
         return [path]
     files: list[Path] = []
@@ -102,11 +102,12 @@ def list_files(path: Path) -> list[Path]:
             files += (Path(folder, name) for name in names if not name.startswith("."))
             if len(files) > MAX_FILES:
                 raise InputRefused(
-                    "TOO_MANY_FILES", f"{path} holds more than {MAX_FILES:,} files; give the folder of one series"
+                    RefusalCode.TOO_MANY_FILES,
+                    f"{path} holds more than {MAX_FILES:,} files; give the folder of one series",
                 )
         files = sorted(file for file in files if file.is_file())
     if not files:
-        raise InputRefused("EMPTY_FOLDER", f"{path} holds no file; give a folder of DICOM files")
+        raise InputRefused(RefusalCode.EMPTY_FOLDER, f"{path} holds no file; give a folder of DICOM files")
     return files
 
 
@@ -128,7 +129,8 @@ def find_instances(files: Iterable[Path]) -> list[Instance]:
                 instances.append(instance)
         elif file.name.lower().endswith(DICOM_SUFFIXES) or _could_be_cut(file):
             raise InputRefused(
-                "DICOM_UNREADABLE", f"{file} does not begin as a DICOM file does; fetch it again from the archive"
+                RefusalCode.DICOM_UNREADABLE,
+                f"{file} does not begin as a DICOM file does; fetch it again from the archive",
             )
     return instances
 
@@ -151,11 +153,13 @@ def _instance(path: Path) -> Instance | None:
         stored_as = str(meta.get("MediaStorageSOPClassUID") or "")
         class_uid = str(header.get("SOPClassUID") or stored_as)
         if stored_as and (class_uid in CLASS_MODALITY) != (stored_as in CLASS_MODALITY):
-            raise InputRefused("DICOM_UNREADABLE", f"{path} claims to be of two classes; export it again")
+            raise InputRefused(RefusalCode.DICOM_UNREADABLE, f"{path} claims to be of two classes; export it again")
         if not has_pixels:
             if class_uid and class_uid not in CLASS_MODALITY:
                 return None
-            raise InputRefused("TRUNCATED", f"{path} ends before its pixel data; fetch it again from the archive")
+            raise InputRefused(
+                RefusalCode.TRUNCATED, f"{path} ends before its pixel data; fetch it again from the archive"
+            )
         image_type = header.get("ImageType") or []
         image_type = [image_type] if isinstance(image_type, str) else image_type
         return Instance(
@@ -181,7 +185,7 @@ def _plain_name(name: str) -> str:
 
 def _could_be_cut(file: Path) -> bool:
     """Tells whether a file too short for DICOM is named as archives do: numbered without an ending, or by a UID."""
-    if file.stat().st_size >= MIN_BYTES:
+    if file.stat().st_size >= MIN_DICOM_BYTES:
         return False
     return file.suffix[1:].isdigit() or (not file.suffix and any(map(str.isdigit, file.name)))
 

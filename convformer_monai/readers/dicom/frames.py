@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.valuerep import DT, TM
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.dicom.files import Instance
 from convformer_monai.readers.dicom.parsing import as_refusal, silent_pydicom
 
@@ -89,15 +89,17 @@ def read_frames(instance: Instance) -> list[FrameHeader]:
         if str(header.get("PhotometricInterpretation")).strip() not in ("MONOCHROME1", "MONOCHROME2") or (
             header.get("SamplesPerPixel") != 1
         ):
-            raise InputRefused("COLOUR", f"{instance.path} is in colour; give the slices in grey values")
+            raise InputRefused(RefusalCode.COLOUR, f"{instance.path} is in colour; give the slices in grey values")
         if instance.is_classic:
             if instance.frames != 1:
-                raise InputRefused("NO_GEOMETRY", f"{instance.path} does not say where its frames lie; export it again")
+                raise InputRefused(
+                    RefusalCode.NO_GEOMETRY, f"{instance.path} does not say where its frames lie; export it again"
+                )
             return [_frame(instance, None, {"": header})]
         per_frame = header.get("PerFrameFunctionalGroupsSequence") or []
         if len(per_frame) != instance.frames:
             raise InputRefused(
-                "NO_GEOMETRY",
+                RefusalCode.NO_GEOMETRY,
                 f"{instance.path} has {instance.frames} frames but the place of {len(per_frame)}; export it again",
             )
         shared = _items((header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0])
@@ -121,12 +123,18 @@ def _frame(instance: Instance, number: int | None, groups: dict[str, Dataset]) -
     position = _vector(group("PlanePositionSequence"), "ImagePositionPatient", 3)
     orientation = _vector(group("PlaneOrientationSequence"), "ImageOrientationPatient", 6)
     if position is None or orientation is None:
-        raise InputRefused("NO_GEOMETRY", f"{path} has no position or orientation in the patient; export it again")
+        raise InputRefused(
+            RefusalCode.NO_GEOMETRY, f"{path} has no position or orientation in the patient; export it again"
+        )
     if not (np.isfinite(position).all() and np.isfinite(orientation).all()):
-        raise InputRefused("NOT_FINITE", f"{path} has a position or orientation that is not a number; export it again")
+        raise InputRefused(
+            RefusalCode.NOT_FINITE, f"{path} has a position or orientation that is not a number; export it again"
+        )
     spacing = _vector(measures, "PixelSpacing", 2)
     if spacing is None:
-        raise InputRefused("NO_SPACING", f"{path} has no pixel spacing, so it cannot be measured; export it again")
+        raise InputRefused(
+            RefusalCode.NO_SPACING, f"{path} has no pixel spacing, so it cannot be measured; export it again"
+        )
     thickness = _number(measures, "SpacingBetweenSlices") or _number(measures, "SliceThickness")
     return FrameHeader(
         instance=instance,
@@ -152,11 +160,13 @@ def _rescale(instance: Instance, group: Dataset) -> Rescale | None:
         return Rescale()
     if slope is None or intercept is None:
         raise InputRefused(
-            "RESCALE", f"{instance.path} lacks rescale slope or intercept, so its values mean nothing; export it again"
+            RefusalCode.RESCALE,
+            f"{instance.path} lacks rescale slope or intercept, so its values mean nothing; export it again",
         )
     if not (math.isfinite(slope) and math.isfinite(intercept)) or slope == 0:
         raise InputRefused(
-            "RESCALE", f"{instance.path} has a rescale slope or intercept that is zero or no number; export it again"
+            RefusalCode.RESCALE,
+            f"{instance.path} has a rescale slope or intercept that is zero or no number; export it again",
         )
     return Rescale(slope, intercept, str(group.get("RescaleType") or "").strip().upper())
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.dicom.frames import FrameHeader
 from convformer_monai.readers.limits import check_spacing
 
@@ -62,7 +62,7 @@ class SliceLine:
     step: Array
     indices: Array
     length: int
-    problem: tuple[str, str] | None = None
+    problem: tuple[RefusalCode, str] | None = None
 
     def affine(self, plane: Plane) -> Array:
         """Voxel index (X, Y, Z) to RAS mm (PS3.3 equation C.7.6.2.1-1); sheared if the gantry was tilted."""
@@ -90,25 +90,25 @@ def common_plane(frames: Sequence[FrameHeader]) -> Plane:
     row, column = orientation[:3], orientation[3:]
     lengths = np.linalg.norm([row, column], axis=1)
     if not (np.allclose(lengths, 1.0, atol=1e-2) and abs(row @ column) < 1e-2):
-        raise InputRefused("NO_GEOMETRY", f"{first.path} has no valid orientation; export it again")
+        raise InputRefused(RefusalCode.NO_GEOMETRY, f"{first.path} has no valid orientation; export it again")
     for frame in frames:
         check_spacing(np.asarray(frame.spacing), frame.path)
     spacing = np.median([frame.spacing for frame in frames], axis=0)
     for frame in frames:
         if frame.size != first.size:
             raise InputRefused(
-                "GEOMETRY_DISAGREES",
+                RefusalCode.GEOMETRY_DISAGREES,
                 f"{frame.path.parent}: {frame.name} has {_by(frame.size)} pixels, {first.name} {_by(first.size)}; "
                 "leave the odd one out",
             )
         if not np.allclose(frame.spacing, spacing, rtol=SPACING_RTOL):
             raise InputRefused(
-                "GEOMETRY_DISAGREES",
+                RefusalCode.GEOMETRY_DISAGREES,
                 f"{frame.path.parent}: {frame.name} has another pixel spacing than the other slices; leave it out",
             )
         if not np.allclose(frame.orientation, orientation, atol=ORIENTATION_ATOL):
             raise InputRefused(
-                "GEOMETRY_DISAGREES",
+                RefusalCode.GEOMETRY_DISAGREES,
                 f"{frame.path.parent}: {frame.name} has another orientation than the other slices; leave it out",
             )
     return Plane(row / lengths[0], column / lengths[1], (float(spacing[0]), float(spacing[1])), first.size)
@@ -132,7 +132,7 @@ def slice_line(slices: Sequence[FrameHeader], plane: Plane) -> SliceLine:
     heights = positions @ plane.normal
     if len(slices) == 1:
         if not slices[0].thickness:
-            raise InputRefused("NO_SPACING", f"{slices[0].path} is one slice and does not tell its thickness")
+            raise InputRefused(RefusalCode.NO_SPACING, f"{slices[0].path} is one slice and does not tell its thickness")
         check_spacing(np.asarray([slices[0].thickness]), slices[0].path)
         return SliceLine(positions[0], plane.normal * slices[0].thickness, np.zeros(1), 1)
     gaps = np.diff(heights)
@@ -141,7 +141,7 @@ def slice_line(slices: Sequence[FrameHeader], plane: Plane) -> SliceLine:
     if aside.max() > _tolerance(float(gaps.min())):
         worst = slices[int(aside.argmax())]
         raise InputRefused(
-            "GEOMETRY_DISAGREES",
+            RefusalCode.GEOMETRY_DISAGREES,
             f"{worst.path.parent}: {worst.name} lies {aside.max():.2f} mm beside the line of the others; leave it out",
         )
     even = float(heights[-1] - heights[0]) / len(gaps)
@@ -154,7 +154,7 @@ def slice_line(slices: Sequence[FrameHeader], plane: Plane) -> SliceLine:
     return SliceLine(positions[0], along * spacing, indices, count + 1, problem)
 
 
-def _uneven(slices: Sequence[FrameHeader], heights: Array) -> tuple[str, str]:
+def _uneven(slices: Sequence[FrameHeader], heights: Array) -> tuple[RefusalCode, str]:
     """Tells a lacking slice from a change of spacing."""
     gaps = np.diff(heights)
     usual = float(np.median(gaps))
@@ -166,13 +166,13 @@ def _uneven(slices: Sequence[FrameHeader], heights: Array) -> tuple[str, str]:
         lacking = int((np.rint(times) - 1).sum())
         before, after = slices[wide[0]], slices[wide[0] + 1]
         return (
-            "MISSING_SLICES",
+            RefusalCode.MISSING_SLICES,
             f"{folder} lacks {lacking} slice{'s' * (lacking > 1)}, the first between {before.name} and {after.name} "
             f"({heights[wide[0]]:.1f} and {heights[wide[0] + 1]:.1f} mm along the normal, else {usual:.2f} mm apart); "
             "fetch the whole series",
         )
     return (
-        "UNEVEN_SPACING",
+        RefusalCode.UNEVEN_SPACING,
         f"{folder}: slices lie from {gaps.min():.2f} to {gaps.max():.2f} mm apart; give an evenly spaced "
         "series, or resample with --resample-uneven",
     )

@@ -16,7 +16,7 @@ import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 
-from convformer_monai.errors import InputRefused, need_highdicom
+from convformer_monai.errors import InputRefused, RefusalCode, need_highdicom
 from convformer_monai.readers.cases import is_dicom
 from convformer_monai.readers.dicom.parsing import UNREADABLE, as_refusal, read_header, silent_pydicom
 from convformer_monai.readers.memory import series_from
@@ -75,10 +75,12 @@ def read_dicom_masks(paths: Sequence[Path], table: Sequence[Label]) -> ImageSeri
                 segmentations[path] = segread(path)
         where = paths[0] if len(paths) == 1 else paths[0].parent
         if len({one.SeriesInstanceUID for one in segmentations.values()}) > 1:
-            raise InputRefused("SEVERAL_SERIES", f"{where} holds several series of segmentations; give one file")
+            raise InputRefused(
+                RefusalCode.SEVERAL_SERIES, f"{where} holds several series of segmentations; give one file"
+            )
         phases = [int(one.get("InstanceNumber") or 1) - 1 for one in segmentations.values()]
         if len(set(phases)) < len(phases):
-            raise InputRefused("GRIDS_DIFFER", f"{where} holds the same phase twice; give one file")
+            raise InputRefused(RefusalCode.GRIDS_DIFFER, f"{where} holds the same phase twice; give one file")
         order = np.argsort(phases)
         volumes, unknown = [], 0
         for path, segmentation in segmentations.items():
@@ -105,15 +107,16 @@ def _label_map(path: Path, segmentation: Segmentation, table: Sequence[Label]) -
                 labels[int(item.SegmentNumber)] = index
     if not labels:
         raise InputRefused(
-            "NOT_A_MASK", f"{path} has no segment of {', '.join(label.long_name for label in table)}; see --bundle"
+            RefusalCode.NOT_A_MASK,
+            f"{path} has no segment of {', '.join(label.long_name for label in table)}; see --bundle",
         )
     if len(set(labels.values())) < len(labels):
-        raise InputRefused("NOT_A_MASK", f"{path} has several segments of one structure; merge them")
+        raise InputRefused(RefusalCode.NOT_A_MASK, f"{path} has several segments of one structure; merge them")
     try:
         volume = segmentation.get_volume(segment_numbers=sorted(labels), combine_segments=True, dtype=np.uint8)
     except UNREADABLE as error:
         raise InputRefused(
-            "NOT_A_MASK",
+            RefusalCode.NOT_A_MASK,
             f"{path} is no label map of even, upright slices (overlapping or fractional segments, uneven or tilted "
             "slices); give the mask as NIfTI",
         ) from error
@@ -140,7 +143,7 @@ def _on_one_grid(volumes: Sequence[Volume], where: Path) -> tuple[NDArray[np.uin
         if volume.shape[1:] != first.shape[1:] or not np.allclose(
             between, wanted, atol=GRID_TOLERANCE * first.shape[1]
         ):
-            raise InputRefused("GRIDS_DIFFER", f"{where}: the phases lie on different grids; give one file")
+            raise InputRefused(RefusalCode.GRIDS_DIFFER, f"{where}: the phases lie on different grids; give one file")
         starts.append(start)
     begin = min(starts) - 1
     end = max(start + volume.shape[0] for start, volume in zip(starts, volumes, strict=True)) + 1

@@ -19,14 +19,13 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.readers.cases import begins_as_dicom
 from convformer_monai.readers.limits import inflated_size
 
-__all__ = ["MIN_BYTES", "as_refusal", "begins_like_dicom", "read_dataset", "read_header", "silent_pydicom"]
+__all__ = ["as_refusal", "begins_like_dicom", "read_dataset", "read_header", "silent_pydicom"]
 
-PREAMBLE, MAGIC = 128, b"DICM"  # PS3.10 section 7.1
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})  # float, double float, integer
-MIN_BYTES = PREAMBLE + len(MAGIC)
 MAX_HEADER_BYTES = 2**25  # an enhanced header has about 3 kB a frame
 MAX_FILE_BYTES = 2**30
 MAX_INFLATED_BYTES = 2**28
@@ -79,7 +78,9 @@ silent_pydicom = _Silence()
 
 
 @contextmanager
-def as_refusal(path: Path, what: str = "cannot be read as DICOM", code: str = "DICOM_UNREADABLE") -> Iterator[None]:
+def as_refusal(
+    path: Path, what: str = "cannot be read as DICOM", code: RefusalCode = RefusalCode.DICOM_UNREADABLE
+) -> Iterator[None]:
     """Turns whatever pydicom raises on a bad file into a refusal, without its text, which quotes values."""
     try:
         yield
@@ -104,10 +105,10 @@ class _BoundedReader:
         data = self._file.read(rest if size < 0 else min(size, rest))
         self._left -= len(data)
         if self._left < 0 and size >= 0:
-            raise InputRefused("TOO_LARGE", f"{self._path} has an implausibly large header; leave it out")
+            raise InputRefused(RefusalCode.TOO_LARGE, f"{self._path} has an implausibly large header; leave it out")
         if size < 0 and inflated_size(io.BytesIO(data), MAX_INFLATED_BYTES, -zlib.MAX_WBITS) > MAX_INFLATED_BYTES:
             raise InputRefused(
-                "TOO_LARGE",
+                RefusalCode.TOO_LARGE,
                 f"{self._path} inflates to more than {MAX_INFLATED_BYTES:,} bytes; store it without deflate",
             )
         return data
@@ -119,8 +120,8 @@ def begins_like_dicom(path: Path) -> bool:
     Raises:
         InputRefused: if it cannot be opened.
     """
-    with as_refusal(path, "cannot be opened"), open(path, "rb") as file:
-        return file.read(MIN_BYTES)[PREAMBLE:] == MAGIC
+    with as_refusal(path, "cannot be opened"):
+        return begins_as_dicom(path)
 
 
 def read_header(path: Path, keywords: Sequence[str] | None = None) -> tuple[Dataset, bool]:
@@ -165,7 +166,9 @@ def _read(path: Path, keywords: Sequence[str] | None, limit: int, stop_when: Any
     with silent_pydicom, as_refusal(path), open(path, "rb") as file:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
-            raise InputRefused("TOO_LARGE", f"{path} has {size:,} bytes, over the limit of {MAX_FILE_BYTES:,}")
+            raise InputRefused(
+                RefusalCode.TOO_LARGE, f"{path} has {size:,} bytes, over the limit of {MAX_FILE_BYTES:,}"
+            )
         reader = cast(BinaryIO, _BoundedReader(file, path, size, limit))
         dataset = read_partial(reader, stop_when, specific_tags=cast(Any, tags))
         if dataset.file_meta.get("TransferSyntaxUID") is None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.dicom.frames import TIME_KEYS, FrameHeader
 
 __all__ = ["PhaseGrid", "group_levels", "phase_grid"]
@@ -74,7 +74,7 @@ def _check_in_plane(levels: Sequence[Sequence[FrameHeader]]) -> None:
             shift = float(np.linalg.norm(frame.position - level[0].position))
             if shift > IN_PLANE_ATOL_MM:
                 raise InputRefused(
-                    "GEOMETRY_DISAGREES",
+                    RefusalCode.GEOMETRY_DISAGREES,
                     f"{frame.path.parent}: {frame.name} lies in the plane of {level[0].name} but {shift:.1f} mm "
                     "beside it; leave one of them out",
                 )
@@ -100,7 +100,7 @@ def _refuse_duplicates(levels: Sequence[Sequence[FrameHeader]]) -> None:
     level = next(level for level in levels if len(level) > 1)
     count = sum(len(level) > 1 for level in levels)
     raise InputRefused(
-        "DUPLICATE_SLICES",
+        RefusalCode.DUPLICATE_SLICES,
         f"{level[0].path.parent}: {level[0].name} and {level[1].name} show the same place at the same time "
         f"(so at {count} of {len(levels)} places); leave one of each out",
     )
@@ -118,7 +118,7 @@ def _refuse_incomplete(levels: Sequence[Sequence[FrameHeader]], key: str | None)
         lacking.append(text + (f" (lacks {_ranges(phases)})" if phases else ""))
     shown = "; ".join(lacking[:6]) + (f"; and {len(lacking) - 6} more slices" if len(lacking) > 6 else "")
     raise InputRefused(
-        "INCOMPLETE_PHASES",
+        RefusalCode.INCOMPLETE_PHASES,
         f"{full[0].path.parent} lacks phases of a cine: {shown} (slices and phases from 0); fetch the whole series",
     )
 
@@ -157,7 +157,7 @@ def _check_times_agree(levels: Sequence[Sequence[FrameHeader]], key: str | None)
         agree = bool((np.abs(times / scale[:, None] - reference) < 0.5 * np.diff(reference).min()).all())
     if not agree:
         raise InputRefused(
-            "INCOMPLETE_PHASES",
+            RefusalCode.INCOMPLETE_PHASES,
             f"{levels[0][0].path.parent} mixes phases of a cine: its slices were taken at different times after the "
             "R wave; fetch the whole series",
         )

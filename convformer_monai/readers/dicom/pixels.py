@@ -16,7 +16,7 @@ from pydicom import Dataset
 from pydicom.pixels.processing import apply_modality_lut
 from pydicom.pixels.utils import iter_pixels
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.dicom.codestreams import KEYWORDS, check_codec, check_pixel_data, safe_decoder
 from convformer_monai.readers.dicom.frames import FrameHeader
 from convformer_monai.readers.dicom.parsing import as_refusal, read_dataset, silent_pydicom
@@ -81,10 +81,10 @@ def _check_layout(dataset: Dataset, size: tuple[int, int], path: Path) -> None:
     high = dataset.get("HighBit")
     if allocated not in (8, 16, 32) or not 1 <= stored <= allocated or high not in (None, stored - 1):
         raise InputRefused(
-            "DICOM_UNREADABLE", f"{path} stores {stored} of {allocated} bits in an unknown way; convert it"
+            RefusalCode.DICOM_UNREADABLE, f"{path} stores {stored} of {allocated} bits in an unknown way; convert it"
         )
     if (int(dataset.Rows), int(dataset.Columns)) != size or dataset.SamplesPerPixel != 1:
-        raise InputRefused("DICOM_UNREADABLE", f"{path} changed while it was read")
+        raise InputRefused(RefusalCode.DICOM_UNREADABLE, f"{path} changed while it was read")
 
 
 def _convert(stored: NDArray[np.integer], dataset: Dataset, frame: FrameHeader, values: NDArray[np.float32]) -> None:
@@ -102,7 +102,9 @@ def _convert(stored: NDArray[np.integer], dataset: Dataset, frame: FrameHeader, 
     if padding is not None:
         values[padding] = AIR.get(frame.instance.modality, 0.0)
     if not math.isfinite(float(values.sum(dtype=np.float64))):
-        raise InputRefused("NOT_FINITE", f"{frame.path} has infinite values after its rescale; export it again")
+        raise InputRefused(
+            RefusalCode.NOT_FINITE, f"{frame.path} has infinite values after its rescale; export it again"
+        )
 
 
 def _padding(stored: NDArray[np.integer], clean: NDArray[np.integer], dataset: Dataset) -> NDArray[np.bool_] | None:

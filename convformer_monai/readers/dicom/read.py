@@ -14,7 +14,7 @@ from monai.utils import SpaceKeys
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.dicom.frames import FrameHeader
 from convformer_monai.readers.dicom.geometry import SliceLine, common_plane, slice_line
 from convformer_monai.readers.dicom.parsing import read_header, silent_pydicom
@@ -132,14 +132,17 @@ def _check_phases_differ(grid: PhaseGrid, path: Path) -> None:
     middle = len(grid.frames[0]) // 2
     values = read_pixels([phase[middle : middle + 1] for phase in grid.frames])
     if any(np.array_equal(a, b) for a, b in pairwise(values)):
-        raise InputRefused("DUPLICATE_SLICES", f"{path} holds each slice more than once; leave the copies out")
+        raise InputRefused(
+            RefusalCode.DUPLICATE_SLICES, f"{path} holds each slice more than once; leave the copies out"
+        )
 
 
 def _check_resampled_size(line: SliceLine, size: tuple[int, int], phases: int, path: Path) -> None:
     voxels = size[0] * size[1] * line.length * phases
     if voxels > MAX_VOXELS:
         raise InputRefused(
-            "TOO_LARGE", f"{path} would have {voxels:,} voxels at even steps, above the limit of {MAX_VOXELS:,}"
+            RefusalCode.TOO_LARGE,
+            f"{path} would have {voxels:,} voxels at even steps, above the limit of {MAX_VOXELS:,}",
         )
 
 

@@ -6,7 +6,7 @@ import filecmp
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.dicom.files import CLASS_MODALITY, Instance, find_instances, has_siblings, list_files
 from convformer_monai.readers.dicom.frames import FrameHeader, read_frames
 from convformer_monai.readers.dicom.geometry import ORIENTATION_ATOL, common_plane
@@ -39,7 +39,9 @@ def find_series(path: Path, series_uid: str | None, modalities: Sequence[str]) -
         warnings.append(f"{copies} identical {'copies' if copies > 1 else 'copy'} of slices left out")
     frames = _one_series(images, path)
     if path.is_file() and len(images) == 1 and images[0].frames == 1 and has_siblings(images[0]):
-        raise InputRefused("MISSING_SLICES", f"{path} is one slice of a series; give the folder, {path.parent}")
+        raise InputRefused(
+            RefusalCode.MISSING_SLICES, f"{path} is one slice of a series; give the folder, {path.parent}"
+        )
     return frames, warnings
 
 
@@ -52,7 +54,8 @@ def _images(
         found = [image for image in images if image.series_uid == series_uid]
         if not found:
             raise InputRefused(
-                "SERIES_NOT_FOUND", f"{path} has no series {series_uid}; it holds {_listed(images) or 'no slices'}"
+                RefusalCode.SERIES_NOT_FOUND,
+                f"{path} has no series {series_uid}; it holds {_listed(images) or 'no slices'}",
             )
         images = found
     if modalities and instances:
@@ -60,14 +63,14 @@ def _images(
         if not wanted:
             others = ", ".join(sorted({i.modality for i in images or instances} - {""})) or "something else"
             raise InputRefused(
-                "WRONG_MODALITY",
+                RefusalCode.WRONG_MODALITY,
                 f"{path} holds {others}, not {' or '.join(modalities)}; give another image or use another bundle",
             )
         images = wanted
     kept = [image for image in images if not image.is_localizer]
     if not kept:
         what = "only scout views" if images else "no CT, MR or PET slices"
-        code = "NO_IMAGES" if path.is_dir() else "NOT_AN_IMAGE"
+        code = RefusalCode.NO_IMAGES if path.is_dir() else RefusalCode.NOT_AN_IMAGE
         raise InputRefused(code, f"{path} holds {what}; give the DICOM files of a series")
     scouts = len(images) - len(kept)
     return kept, [f"{scouts} scout view{'s' * (scouts > 1)} left out"] if scouts else []
@@ -80,7 +83,7 @@ def _without_copies(images: Sequence[Instance]) -> tuple[list[Instance], int]:
         first = kept.setdefault(image.uid or str(image.path), image)
         if first is not image and not filecmp.cmp(first.path, image.path, shallow=False):
             raise InputRefused(
-                "DUPLICATE_SLICES",
+                RefusalCode.DUPLICATE_SLICES,
                 f"{image.path} and {first.path} differ but claim to be the same instance; leave one of them out",
             )
     return list(kept.values()), len(images) - len(kept)
@@ -90,7 +93,8 @@ def _one_series(images: Sequence[Instance], path: Path) -> list[FrameHeader]:
     """Returns the frames if the images are one series, or a cine with a series for each slice position."""
     if len({image.patient for image in images}) > 1:
         raise InputRefused(
-            "SEVERAL_PATIENTS", f"{path} holds images of more than one patient; give the folder of one, or --series-uid"
+            RefusalCode.SEVERAL_PATIENTS,
+            f"{path} holds images of more than one patient; give the folder of one, or --series-uid",
         )
     series = list(_by_series(images).values())
     _check_size(images, path)
@@ -111,7 +115,7 @@ def _one_series(images: Sequence[Instance], path: Path) -> list[FrameHeader]:
 def _several(images: Sequence[Instance], path: Path) -> InputRefused:
     count = len(_by_series(images))
     return InputRefused(
-        "SEVERAL_SERIES", f"{path} holds {count} series; choose one with --series-uid: {_listed(images)}"
+        RefusalCode.SEVERAL_SERIES, f"{path} holds {count} series; choose one with --series-uid: {_listed(images)}"
     )
 
 
@@ -138,11 +142,13 @@ def _check_size(images: Sequence[Instance], path: Path) -> None:
     for group in _by_series(images).values():
         for image in group:
             if min(*image.size, image.frames) < 1:
-                raise InputRefused("DICOM_UNREADABLE", f"{image.path} has no rows, columns or frames; export it again")
+                raise InputRefused(
+                    RefusalCode.DICOM_UNREADABLE, f"{image.path} has no rows, columns or frames; export it again"
+                )
         voxels = sum(image.frames * image.size[0] * image.size[1] for image in group)
         if voxels > MAX_VOXELS:
             raise InputRefused(
-                "TOO_LARGE",
+                RefusalCode.TOO_LARGE,
                 f"{path} claims {voxels:,} voxels in a series, above the limit of {MAX_VOXELS:,}; give a part of it",
             )
 
