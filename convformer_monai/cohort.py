@@ -113,6 +113,7 @@ def segment_cases(
     """
     options.check()
     opened = Bundle(bundle)
+    opened.task  # noqa: B018 (unusable metadata are refused now)
     cases = find_cases(path, leave_out=output_dir)
     clashes = {name for name, count in Counter(case.name for case in cases).items() if count > 1}
     folder_for(output_dir, "")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +22,13 @@ from nifti_files import affine, save
 from torch import nn
 
 import convformer_monai
-from convformer_monai.bundle import component, file_sha256, load_weights
+from convformer_monai.about import about
+from convformer_monai.bundle import Bundle, component, file_sha256, load_weights
+from convformer_monai.cohort import segment_cases
 from convformer_monai.datalist import find_images
 from convformer_monai.errors import InputRefused, find_refusal
+from convformer_monai.outputs.writer import Options
+from convformer_monai.phantoms import cardiac_phantom
 from convformer_monai.readers import stem
 from convformer_monai.tasks.cardiac import CARDIAC
 from convformer_monai.tasks.task import BACKGROUND
@@ -256,6 +263,59 @@ class TestMetadata:
             verify_net_in_out(
                 "network_def", str(configs / "metadata.json"), str(configs / "inference.json"), device="cpu", n=n
             )
+
+
+class TestBundle:
+    def test_copied_renamed_and_zipped_measure_the_same(self, bundle_root: Path, tmp_path: Path) -> None:
+        path, _ = cardiac_phantom(shape=(64, 64, 3), spacing=(2.5, 2.5, 12.0), num_phases=2).save(tmp_path, "case")
+        renamed = shutil.copytree(bundle_root, tmp_path / "cardiac_v2")
+        zipped = shutil.make_archive(str(tmp_path / "hub_download"), "zip", tmp_path, "cardiac_v2")
+        texts = set()
+        for place, bundle in enumerate((bundle_root, renamed, zipped)):
+            segment_cases(path, tmp_path / str(place), bundle, Options(), device="cpu", quiet=True)
+            texts.add((tmp_path / str(place) / "case_measurements.json").read_bytes())
+        assert len(texts) == 1 and b"lv_ef" in texts.pop()
+
+    @pytest.mark.parametrize("task", [None, "liver"])
+    def test_without_a_known_task(
+        self, bundle_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, task: str | None
+    ) -> None:
+        bundle = Bundle(changed(bundle_root, tmp_path, lambda content: content.update(convformer_task=task)))
+        names = [label.name for label in bundle.labels]
+        assert (bundle.task.name, names) == ("generic", ["RV", "MYO", "LV"]) and bundle.task.image == "volume"
+        (record,) = caplog.records
+        assert "'convformer_task'" in record.getMessage() and "cardiac_short_axis" in record.getMessage()
+
+    def test_of_another_number_of_structures(self, bundle_root: Path, tmp_path: Path) -> None:
+        root = changed(bundle_root, tmp_path, lambda content: content.update(convformer_task="ct_hemorrhage"))
+        with refusal("BUNDLE_UNUSABLE"):
+            Bundle(root).task  # noqa: B018
+
+    @pytest.mark.parametrize("text", ["{", "[]", "3", "{}", '{"network_data_format": {"inputs": []}}', None])
+    def test_unusable_metadata(self, bundle_root: Path, tmp_path: Path, text: str | None) -> None:
+        root = changed(bundle_root, tmp_path, lambda content: None)
+        file = root / "configs" / "metadata.json"
+        file.unlink() if text is None else file.write_text(text)
+        for use in (about, lambda bundle: segment_cases(root / "models", tmp_path / "out", bundle, Options())):
+            with refusal("BUNDLE_UNUSABLE"):
+                use(str(root))
+
+    def test_a_zip_that_leads_out_of_its_folder(self, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+            archive.writestr("configs/inference.json", "{}")
+            archive.writestr("../../evil.py", "")
+        with refusal("BUNDLE_UNUSABLE"):
+            Bundle(tmp_path / "x.zip")
+
+
+def changed(bundle_root: Path, folder: Path, change: Callable[[dict], object]) -> Path:
+    """A copy of the bundle's configs with other metadata."""
+    root = folder / "copy"
+    shutil.copytree(bundle_root / "configs", root / "configs")
+    content = json.loads((root / "configs" / "metadata.json").read_text())
+    change(content)
+    (root / "configs" / "metadata.json").write_text(json.dumps(content))
+    return root
 
 
 def test_labels_are_distinct() -> None:

@@ -1,0 +1,94 @@
+"""What can be refused is refused before the network runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dicom_series import write_volume
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from convformer_monai.cohort import segment_cases
+from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.outputs.writer import Options
+from convformer_monai.segmenter import Segmenter
+
+DICOM = Options(formats=("nifti", "dicom-seg", "dicom-sr"))
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> Path:
+    volume = np.random.default_rng(0).integers(0, 900, (40, 36, 3)).astype(np.int16)
+    return write_volume(tmp_path / "series", volume, np.diag([-1.5, -1.5, 8.0, 1.0]))
+
+
+def refused(source: Path, out: Path, options: Options, monkeypatch: pytest.MonkeyPatch) -> InputRefused:
+    def run(*_: object) -> None:
+        raise AssertionError("the network ran")
+
+    monkeypatch.setattr(Segmenter, "run", run)
+    with pytest.raises(InputRefused) as refusal:
+        segment_cases(source, out, "cardiac", options, device="cpu", quiet=True)
+    return refusal.value
+
+
+def change(series: Path, change: Callable[[Dataset], object]) -> None:
+    for file in series.iterdir():
+        dataset = dcmread(file)
+        change(dataset)
+        dataset.save_as(file)
+
+
+def test_without_highdicom_before_torch_is_imported(tmp_path: Path) -> None:
+    arguments = ["segment", "-i", str(tmp_path), "-o", str(tmp_path / "out"), "--format", "dicom-sr"]
+    code = "import sys\nsys.modules.update(dict.fromkeys(('highdicom', 'torch', 'monai')))\n"
+    code += f"from convformer_monai.cli import main\nsys.exit(main({arguments!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("error[MISSING_PACKAGE]: "), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("keyword", "code"),
+    [
+        ("FrameOfReferenceUID", RefusalCode.NO_FRAME_OF_REFERENCE),
+        ("SOPInstanceUID", RefusalCode.NO_SOP_UIDS),
+        ("SOPClassUID", RefusalCode.NO_SOP_UIDS),
+    ],
+)
+def test_identifiers(series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keyword: str, code: str) -> None:
+    change(series, lambda dataset: delattr(dataset, keyword))
+    assert refused(series, tmp_path / "out", DICOM, monkeypatch).code == code
+
+
+def test_not_dicom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nifti_files import save
+
+    path = save(tmp_path / "x.nii.gz", np.zeros((8, 8, 3), np.int16))
+    assert refused(path, tmp_path / "out", DICOM, monkeypatch).code == RefusalCode.NOT_DICOM
+
+
+@pytest.mark.parametrize("suffix", ["_seg.dcm", "_seg_phase00.dcm", "_sr.dcm", "_measurements.csv", "_seg.label"])
+def test_results_that_exist(series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f"series{suffix}").touch()
+    assert refused(series, tmp_path / "out", DICOM, monkeypatch).code == RefusalCode.EXISTS
+
+
+@pytest.mark.parametrize("options", [{"phase": "ed"}, {"es": 3}, {"phase": "es", "ed": 0}])
+def test_phases_that_are_not_there(
+    series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict
+) -> None:
+    found = refused(series, tmp_path / "out", Options(**options), monkeypatch)
+    assert found.code == RefusalCode.PHASE_NOT_FOUND
+
+
+def test_a_folder_in_which_nothing_can_be_written(
+    series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").touch()
+    assert refused(series, tmp_path / "out", Options(), monkeypatch).code == RefusalCode.CANNOT_WRITE
