@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from convformer_monai.bundles import file_sha256
+from convformer_monai.bundle import file_sha256
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.outputs.atomic import write_text
 
