@@ -203,12 +203,12 @@ class Bundle:
         parser["_meta_"] = self.metadata
         # As a Path: the parser would take characters such as "$" and "@" in a text for its own.
         changes = {"bundle_root": self.root, **(overrides or {})}
-        wanted = [ids] if isinstance(ids, str) else list(ids)
-        for key in (*changes, *wanted):
+        keys = [ids] if isinstance(ids, str) else list(ids)
+        for key in (*changes, *keys):
             if key not in parser:
                 raise ValueError(f"{' with '.join(names)} of {self.root} has no id {key!r}")
         parser.update(changes)
-        parts = {key: parser.get_parsed_content(key) for key in wanted}
+        parts = {key: parser.get_parsed_content(key) for key in keys}
         return parts[ids] if isinstance(ids, str) else parts
 
 

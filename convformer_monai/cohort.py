@@ -126,12 +126,12 @@ def segment_cases(
         for case in bar:
             result = _one(segmenter, case, output_dir, options, several, case.name in clashes)
             results.append(result)
-            _tell(result, several, quiet)
+            _log_case(result, several, quiet)
     if several:
         done = [result.case.name for result in results if result.status in (DONE, SKIPPED)]
         if done:
             merge_measurements(output_dir, done)
-        _tell_all(results, quiet)
+        _log_all(results, quiet)
     return Summary(results)
 
 
@@ -168,7 +168,7 @@ def _one(
         return CaseResult(case, status, message, time.perf_counter() - start)
 
 
-def _tell(result: CaseResult, several: bool, quiet: bool) -> None:
+def _log_case(result: CaseResult, several: bool, quiet: bool) -> None:
     if quiet:
         return
     if result.status == DONE:
@@ -180,7 +180,7 @@ def _tell(result: CaseResult, several: bool, quiet: bool) -> None:
         logger.info("%s: %s (%s)", result.case.name, result.status, result.message)
 
 
-def _tell_all(results: list[CaseResult], quiet: bool) -> None:
+def _log_all(results: list[CaseResult], quiet: bool) -> None:
     """Says how many ended how, and lists the bad ones, which may have scrolled away."""
     counts = Counter(result.status for result in results)
     if not quiet:

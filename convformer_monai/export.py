@@ -69,7 +69,7 @@ def export_network(bundle: str | Path, path: Path, *, overwrite: bool = False) -
         return worst <= RTOL
 
     try:
-        write_atomically(path, lambda place: write(network, example, place), check, overwrite=overwrite)
+        write_atomically(path, lambda target: write(network, example, target), check, overwrite=overwrite)
     except ModuleNotFoundError as error:
         raise InputRefused(
             RefusalCode.MISSING_PACKAGE, f"{path.suffix} needs {error.name}: pip install 'convformer_monai[export]'"

@@ -62,15 +62,15 @@ def choose_device(device: str = "auto") -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        wanted = torch.device(device)
+        chosen = torch.device(device)
     except RuntimeError:
         raise InputRefused(
             RefusalCode.DEVICE, f"{device!r} is no device: give auto, cpu, cuda, cuda:N or mps"
         ) from None
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if (wanted.index or 0) >= count.get(wanted.type, 0):
+    if (chosen.index or 0) >= count.get(chosen.type, 0):
         raise InputRefused(RefusalCode.DEVICE, f"this machine has no device {device}; give --device auto or cpu")
-    return wanted
+    return chosen
 
 
 class Segmenter:

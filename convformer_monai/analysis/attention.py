@@ -54,7 +54,7 @@ def attention_of_pixel(net: nn.Module, image: Tensor, pixel: Sequence[float]) ->
     def act(layer: Visit) -> None:
         if layer.stride is None:
             return
-        item, token, box = _place(layer, pixel)
+        item, token, box = _locate(layer, pixel)
         grid = tuple(layer.x.shape[2:])
         query = 0
         for at, n in zip(token, grid, strict=True):
@@ -70,17 +70,17 @@ def attention_of_pixel(net: nn.Module, image: Tensor, pixel: Sequence[float]) ->
     return found
 
 
-def _place(layer: Visit, pixel: Sequence[float]) -> tuple[int, tuple[int, ...], tuple[tuple[float, float], ...]]:
+def _locate(layer: Visit, pixel: Sequence[float]) -> tuple[int, tuple[int, ...], tuple[tuple[float, float], ...]]:
     """Finds the item of the batch and the token in it that a pixel belongs to, and the pixels that the item spans."""
     assert layer.stride is not None
     grid = layer.x.shape[2:]
-    places = [int((at + 0.5) / step) for at, step in zip(pixel, layer.stride, strict=True)]
+    positions = [int((at + 0.5) / step) for at, step in zip(pixel, layer.stride, strict=True)]
     if layer.windows is None:
-        token = tuple(min(place, n - 1) for place, n in zip(places, grid, strict=True))
+        token = tuple(min(position, n - 1) for position, n in zip(positions, grid, strict=True))
         return 0, token, tuple((0.0, n * step) for n, step in zip(grid, layer.stride, strict=True))
     size, context = layer.windows.size, layer.windows.context
-    row, column = (place // size for place in places)
-    token = tuple(place % size + context for place in places)
+    row, column = (position // size for position in positions)
+    token = tuple(position % size + context for position in positions)
     box = []
     for window, n, step in zip((row, column), grid, layer.stride, strict=True):
         start = (window * size - context) * step

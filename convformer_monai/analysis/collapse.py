@@ -113,10 +113,10 @@ def measure_collapse(net: nn.Module, images: Tensor, max_queries: int = MAX_QUER
 def _measure_image(net: nn.Module, image: Tensor, max_queries: int) -> list[LayerCollapse]:
     layers: list[LayerCollapse] = []
     before: list[Tensor] = []
-    place: object = None
+    location: object = None
 
     def act(layer: Visit) -> None:
-        nonlocal before, place
+        nonlocal before, location
         grid = tuple(layer.x.shape[2:])
         chosen = spread((len(layer.x),), MAX_WINDOWS).tolist()
         most = max(1, min(max_queries, MAX_NUMBERS // math.prod(grid)))
@@ -124,7 +124,7 @@ def _measure_image(net: nn.Module, image: Tensor, max_queries: int) -> list[Laye
         maps = [attention_rows(layer.module, layer.x[i : i + 1], queries) for i in chosen]
         now = [one[0].cpu() for one in maps if one is not None]  # (heads, Q, M) each
         here = (grid, layer.stride, layer.windows)
-        comparable = here == place and [one.shape for one in now] == [one.shape for one in before]
+        comparable = here == location and [one.shape for one in now] == [one.shape for one in before]
         parts = [
             LayerCollapse(
                 layer.name,
@@ -137,7 +137,7 @@ def _measure_image(net: nn.Module, image: Tensor, max_queries: int) -> list[Laye
             for n, i in enumerate(chosen)
         ]
         layers.append(_average(parts))
-        before, place = now, here
+        before, location = now, here
 
     visit(net, image, act)
     return layers
@@ -237,8 +237,8 @@ def spread(grid: Sequence[int], most: int) -> Tensor:
             counts[axis] -= 1
             break
     for axis, (size, count) in enumerate(zip(grid, counts, strict=True)):
-        places = ((torch.arange(count) + 0.5) * size / count).long()  # the middles of equal parts
-        tokens = tokens.index_select(axis, places)
+        middles = ((torch.arange(count) + 0.5) * size / count).long()  # the middles of equal parts
+        tokens = tokens.index_select(axis, middles)
     return tokens.flatten()
 
 

@@ -131,10 +131,12 @@ def explain(
     if len(cases) != 1:
         raise InputRefused(RefusalCode.SEVERAL_IMAGES, f"{path} holds {len(cases)} images; give one of them")
     base = folder_for(output_dir, cases[0].name)
-    places = {ending: base.with_name(base.name + ending) for ending in ENDINGS}
-    for place in places.values():
-        if place.exists() and not options.overwrite:
-            raise InputRefused(RefusalCode.EXISTS, f"{place} exists already; give --overwrite or another output folder")
+    targets = {ending: base.with_name(base.name + ending) for ending in ENDINGS}
+    for target in targets.values():
+        if target.exists() and not options.overwrite:
+            raise InputRefused(
+                RefusalCode.EXISTS, f"{target} exists already; give --overwrite or another output folder"
+            )
     segmenter = Segmenter(bundle, device, force_modality=force_modality)
     network, described = _network(segmenter, options)
     series = segmenter.read(
@@ -148,14 +150,14 @@ def explain(
             RefusalCode.OPTION, f"--slice {options.slice} is for volumes, and {path.name} is a photograph"
         )
     results = _analyse(segmenter, network, described, series, options)
-    files = [places[ending].name for ending in ENDINGS if ending in results.pictures or ending == ENDINGS[-1]]
+    files = [targets[ending].name for ending in ENDINGS if ending in results.pictures or ending == ENDINGS[-1]]
     content = {**results.content, "files": files}
     with AtomicFiles(overwrite=options.overwrite) as transfer:
         for ending, picture in results.pictures.items():
-            _write(places[ending], picture, transfer)
-        write_text(places[ENDINGS[-1]], json.dumps(content, indent=2, allow_nan=False) + "\n", files=transfer)
+            _write(targets[ending], picture, transfer)
+        write_text(targets[ENDINGS[-1]], json.dumps(content, indent=2, allow_nan=False) + "\n", files=transfer)
     for ending in set(ENDINGS[:-1]) - set(results.pictures):
-        places[ending].unlink(missing_ok=True)  # of an earlier run, of another network
+        targets[ending].unlink(missing_ok=True)  # of an earlier run, of another network
     for name in files:
         logger.info("wrote %s", base.with_name(name))
     return content
@@ -210,7 +212,7 @@ def _analyse(
         figures["_attention.png"] = draw_attention(scene, attention, title)
     if any(field.fwhm_pixels for field in fields):
         figures["_receptive_field.png"] = draw_receptive_fields(scene, fields, title)
-    _tell(layers)
+    _log_layers(layers)
     content = {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
@@ -223,7 +225,7 @@ def _analyse(
         },
         "network": described,
         "input": describe(series),
-        "place": _place(scene, series),
+        "place": _location(scene, series),
         "measures": MEASURES,
         "layers": [asdict(layer) for layer in layers],
         "receptive_fields": [asdict(field) for field in fields],
@@ -290,7 +292,7 @@ def _title(segmenter: Segmenter, described: dict[str, Any], scene: Scene, series
     return words + f"pixel {scene.native_pixel[0]}, {scene.native_pixel[1]}"
 
 
-def _place(scene: Scene, series: ImageSeries) -> dict[str, Any]:
+def _location(scene: Scene, series: ImageSeries) -> dict[str, Any]:
     """What was looked at, on the image's grid and on the network's, as JSON types."""
     return {
         "phase": series.phases[0],
@@ -317,11 +319,11 @@ def _numbers(layer: PixelAttention) -> dict[str, Any]:
     }
 
 
-def _write(place: Path, content: bytes, transfer: AtomicFiles) -> None:
-    transfer.write(place, lambda path: path.write_bytes(content), lambda path: path.read_bytes() == content)
+def _write(target: Path, content: bytes, transfer: AtomicFiles) -> None:
+    transfer.write(target, lambda path: path.write_bytes(content), lambda path: path.read_bytes() == content)
 
 
-def _tell(layers: list[LayerCollapse]) -> None:
+def _log_layers(layers: list[LayerCollapse]) -> None:
     """Logs the similarities of each layer."""
     for layer in layers:
         known = {"tokens": layer.token_similarity, "attention": layer.patch_similarity, "heads": layer.head_similarity}

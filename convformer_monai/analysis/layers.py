@@ -76,7 +76,7 @@ def visit(
         act: called with each layer as soon as it has run.
         classes: of the layers; None for :func:`block_classes`.
     """
-    wanted = block_classes() if classes is None else classes
+    chosen = block_classes() if classes is None else classes
     image = images.shape[2:]
     calls: Counter[str] = Counter()
     cut: list[tuple[tuple[float, ...] | None, Windows]] = []  # strides and windows of the Patcher stage that is running
@@ -110,7 +110,7 @@ def visit(
             if isinstance(module, PatcherStage):
                 handles.append(module.register_forward_pre_hook(begin_stage))
                 handles.append(module.register_forward_hook(end_stage))
-            if isinstance(module, wanted):
+            if isinstance(module, chosen):
                 handles.append(module.register_forward_hook(note(name), with_kwargs=True))
         with torch.no_grad():
             net(images)

@@ -181,8 +181,8 @@ def draw_receptive_fields(scene: Scene, fields: Sequence[HeadField], title: str)
     for number, layer in enumerate(layers):
         heads = [field for field in fields if field.layer == layer and field.fwhm_pixels is not None]
         widths = [float(np.mean(field.fwhm_pixels or (np.nan,))) for field in heads]
-        places = number + 1 + np.linspace(-0.25, 0.25, len(heads)) if len(heads) > 1 else [number + 1.0] * len(heads)
-        strip.scatter(places, widths, color=colours[number], edgecolor="black", linewidth=0.5, s=36, zorder=3)
+        positions = number + 1 + np.linspace(-0.25, 0.25, len(heads)) if len(heads) > 1 else [number + 1.0] * len(heads)
+        strip.scatter(positions, widths, color=colours[number], edgecolor="black", linewidth=0.5, s=36, zorder=3)
         for field in heads:
             assert field.fwhm_pixels is not None
             line = {"fill": False, "edgecolor": colours[number], "linewidth": 1.3, "alpha": 0.9}
@@ -209,16 +209,16 @@ def draw_receptive_fields(scene: Scene, fields: Sequence[HeadField], title: str)
 def _part(scene: Scene, attention: Sequence[PixelAttention]) -> tuple[float, float, float, float]:
     """The part of the image that shows all entries of some strength, of its shape: left, right, bottom, top."""
     image = scene.images.shape[2:]
-    spans = [[place, place + 1.0] for place in scene.pixel]
+    spans = [[position, position + 1.0] for position in scene.pixel]
     for layer in attention:
         strength = layer.maps.abs()
         strong = (strength > WEAKEST * strength.amax((1, 2), keepdim=True)).any(0).numpy()
         for axis, span in enumerate(spans):
-            places = np.flatnonzero(strong.any(axis=1 - axis))
+            positions = np.flatnonzero(strong.any(axis=1 - axis))
             (start, stop), count = layer.box[axis], strong.shape[axis]
-            if len(places):
-                span[0] = min(span[0], start + (stop - start) * float(places[0]) / count)
-                span[1] = max(span[1], start + (stop - start) * float(places[-1] + 1) / count)
+            if len(positions):
+                span[0] = min(span[0], start + (stop - start) * float(positions[0]) / count)
+                span[1] = max(span[1], start + (stop - start) * float(positions[-1] + 1) / count)
     share = max((span[1] - span[0]) / size for span, size in zip(spans, image, strict=True)) + MARGIN
     edges = []
     for span, size in zip(spans, image, strict=True):
@@ -260,9 +260,9 @@ def _show(axes: Axes, scene: Scene, picture: NDArray[np.float32]) -> None:
 
 def _mark(axes: Axes, scene: Scene, size: float) -> None:
     """Marks the chosen pixel."""
-    place = ([scene.pixel[0] + 0.5], [scene.pixel[1] + 0.5])
-    axes.plot(*place, "+", color="black", markersize=size + 1.5, markeredgewidth=2.6)
-    axes.plot(*place, "+", color=MARK, markersize=size, markeredgewidth=1.3)
+    position = ([scene.pixel[0] + 0.5], [scene.pixel[1] + 0.5])
+    axes.plot(*position, "+", color="black", markersize=size + 1.5, markeredgewidth=2.6)
+    axes.plot(*position, "+", color=MARK, markersize=size, markeredgewidth=1.3)
 
 
 def _lay_over(axes: Axes, layer: PixelAttention, values: NDArray[np.float32]) -> None:

@@ -92,7 +92,7 @@ def make_scene(
     plane = prepared.as_tensor() if along is None else prepared.as_tensor()[..., round(float(there[2]))]
     size = plane.shape[1:]
     inside = [float(np.clip(there[axis], 0, size[axis] - 1)) for axis in (0, 1)]
-    first = [_start(place, n) for place, n in zip(inside, size, strict=True)]
+    first = [_start(position, n) for position, n in zip(inside, size, strict=True)]
     images = plane[None, :, first[0] : first[0] + MAX_SIDE, first[1] : first[1] + MAX_SIDE].contiguous()
     back = np.linalg.inv(whole)
     matrix = back[np.ix_(axes, (0, 1))]
@@ -145,18 +145,18 @@ def _choose_pixel(mask: NDArray[np.bool_], pixel: tuple[int, int] | None) -> tup
                 f"--pixel {pixel[0]},{pixel[1]} is not in the image; its pixels are 0,0 to {columns - 1},{rows - 1}",
             )
         return pixel, "user"
-    places = np.argwhere(mask)
-    if not len(places):
+    points = np.argwhere(mask)
+    if not len(points):
         return (columns // 2, rows // 2), "middle"
-    nearest = places[np.square(places - places.mean(axis=0)).sum(axis=1).argmin()]
+    nearest = points[np.square(points - points.mean(axis=0)).sum(axis=1).argmin()]
     return (int(nearest[0]), int(nearest[1])), "near the mask's centroid"
 
 
-def _start(place: float, size: int) -> int:
+def _start(position: float, size: int) -> int:
     """Where a part of an axis begins that holds a place near its middle."""
     if size <= MAX_SIDE:
         return 0
-    return int(np.clip(place - MAX_SIDE // 2, 0, size - MAX_SIDE))
+    return int(np.clip(position - MAX_SIDE // 2, 0, size - MAX_SIDE))
 
 
 def _resampled(

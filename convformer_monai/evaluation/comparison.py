@@ -113,7 +113,7 @@ def holm(values: Mapping[str, float]) -> dict[str, float]:
     known = sorted((p, name) for name, p in values.items() if not np.isnan(p))
     adjusted = dict(values)
     largest = 0.0
-    for place, (p, name) in enumerate(known):
-        largest = max(largest, min(1.0, p * (len(known) - place)))
+    for rank, (p, name) in enumerate(known):
+        largest = max(largest, min(1.0, p * (len(known) - rank)))
         adjusted[name] = largest
     return adjusted

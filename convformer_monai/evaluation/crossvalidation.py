@@ -24,7 +24,6 @@ __all__ = ["CrossValidation", "false_positive_rate", "wilson_interval"]
 
 logger = logging.getLogger(__name__)
 
-WINDOW = (0.0, 80.0)  # Hounsfield units, of the pictures
 SIDE = 256  # false positives are counted on a grid of so many pixels a side
 PIXELS = 50  # more than so many there are a finding
 Z95 = 1.959964
@@ -57,6 +56,7 @@ class CrossValidation:
         device: where the network runs.
         pixels: a blood-free slice with more of them, counted on 256 x 256, is a false positive.
         overlays: how many of the worst, and of the best, to draw.
+        window: values shown as black and white; ``None`` for those of the image.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class CrossValidation:
         blood_free: Sequence[str] = ("normal",),
         pixels: int = PIXELS,
         overlays: int = 0,
+        window: tuple[float, float] | None = None,
     ) -> None:
         self.network = network
         self.preprocessing = preprocessing
@@ -89,6 +90,7 @@ class CrossValidation:
         self.blood_free = tuple(blood_free)
         self.pixels = pixels
         self.overlays = overlays
+        self.window = window
         self.results: list[_Result] = []
         self.false_positives: list[bool] = []
 
@@ -162,11 +164,11 @@ class CrossValidation:
             return
         folder = output_folder(f"{output_dir}/overlays")
         ranked = sorted(self.results, key=lambda result: result.score.dice)
-        for place, result in enumerate([*ranked[: self.overlays], *ranked[-self.overlays :]]):
+        for index, result in enumerate([*ranked[: self.overlays], *ranked[-self.overlays :]]):
             title = f"{result.score.case}   Dice {result.score.dice:.3f}"
-            image = result.image.clip(*WINDOW)
+            image = result.image if self.window is None else np.clip(result.image, *self.window)
             picture = draw_overlay(image, result.reference, result.predicted, result.affine, self.labels, title)
-            rank = "worst" if place < self.overlays else "best"
+            rank = "worst" if index < self.overlays else "best"
             picture.save(folder / f"{rank}_{result.score.case}.png".replace("/", "_"))
 
 

@@ -193,9 +193,9 @@ def _write_legend(canvas: Image.Image, labels: Sequence[Label]) -> None:
 def _dashed(picture: Image.Image, reference: NDArray[np.uint8], labels: Sequence[Label]) -> Image.Image:
     """Returns the picture with the reference's outlines, dashed and white."""
     pixels = np.array(picture)
-    places = np.asarray(panel(reference, picture.size, smooth=False))
-    rows, columns = np.indices(places.shape)
+    drawn = np.asarray(panel(reference, picture.size, smooth=False))
+    rows, columns = np.indices(drawn.shape)
     dashes = (rows // DASH_PIXELS + columns // DASH_PIXELS) % 2 == 0
     for label in labels:
-        pixels[outline(places == label.index, thickness=1) & dashes] = WHITE
+        pixels[outline(drawn == label.index, thickness=1) & dashes] = WHITE
     return Image.fromarray(pixels)

@@ -141,7 +141,7 @@ def summarise(scores: Sequence[VolumeScore]) -> list[SummaryRow]:
     rows: list[SummaryRow] = []
     for phase in _phases(scores):
         chosen = [score for score in scores if phase in (ALL_PHASES, score.phase)]
-        rows.extend(_structure_row(phase, place, chosen) for place in range(len(scores[0].structures)))
+        rows.extend(_structure_row(phase, index, chosen) for index in range(len(scores[0].structures)))
         rows.append(_mean_row(phase, chosen))
     return rows
 
@@ -152,8 +152,8 @@ def _phases(scores: Sequence[VolumeScore]) -> list[str]:
     return [*known, *sorted(found.difference(known)), ALL_PHASES]
 
 
-def _structure_row(phase: str, place: int, scores: Sequence[VolumeScore]) -> SummaryRow:
-    parts = [score.structures[place] for score in scores]
+def _structure_row(phase: str, index: int, scores: Sequence[VolumeScore]) -> SummaryRow:
+    parts = [score.structures[index] for score in scores]
     patients = [score.patient for score in scores]
     return SummaryRow(
         phase=phase,

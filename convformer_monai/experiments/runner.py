@@ -85,13 +85,13 @@ class Runner:
                 "options; give the same ones, or another --output_dir",
             )
 
-    def place(self, cell: Cell, seed: int) -> Path:
+    def folder(self, cell: Cell, seed: int) -> Path:
         """The folder of a cell and seed."""
         return self.output_dir / cell.name / f"seed{seed}"
 
     def is_done(self, cell: Cell, seed: int) -> bool:
         """Tells whether a cell is trained, evaluated and measured with a seed."""
-        return (self.place(cell, seed) / COLLAPSE).is_file()
+        return (self.folder(cell, seed) / COLLAPSE).is_file()
 
     def run(
         self, cells: Sequence[Cell], seeds: Sequence[int], after_each: Callable[[], object] = lambda: None
@@ -117,7 +117,7 @@ class Runner:
                 done = self._do(cell, seed)
             except (subprocess.CalledProcessError, InputRefused) as error:
                 failed.append(f"{cell.name}, seed {seed}")
-                log = self.place(cell, seed) / LOG
+                log = self.folder(cell, seed) / LOG
                 logger.error("%s, seed %d: failed: %s; see %s", cell.name, seed, _reason(error, log), log)
                 return
             logger.info("%s, seed %d: %s", cell.name, seed, "done" if done else "stopped by the time limit")
@@ -132,36 +132,44 @@ class Runner:
 
     def _do(self, cell: Cell, seed: int) -> bool:
         """Trains, evaluates and measures; returns whether the time was enough."""
-        place = self.place(cell, seed)
-        place.mkdir(parents=True, exist_ok=True)
+        folder = self.folder(cell, seed)
+        folder.mkdir(parents=True, exist_ok=True)
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         left = 0.0 if self.deadline is None else (self.deadline - time.monotonic()) / 60
         values = {**cell.values(), "seed": seed}
         finished = run_stages(
-            self.bundle_root, self.dataset_dir, place, self.stages, values, self.options, left, environment, place / LOG
+            self.bundle_root,
+            self.dataset_dir,
+            folder,
+            self.stages,
+            values,
+            self.options,
+            left,
+            environment,
+            folder / LOG,
         )
         if not finished:
             return False
-        run_logged(self._evaluation(cell, place), environment, place / LOG)
-        self._measure_collapse(cell, place)
+        run_logged(self._evaluation(cell, folder), environment, folder / LOG)
+        self._measure_collapse(cell, folder)
         return True
 
-    def _evaluation(self, cell: Cell, place: Path) -> list[str]:
+    def _evaluation(self, cell: Cell, folder: Path) -> list[str]:
         """The command that evaluates a trained cell."""
         config = FOLDS if self.cross_validated else "evaluate"
-        weights = place / ("fold{fold}" if self.cross_validated else self.stages[-1]["name"]) / BEST
+        weights = folder / ("fold{fold}" if self.cross_validated else self.stages[-1]["name"]) / BEST
         values: dict[str, Any] = {**cell.network, "weights": str(weights)}
         if not self.cross_validated:  # which asks for no hash; weights of one's own have none
             values["weights_sha256"] = ""
-        return bundle_command(self.bundle_root, ["inference", config], self.dataset_dir, place / EVALUATION, values)
+        return bundle_command(self.bundle_root, ["inference", config], self.dataset_dir, folder / EVALUATION, values)
 
-    def _measure_collapse(self, cell: Cell, place: Path) -> None:
+    def _measure_collapse(self, cell: Cell, folder: Path) -> None:
         """Writes the measures of attention collapse of a trained cell, on the first validation images."""
         from convformer_monai.analysis import measure_collapse
 
         network = component(self.bundle_root, "inference", "network_def", cell.network)
-        last = place / self.stages[-1]["name"] / BEST
+        last = folder / self.stages[-1]["name"] / BEST
         load_weights(network, last).eval()
         with torch.inference_mode():
             layers = [asdict(layer) for layer in measure_collapse(network, self._images)]
@@ -170,7 +178,7 @@ class Runner:
             "images": len(self._images),
             "layers": layers,
         }
-        write_text(place / COLLAPSE, json.dumps(content, indent=2) + "\n", overwrite=True)
+        write_text(folder / COLLAPSE, json.dumps(content, indent=2) + "\n", overwrite=True)
 
     @cached_property
     def _images(self) -> torch.Tensor:

@@ -65,7 +65,7 @@ def write_table(runner: Runner, cells: Sequence[Cell], seeds: Sequence[int]) -> 
 
 def _rows(runner: Runner, cells: Sequence[Cell], seeds: Sequence[int]) -> list[dict[str, Any]]:
     scores = {
-        cell.name: read_scores([runner.place(cell, seed) / EVALUATION / "per_case.csv" for seed in seeds])
+        cell.name: read_scores([runner.folder(cell, seed) / EVALUATION / "per_case.csv" for seed in seeds])
         for cell in cells
     }
     differences = {
@@ -97,7 +97,7 @@ def _rows(runner: Runner, cells: Sequence[Cell], seeds: Sequence[int]) -> list[d
 
 
 def _json(runner: Runner, cell: Cell, seed: int, file: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((runner.place(cell, seed) / file).read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads((runner.folder(cell, seed) / file).read_text(encoding="utf-8"))
     return content
 
 

@@ -89,9 +89,9 @@ class ConvFormerApp(MONAILabelApp):  # type: ignore[misc]
 
     def _search_filter(self) -> dict[str, Any]:
         """Which series are shown: those of the bundle's modality, unless the environment says otherwise."""
-        wanted = dict(settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER)
-        if wanted != STOCK_FILTER:
-            return wanted
+        requested = dict(settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER)
+        if requested != STOCK_FILTER:
+            return requested
         modality = self.options.bundle.modality
         return {"Modality": modality} if modality else {}
 
@@ -148,23 +148,23 @@ class ConvFormerApp(MONAILabelApp):  # type: ignore[misc]
             store = datastore or self.datastore()
             own = self._own_file(image)
             source = own or store.source(image)
-            file, told = task({**request, "image": str(source)})
+            file, reply = task({**request, "image": str(source)})
             label = file
             if request.get("save_label") and own is None:
                 tag = request.get("label_tag") or DefaultLabelTag.ORIGINAL
                 tag = tag.value if isinstance(tag, DefaultLabelTag) else str(tag)
-                label = store.save_label(image, file, tag, {"model": request["model"], "params": told})
-            return {"label": label, "tag": DefaultLabelTag.ORIGINAL, "file": file, "params": told}
+                label = store.save_label(image, file, tag, {"model": request["model"], "params": reply})
+            return {"label": label, "tag": DefaultLabelTag.ORIGINAL, "file": file, "params": reply}
 
     def _own_file(self, image: str) -> Path | None:
         """The path of an upload or a session's image, if it is one; any other path of this machine is not taken."""
         if not Path(image).is_absolute():
             return None
         path = Path(image).resolve()
-        places = [self.uploads]
+        folders = [self.uploads]
         if self.sessions() is not None:
-            places.append(Path(self.sessions().store_path).resolve())
-        if any(path.is_relative_to(place) for place in places) and path.exists():
+            folders.append(Path(self.sessions().store_path).resolve())
+        if any(path.is_relative_to(folder) for folder in folders) and path.exists():
             return path
         raise InputRefused(
             RefusalCode.FORBIDDEN, "images are named by their id in the datastore, or uploaded; not by a path"
@@ -193,8 +193,8 @@ class ConvFormerApp(MONAILabelApp):  # type: ignore[misc]
         with answered():
             self._task(request.get("model"))
             several = torch.cuda.device_count() > 1  # MONAI Label asks for several GPUs, and fails without any
-            wanted = {**request, "multi_gpu": several and request.get("multi_gpu", True)}
-            return super().batch_infer(wanted, datastore)  # type: ignore[no-any-return]
+            requested = {**request, "multi_gpu": several and request.get("multi_gpu", True)}
+            return super().batch_infer(requested, datastore)  # type: ignore[no-any-return]
 
     def next_sample(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Chooses the image to label next; an empty answer if all are labelled."""

@@ -83,9 +83,9 @@ class SegmentTask(InferTask):  # type: ignore[misc]
             InputRefused: if the image or a wish cannot be met.
         """
         started = time.perf_counter()
-        wanted = request.get("device")
+        requested = request.get("device")
         version = self.options.versions.current
-        segmenter = self.segmenter(version, name_to_device(wanted) if wanted else self.options.device)
+        segmenter = self.segmenter(version, name_to_device(requested) if requested else self.options.device)
         extension = request.get("result_extension") or DEFAULT_EXTENSIONS[self.options.is_photo]
         phase = _phase(request.get("phase"), 0 if str(extension).endswith(".nrrd") else "all")
         series = segmenter.read(request["image"], phase=phase)
@@ -95,7 +95,7 @@ class SegmentTask(InferTask):  # type: ignore[misc]
         file = Path(tempfile.NamedTemporaryFile(suffix=f"-mask{extension}").name)
         write_for_viewer(file, result.labels.numpy(), series, self.options.labels)
         seconds = {"read": read - started, **result.seconds, "total": time.perf_counter() - started}
-        told = {
+        reply = {
             "label_names": self.labels,
             "label_colors": self.colours,
             "latencies": {name: round(value, 2) for name, value in seconds.items()},
@@ -104,14 +104,14 @@ class SegmentTask(InferTask):  # type: ignore[misc]
             "warnings": [*series.warnings, *result.notes],
             "centroids": {},  # OHIF reads it
         }
-        return str(file), told
+        return str(file), reply
 
 
-def _phase(wanted: Any, otherwise: int | str) -> int | str:
-    if wanted in (None, ""):
+def _phase(requested: Any, otherwise: int | str) -> int | str:
+    if requested in (None, ""):
         return otherwise
-    if wanted == "all":
+    if requested == "all":
         return "all"
-    if isinstance(wanted, bool) or not str(wanted).isdigit():
-        raise InputRefused(RefusalCode.OPTION, f"phase must be a number from 0, or all, got {wanted!r}")
-    return int(wanted)
+    if isinstance(requested, bool) or not str(requested).isdigit():
+        raise InputRefused(RefusalCode.OPTION, f"phase must be a number from 0, or all, got {requested!r}")
+    return int(requested)

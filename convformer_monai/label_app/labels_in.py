@@ -89,10 +89,10 @@ def onto_grid(
     array = nib.orientations.apply_orientation(array, turned)
     between = between @ nib.orientations.inv_ornt_aff(turned, labels.shape[1:])
     start = np.round(between[:3, 3]).astype(int)
-    wanted = np.eye(4)
-    wanted[:3, 3] = start
+    expected = np.eye(4)
+    expected[:3, 3] = start
     corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*array.shape[:3], 1]
-    if np.abs((between - wanted) @ corners.T).max() > TOLERANCE:
+    if np.abs((between - expected) @ corners.T).max() > TOLERANCE:
         raise _misaligned(path, "its voxels are not the image's: other spacing, direction or position")
     result = np.zeros((*size, phases), np.uint8)
     inside = [slice(max(0, s), min(n, s + m)) for s, n, m in zip(start, size, array.shape[:3], strict=True)]
@@ -140,7 +140,7 @@ def numbers_by_name(label_info: Sequence[Mapping[str, Any]], table: Sequence[Lab
     """
     known = {name.lower(): label.index for label in table for name in (label.name, label.long_name)}
     numbers: dict[int, int] = {}
-    for place, entry in enumerate(label_info, start=1):
+    for number, entry in enumerate(label_info, start=1):
         name = str(entry.get("name", "")).strip().lower()
         if name not in known:
             raise InputRefused(
@@ -148,7 +148,7 @@ def numbers_by_name(label_info: Sequence[Mapping[str, Any]], table: Sequence[Lab
                 f"the segment {entry.get('name')!r} is no structure of this model; rename it to one of "
                 f"{', '.join(label.name for label in table)}, or delete it",
             )
-        numbers[int(entry.get("idx", entry.get("id", place)))] = known[name]
+        numbers[int(entry.get("idx", entry.get("id", number)))] = known[name]
     return numbers
 
 

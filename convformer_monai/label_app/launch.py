@@ -62,8 +62,8 @@ def prepare(
     conf = {"bundle": bundle, "device": device, **({"work": str(work)} if work else {})}
     options = read_options(conf, studies)
     choose_device(device)
-    for place in (options.work, *([] if is_address(studies) else [Path(studies)])):
-        check_writable(place, "labels need a place there")
+    for directory in (options.work, *([] if is_address(studies) else [Path(studies)])):
+        check_writable(directory, "labels are kept there")
     if version is not None:
         options.versions.use(version)
     current = options.versions.current

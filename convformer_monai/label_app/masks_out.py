@@ -121,7 +121,7 @@ def _parts(affine: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np
 
 def _name_segments(image: object, table: Sequence[Label]) -> None:
     """Names the segments as 3D Slicer does in its segmentation files."""
-    for place, label in enumerate(table):
+    for index, label in enumerate(table):
         values = {
             "ID": label.name,
             "Name": label.long_name,
@@ -130,4 +130,4 @@ def _name_segments(image: object, table: Sequence[Label]) -> None:
             "Layer": "0",
         }
         for key, value in values.items():
-            image.SetMetaData(f"Segment{place}_{key}", value)  # type: ignore[attr-defined]
+            image.SetMetaData(f"Segment{index}_{key}", value)  # type: ignore[attr-defined]

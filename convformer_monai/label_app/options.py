@@ -72,6 +72,6 @@ def read_options(conf: Mapping[str, str], studies: str) -> LabelOptions:
             RefusalCode.OPTION, f"--conf bundle is missing: give {', '.join(BUNDLES)}, or the folder of a bundle"
         )
     opened = Bundle(bundle)
-    place = Path.cwd() if is_address(studies) else Path(studies)
-    work = Path(conf["work"]) if conf.get("work") else place / WORK / opened.root.resolve().name
+    folder = Path.cwd() if is_address(studies) else Path(studies)
+    work = Path(conf["work"]) if conf.get("work") else folder / WORK / opened.root.resolve().name
     return LabelOptions(opened, work.expanduser().absolute(), conf.get("device") or "auto")

@@ -59,7 +59,7 @@ def seg_of_result(options: LabelOptions) -> Any:
     def convert(series_dir: str, label: str, label_info: Any = None, file_ext: str = "*", use_itk: bool = True) -> str:
         series = read_series(series_dir, phase="all")
         labels = read_labels(Path(label), series, options.labels)
-        place = Path(tempfile.NamedTemporaryFile(suffix=".dcm").name)
-        return str(write_seg(place, labels, series, options))
+        path = Path(tempfile.NamedTemporaryFile(suffix=".dcm").name)
+        return str(write_seg(path, labels, series, options))
 
     return convert

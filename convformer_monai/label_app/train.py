@@ -52,9 +52,9 @@ def split(cases: Sequence[Mapping[str, Any]], share: float) -> tuple[list[Any], 
     if len(cases) == 1:
         return list(cases), list(cases)
     count = min(max(1, round(share * len(cases))), len(cases) - 1)
-    chosen = {int(place) for place in np.linspace(0, len(cases) - 1, count).round()}
-    kept = [case for place, case in enumerate(cases) if place not in chosen]
-    return kept, [case for place, case in enumerate(cases) if place in chosen]
+    chosen = {int(index) for index in np.linspace(0, len(cases) - 1, count).round()}
+    kept = [case for index, case in enumerate(cases) if index not in chosen]
+    return kept, [case for index, case in enumerate(cases) if index in chosen]
 
 
 class FineTuneTask(TrainTask):  # type: ignore[misc]
@@ -103,8 +103,8 @@ class FineTuneTask(TrainTask):  # type: ignore[misc]
             raise InputRefused(RefusalCode.NO_LABELS, "no image has a final label yet; save one first")
         train, val = split(cases, share)
         parent = self.options.versions.current
-        place = self.options.work / "trainings" / datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
-        best = self._train(place, train, val, int(epochs))
+        folder = self.options.work / "trainings" / datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
+        best = self._train(folder, train, val, int(epochs))
         before, after = self._dice([self._weights(parent), best], val, datastore)
         used = after >= before or request.get("use_if_worse") is True
         ids = [case["id"] for case in train]
@@ -115,22 +115,22 @@ class FineTuneTask(TrainTask):  # type: ignore[misc]
     def _weights(self, version: Version) -> Path:
         return self.options.versions.weights(version) or self.options.bundle.weights
 
-    def _train(self, place: Path, train: Sequence[Any], val: Sequence[Any], epochs: int) -> Path:
+    def _train(self, folder: Path, train: Sequence[Any], val: Sequence[Any], epochs: int) -> Path:
         """Runs the bundle's training; returns the file of the best weights."""
-        place.mkdir(parents=True)
+        folder.mkdir(parents=True)
         lists = {"train": list(train), "val": list(val)}
-        write_text(place / "datalist.json", json.dumps(lists, indent=2) + "\n")
+        write_text(folder / "datalist.json", json.dumps(lists, indent=2) + "\n")
         values = {"pretrained": str(self._weights(self.options.versions.current)), "max_epochs": epochs}
-        command = bundle_command(self.options.bundle.root, ["train", "finetune"], str(place), place, values)
-        logger.info("training on %d images, validating on %d: %s", len(train), len(val), place / LOG)
+        command = bundle_command(self.options.bundle.root, ["train", "finetune"], str(folder), folder, values)
+        logger.info("training on %d images, validating on %d: %s", len(train), len(val), folder / LOG)
         try:
-            run_logged(command, {**os.environ, "OMP_NUM_THREADS": str(os.cpu_count() or 1)}, place / LOG)
+            run_logged(command, {**os.environ, "OMP_NUM_THREADS": str(os.cpu_count() or 1)}, folder / LOG)
         except subprocess.CalledProcessError as error:
-            said = [line for line in (place / LOG).read_text(errors="replace").splitlines() if line.strip()]
+            said = [line for line in (folder / LOG).read_text(errors="replace").splitlines() if line.strip()]
             last = said[-1].strip() if said else f"exit code {error.returncode}"
-            raise InputRefused(RefusalCode.TRAINING, f"the training failed: {last} (see {place / LOG})") from error
-        (place / CHECKPOINT).unlink(missing_ok=True)  # large, and nothing goes on from it
-        return place / BEST
+            raise InputRefused(RefusalCode.TRAINING, f"the training failed: {last} (see {folder / LOG})") from error
+        (folder / CHECKPOINT).unlink(missing_ok=True)  # large, and nothing goes on from it
+        return folder / BEST
 
     def _dice(self, weights: Sequence[Path], cases: Sequence[Mapping[str, Any]], datastore: Any) -> list[float]:
         """Mean Dice of each, over structures and images on their own grids; what is absent in both is left out."""

@@ -145,7 +145,7 @@ def _in_phases(found: Sequence[bool], phases: Sequence[int]) -> str:
 
 def _resampling_flags(series: ImageSeries) -> list[Flag]:
     """Flags series whose uneven slices were resampled."""
-    places = [frame.slice_index for phase in series.frames for frame in phase]
-    if all(abs(place - round(place)) < UNEVEN_TOLERANCE for place in places):
+    positions = [frame.slice_index for phase in series.frames for frame in phase]
+    if all(abs(position - round(position)) < UNEVEN_TOLERANCE for position in positions):
         return []
     return [Flag("RESAMPLED", "the slices are unevenly spaced: volumes are measured on the resampled grid")]

@@ -124,7 +124,7 @@ def asymmetry_of(mask: NDArray[np.bool_], basis: NDArray[np.float64]) -> float:
     shares = []
     for axis in axes.T:
         mirrored = sample - 2 * np.outer(sample @ axis, axis) + centre
-        places = (mirrored @ back.T).T  # (2, N)
-        overlap = ndimage.map_coordinates(mask.astype(np.float32), places, order=1, mode="constant")
+        indices = (mirrored @ back.T).T  # (2, N)
+        overlap = ndimage.map_coordinates(mask.astype(np.float32), indices, order=1, mode="constant")
         shares.append(1 - float(overlap.mean()))
     return 100 * max(0.0, float(np.mean(shares)))

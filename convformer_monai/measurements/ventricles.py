@@ -56,8 +56,8 @@ def measure_ventricles(
         label.name: [float(np.count_nonzero(volume == label.index)) * unit for volume in labels] for label in table
     }
     choice = choose_phases(volumes[left.name], series.phases, ed, es)
-    places = [None if phase["phase"] is None else series.phases.index(phase["phase"]) for phase in choice.values()]
-    at_ed, at_es = places
+    indices = [None if phase["phase"] is None else series.phases.index(phase["phase"]) for phase in choice.values()]
+    at_ed, at_es = indices
     items: list[Measurement] = []
     notes: list[str] = []
     if at_ed is not None and at_es is not None:
@@ -69,13 +69,13 @@ def measure_ventricles(
     items.append(_mass(wall, volumes[wall.name][at_mass], series.phases[at_mass]))
     if at_ed is None:
         notes.append("the mass is that of the only phase, which may not be end diastole")
-    for place, phase in enumerate(series.phases):
+    for index, phase in enumerate(series.phases):
         for label in table:
             items.append(
                 Measurement(
                     f"{label.name.lower()}_volume",
                     f"Volume of {label.long_name}",
-                    volumes[label.name][place],
+                    volumes[label.name][index],
                     "mL",
                     VOLUME,
                     label.index,
@@ -85,10 +85,10 @@ def measure_ventricles(
     phases = [
         {
             "phase": phase,
-            "time_ms": series.phase_times_ms[place] if series.phase_times_ms else None,
-            "volumes_ml": {label.name: volumes[label.name][place] for label in table},
+            "time_ms": series.phase_times_ms[index] if series.phase_times_ms else None,
+            "volumes_ml": {label.name: volumes[label.name][index] for label in table},
         }
-        for place, phase in enumerate(series.phases)
+        for index, phase in enumerate(series.phases)
     ]
     details = {
         **choice,
@@ -115,15 +115,15 @@ def choose_phases(
         ``ed`` and ``es``, each with ``phase``, which is ``None`` where a single phase leaves no choice, and ``chosen``.
     """
     result: dict[str, dict[str, Any]] = {}
-    for name, wanted, other, best in (("ed", ed, es, np.argmax), ("es", es, ed, np.argmin)):
-        free = [place for place, phase in enumerate(phases) if phase != other]
-        if wanted is not None:
-            result[name] = {"phase": wanted, "chosen": "user"}
+    for name, given, other, best in (("ed", ed, es, np.argmax), ("es", es, ed, np.argmin)):
+        free = [index for index, phase in enumerate(phases) if phase != other]
+        if given is not None:
+            result[name] = {"phase": given, "chosen": "user"}
         elif len(phases) == 1:
             result[name] = {"phase": None, "chosen": "only phase"}
         else:
-            place = free[int(best([lv_volumes[one] for one in free]))]
-            result[name] = {"phase": int(phases[place]), "chosen": "found"}
+            index = free[int(best([lv_volumes[one] for one in free]))]
+            result[name] = {"phase": int(phases[index]), "chosen": "found"}
     if len(phases) > 1 and result["ed"]["phase"] == result["es"]["phase"]:  # all volumes are equal
         other = next(phase for phase in phases if phase != result["ed"]["phase"])
         result["es"]["phase"] = int(other)

@@ -104,11 +104,11 @@ class AtomicFiles:
 
     def _commit(self) -> None:
         """Gives every file its name, or none."""
-        for place, file in enumerate(self._staged):
+        for index, file in enumerate(self._staged):
             try:
-                self._place(file)
+                self._put(file)
             except BaseException as error:
-                for done in reversed(self._staged[: place + 1]):
+                for done in reversed(self._staged[: index + 1]):
                     _undo(done)
                 if isinstance(error, FileExistsError) and not self.overwrite:
                     raise _exists(file.target) from error
@@ -118,7 +118,7 @@ class AtomicFiles:
         for folder in {file.target.parent for file in self._staged}:
             _sync_folder(folder)
 
-    def _place(self, file: _Staged) -> None:
+    def _put(self, file: _Staged) -> None:
         """Renames one file."""
         if not self.overwrite:
             _rename_new(file.temporary, file.target)
@@ -276,4 +276,4 @@ def write_text(path: Path, text: str, *, overwrite: bool = False, files: AtomicF
     """
     content = text.encode(errors="backslashreplace")
     with transaction(files, overwrite) as transfer:
-        transfer.write(path, lambda place: place.write_bytes(content), lambda place: place.read_bytes() == content)
+        transfer.write(path, lambda file: file.write_bytes(content), lambda file: file.read_bytes() == content)

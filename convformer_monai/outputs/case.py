@@ -17,7 +17,7 @@ from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.measurements.values import Measurements
 from convformer_monai.outputs.atomic import AtomicFiles, check_writable, write_text
 from convformer_monai.outputs.measurements import write_measurements
-from convformer_monai.outputs.writer import MOMENTS, Options, Result, place
+from convformer_monai.outputs.writer import MOMENTS, Options, Result, path_for
 from convformer_monai.readers.cases import Case, stem
 
 if TYPE_CHECKING:
@@ -161,10 +161,10 @@ def finished(case: Case, output_dir: Path, segmenter: Segmenter, options: Option
         Its measurements, or ``None`` if it is to be done.
     """
     base = folder_for(output_dir, case.name)
-    report_file = place(base, "_report.json")
+    report_file = path_for(base, "_report.json")
     try:
         report = json.loads(report_file.read_text(encoding="utf-8"))
-        measurements: dict[str, Any] = json.loads(place(base, "_measurements.json").read_text(encoding="utf-8"))
+        measurements: dict[str, Any] = json.loads(path_for(base, "_measurements.json").read_text(encoding="utf-8"))
         complete = all((base.parent / name).is_file() for name in report["files"])
         same = (
             report["options"] == options.recorded() and report["bundle"]["weights_sha256"] == segmenter.weights_sha256
@@ -189,7 +189,7 @@ def merge_measurements(output_dir: Path, names: Sequence[str]) -> Path:
         names: of the cases, all done.
     """
     path = folder_for(output_dir, "measurements.csv")
-    parts = [place(folder_for(output_dir, name), "_measurements.csv").read_text("utf-8") for name in names]
+    parts = [path_for(folder_for(output_dir, name), "_measurements.csv").read_text("utf-8") for name in names]
     content = "".join(part if index == 0 else part.split("\n", 1)[1] for index, part in enumerate(parts))
     write_text(path, content, overwrite=True)
     return path

@@ -21,7 +21,7 @@ from convformer_monai import __version__
 from convformer_monai.errors import InputRefused, RefusalCode, need_highdicom
 from convformer_monai.outputs.atomic import AtomicFiles, transaction
 from convformer_monai.outputs.dicom_sources import as_slices, check_sources, restore_references, source_headers
-from convformer_monai.outputs.writer import Options, Result, Writer, place, register_writer
+from convformer_monai.outputs.writer import Options, Result, Writer, path_for, register_writer
 from convformer_monai.tasks.task import Code, Label
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class DicomSegWriter(Writer):
     def write(self, base: Path, result: Result, files: AtomicFiles) -> list[Path]:
         """Stages the segmentations."""
         return write_dicom_seg(
-            place(base, self.suffixes[0]),
+            path_for(base, self.suffixes[0]),
             result.labels,
             result.series,
             result.bundle.labels,
@@ -194,8 +194,8 @@ def dicom_seg(
             "content_label": "SEGMENTATION",
             "content_description": f"{algorithm_name} {algorithm_version}"[:64],
         }
-        for place, (phase, frames) in enumerate(zip(series.phases, series.frames, strict=True)):
-            pixels = _frames(labels if series.is_photo else labels[place], series, frames)
+        for index, (phase, frames) in enumerate(zip(series.phases, series.frames, strict=True)):
+            pixels = _frames(labels if series.is_photo else labels[index], series, frames)
             if not pixels.any() and not write_empty:
                 logger.info("phase %d of %s: nothing segmented, so no DICOM SEG", phase, series.path.name)
                 continue
@@ -265,8 +265,8 @@ def _frames(labels: NDArray[np.uint8], series: ImageSeries, frames: Sequence[Fra
     tolerance = FRAME_TOLERANCE * float(np.linalg.norm(affine[:3, :2], axis=0).min())
     chosen = []
     for frame in frames:
-        place = affine[:3, :3] @ (0.0, 0.0, frame.slice_index) + affine[:3, 3]
-        off = float(np.linalg.norm(place * (-1, -1, 1) - frame.position))  # RAS to LPS
+        centre = affine[:3, :3] @ (0.0, 0.0, frame.slice_index) + affine[:3, 3]
+        off = float(np.linalg.norm(centre * (-1, -1, 1) - frame.position))  # RAS to LPS
         index = int(np.floor(frame.slice_index + 0.5))
         if off > tolerance or not 0 <= index < slices:
             raise ValueError(

@@ -14,7 +14,7 @@ from convformer_monai.measurements.values import SIGNIFICANT_DIGITS, Measurement
 from convformer_monai.outputs.atomic import AtomicFiles, transaction
 from convformer_monai.outputs.dicom_seg import MANUFACTURER, PRIVATE_SCHEME, concept, write_dataset
 from convformer_monai.outputs.dicom_sources import check_sources, source_headers
-from convformer_monai.outputs.writer import Options, Result, Writer, place, register_writer
+from convformer_monai.outputs.writer import Options, Result, Writer, path_for, register_writer
 from convformer_monai.tasks.task import Code, Label
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class DicomSrWriter(Writer):
 
     def write(self, base: Path, result: Result, files: AtomicFiles) -> list[Path]:
         """Stages the report, which refers to the segmentations written before."""
-        path = place(base, self.suffixes[0])
+        path = path_for(base, self.suffixes[0])
         segmentations = [file for file in result.written if file.suffix == ".dcm"]
         version = result.bundle.version
         write_dicom_sr(path, result.measurements, result.series, segmentations, algorithm_version=version, files=files)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convformer_monai.outputs.atomic import AtomicFiles, write_text
-from convformer_monai.outputs.writer import Result, Writer, place, register_writer
+from convformer_monai.outputs.writer import Result, Writer, path_for, register_writer
 from convformer_monai.tasks.task import BACKGROUND, Label
 
 __all__ = ["itksnap_labels", "slicer_colours"]
@@ -68,7 +68,7 @@ class LabelFilesWriter(Writer):
 
     def write(self, base: Path, result: Result, files: AtomicFiles) -> list[Path]:
         """Stages both."""
-        paths = [place(base, suffix) for suffix in self.suffixes]
+        paths = [path_for(base, suffix) for suffix in self.suffixes]
         for path, text in zip(
             paths, (slicer_colours(result.bundle.labels), itksnap_labels(result.bundle.labels)), strict=True
         ):

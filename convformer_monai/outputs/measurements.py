@@ -6,7 +6,7 @@ from pathlib import Path
 
 from convformer_monai.measurements.values import Measurements, to_csv
 from convformer_monai.outputs.atomic import AtomicFiles, write_text
-from convformer_monai.outputs.writer import Result, Writer, place, register_writer
+from convformer_monai.outputs.writer import Result, Writer, path_for, register_writer
 
 __all__ = ["write_measurements"]
 
@@ -34,7 +34,7 @@ def write_measurements(base: Path, measurements: Measurements, files: AtomicFile
     Raises:
         InputRefused: ``EXISTS`` or ``CANNOT_WRITE``.
     """
-    paths = [place(base, suffix) for suffix in MeasurementsWriter.suffixes]
+    paths = [path_for(base, suffix) for suffix in MeasurementsWriter.suffixes]
     for path, text in zip(paths, (measurements.to_json(), to_csv([measurements])), strict=True):
         write_text(path, text, files=files)
     return paths

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convformer_monai.outputs.atomic import AtomicFiles, transaction
-from convformer_monai.outputs.writer import Result, Writer, place, register_writer
+from convformer_monai.outputs.writer import Result, Writer, path_for, register_writer
 from convformer_monai.readers.nifti_header import QFORM_FIELDS, UNITS_MM
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class NiftiWriter(Writer):
         """Stages the mask."""
         if result.series.is_photo:
             return []
-        path = place(base, self.suffixes[0])
+        path = path_for(base, self.suffixes[0])
         write_mask(path, result.labels, result.series, files=files)
         return [path]
 

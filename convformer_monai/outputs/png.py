@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from convformer_monai.outputs.atomic import AtomicFiles, transaction
 from convformer_monai.outputs.nifti import as_labels
-from convformer_monai.outputs.writer import Result, Writer, place, register_writer
+from convformer_monai.outputs.writer import Result, Writer, path_for, register_writer
 
 if TYPE_CHECKING:
     from convformer_monai.readers.series import ImageSeries
@@ -30,7 +30,7 @@ class PngWriter(Writer):
         """Stages the mask."""
         if not result.series.is_photo:
             return []
-        path = place(base, self.suffixes[0])
+        path = path_for(base, self.suffixes[0])
         write_png_mask(path, result.labels, result.series, files=files)
         return [path]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from convformer_monai.outputs.atomic import AtomicFiles
-from convformer_monai.outputs.writer import Options, Result, Writer, place, register_writer
+from convformer_monai.outputs.writer import Options, Result, Writer, path_for, register_writer
 
 __all__: list[str] = []
 
@@ -25,7 +25,7 @@ class PreviewWriter(Writer):
         """Draws it."""
         from convformer_monai.outputs.drawing.preview import write_preview
 
-        path = place(base, self.suffixes[0])
+        path = path_for(base, self.suffixes[0])
         write_preview(path, result.series, result.labels, result.bundle.task, result.measurements, files=files)
         return [path]
 

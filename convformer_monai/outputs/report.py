@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from convformer_monai import __version__
 from convformer_monai.measurements.values import Measurements
 from convformer_monai.outputs.atomic import AtomicFiles, write_text
-from convformer_monai.outputs.writer import Result, Writer, place, register_writer
+from convformer_monai.outputs.writer import Result, Writer, path_for, register_writer
 
 if TYPE_CHECKING:
     from convformer_monai.readers.series import ImageSeries
@@ -39,7 +39,7 @@ class ReportWriter(Writer):
 
     def write(self, base: Path, result: Result, files: AtomicFiles) -> list[Path]:
         """Stages the report."""
-        path = place(base, self.suffixes[0])
+        path = path_for(base, self.suffixes[0])
         report = make_report(
             result.source,
             measurements=result.measurements,

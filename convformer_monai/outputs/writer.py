@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from convformer_monai.outputs.atomic import AtomicFiles
     from convformer_monai.readers.series import ImageSeries
 
-__all__ = ["Options", "Result", "Writer", "place", "register_writer", "writers"]
+__all__ = ["Options", "Result", "Writer", "path_for", "register_writer", "writers"]
 
 MOMENTS = ("ed", "es")
 
@@ -155,7 +155,7 @@ class Writer:
         """Stages the files of a case.
 
         Args:
-            base: folder and name of the case; see :func:`place`.
+            base: folder and name of the case; see :func:`path_for`.
             result: the case.
             files: the open transaction.
 
@@ -194,7 +194,7 @@ def writers() -> list[Writer]:
     return sorted(_WRITERS.values(), key=lambda writer: writer.order)
 
 
-def place(base: Path, suffix: str) -> Path:
+def path_for(base: Path, suffix: str) -> Path:
     """The path of a case's file.
 
     Args:

@@ -84,14 +84,14 @@ def in_plane_orientation(affine: NDArray[np.float64], shape: Sequence[int]) -> N
     pair = max(permutations(range(3), 2), key=closeness)
     remaining = ({0, 1, 2} - set(pair)).pop()
     result = np.empty((3, 2))
-    for place, (world, axis) in enumerate(sorted(zip(pair, rows, strict=True))):
-        result[axis] = place, _flip(directions[world, axis], IN_PLANE_SIGNS[world])
+    for position, (world, axis) in enumerate(sorted(zip(pair, rows, strict=True))):
+        result[axis] = position, _flip(directions[world, axis], IN_PLANE_SIGNS[world])
     result[along] = 2, _flip(directions[remaining, along], SLICE_SIGNS[remaining])
     return result
 
 
-def _flip(component: float, wanted_sign: int) -> float:
-    return -1.0 if component * wanted_sign < 0 else 1.0
+def _flip(component: float, sign: int) -> float:
+    return -1.0 if component * sign < 0 else 1.0
 
 
 class InPlaneOrientation(InvertibleTransform):
@@ -107,9 +107,9 @@ class InPlaneOrientation(InvertibleTransform):
             The same voxels with the slice axis last.
         """
         affine = np.asarray(convert_to_numpy(data.affine), dtype=np.float64)
-        wanted = in_plane_orientation(affine, data.shape[1:])
+        target = in_plane_orientation(affine, data.shape[1:])
         info = self.get_transform_info()
-        return orientation(data, affine, wanted, lazy=False, transform_info=info)  # type: ignore[return-value]
+        return orientation(data, affine, target, lazy=False, transform_info=info)  # type: ignore[return-value]
 
     def inverse(self, data: MetaTensor) -> MetaTensor:
         """Brings the voxels back into the order in which they were stored."""
@@ -117,8 +117,8 @@ class InPlaneOrientation(InvertibleTransform):
         affine = np.asarray(convert_to_numpy(transform[TraceKeys.EXTRA_INFO]["original_affine"]), dtype=np.float64)
         forward = in_plane_orientation(affine, [int(n) for n in transform[TraceKeys.ORIG_SIZE]])
         back = np.empty((3, 2))
-        for axis, (place, flip) in enumerate(forward):
-            back[int(place)] = axis, flip
+        for axis, (position, flip) in enumerate(forward):
+            back[int(position)] = axis, flip
         here = np.asarray(convert_to_numpy(data.affine), dtype=np.float64)
         return orientation(data, here, back, lazy=False, transform_info={})  # type: ignore[return-value]
 

@@ -116,16 +116,18 @@ def choose_view(
         labelled = np.ones_like(labelled)
     box = []
     for axis in (0, 1):
-        places = np.flatnonzero(np.any(labelled, axis=(1 - axis, 2)))
+        positions = np.flatnonzero(np.any(labelled, axis=(1 - axis, 2)))
         margin = labelled.shape[axis] if margin_mm is None else int(np.ceil(margin_mm / spacing[axis]))
-        box.append(slice(max(0, int(places[0]) - margin), min(labelled.shape[axis], int(places[-1]) + 1 + margin)))
+        box.append(
+            slice(max(0, int(positions[0]) - margin), min(labelled.shape[axis], int(positions[-1]) + 1 + margin))
+        )
     levels = np.flatnonzero(np.any(labelled, axis=(0, 1)))
     areas = labelled.sum(axis=(0, 1))[levels]
     half = len(levels) // 2
     if widest_first and areas[:half].sum() < areas[len(levels) - half :].sum():
         levels = levels[::-1]
-    places = np.linspace(0, len(levels) - 1, panels).round().astype(int)
-    shown = [int(levels[place]) for place in dict.fromkeys(places.tolist())]
+    positions = np.linspace(0, len(levels) - 1, panels).round().astype(int)
+    shown = [int(levels[position]) for position in dict.fromkeys(positions.tolist())]
     extent = [(part.stop - part.start) * float(spacing[axis]) for axis, part in enumerate(box)]
     scale = side / max(extent)
     size = max(1, round(extent[0] * scale)), max(1, round(extent[1] * scale))

@@ -154,9 +154,9 @@ def _volume_rows(
 ) -> tuple[list[_Row], float]:
     """Returns ED and ES, or the slices without and with outlines; and the pixels per mm."""
     titles = _phases_shown(series, measurements)
-    places = [series.phases.index(phase) for phase in titles]
-    values, affine = upright(series.image.as_tensor()[places], series.affine)
-    maps, _ = upright(labels[places], series.affine)
+    positions = [series.phases.index(phase) for phase in titles]
+    values, affine = upright(series.image.as_tensor()[positions], series.affine)
+    maps, _ = upright(labels[positions], series.affine)
     how = task.preview
     view = choose_view(
         np.any(maps != 0, axis=0),
@@ -172,9 +172,9 @@ def _volume_rows(
     captions = [f"slice {number} of {values.shape[3]}" for number in _numbers(view.slices, affine, series)]
     letters = _letters(affine)
     rows = []
-    for place, title in enumerate(titles.values()):
-        plain = [panel(to_grey(shown[place, ..., k], low, high), view.size) for k in view.slices]
-        planes = [maps[place, view.box[0], view.box[1], k] for k in view.slices]
+    for position, title in enumerate(titles.values()):
+        plain = [panel(to_grey(shown[position, ..., k], low, high), view.size) for k in view.slices]
+        planes = [maps[position, view.box[0], view.box[1], k] for k in view.slices]
         drawn = [outlined(picture, plane, task.labels) for picture, plane in zip(plain, planes, strict=True)]
         if len(titles) == 1 and labels.any():
             rows.append(_Row(title, captions, [picture.convert("RGB") for picture in plain], letters))
@@ -187,7 +187,7 @@ def _numbers(slices: Sequence[int], affine: NDArray[np.float64], series: ImageSe
     """Returns the numbers, from 1, that upright slices have in the series, where they may be in reverse order."""
     axis = slice_axis(series.affine, series.image.shape[1:])
     to_series = np.linalg.inv(series.affine) @ affine
-    return [round(float(to_series[axis] @ [0, 0, place, 1])) + 1 for place in slices]
+    return [round(float(to_series[axis] @ [0, 0, position, 1])) + 1 for position in slices]
 
 
 def _phases_shown(series: ImageSeries, measurements: Measurements) -> dict[int, str]:
@@ -286,14 +286,14 @@ def _draw_letters(pen: ImageDraw, box: tuple[int, int, int, int], letters: Seque
     """Writes the patient's directions at the edges of a panel."""
     left, top, right, bottom = box
     middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
-    places: list[tuple[float, float, str]] = [
+    positions: list[tuple[float, float, str]] = [
         (left + 3, middle_y, "lm"),
         (right - 3, middle_y, "rm"),
         (middle_x, top + 3, "ma"),
         (middle_x, bottom - 3, "md"),
     ]
     edge: dict[str, Any] = {"font": font(), "fill": WHITE, "stroke_width": 2, "stroke_fill": DARK}
-    for letter, (x, y, anchor) in zip(letters, places, strict=True):
+    for letter, (x, y, anchor) in zip(letters, positions, strict=True):
         pen.text((x, y), letter, anchor=anchor, **edge)
 
 

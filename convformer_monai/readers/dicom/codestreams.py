@@ -111,21 +111,21 @@ def codestream_size(stream: bytes) -> tuple[int, int, int] | None:
         return y1 - y0, x1 - x0, int.from_bytes(stream[40:42], "big")
     if not stream.startswith(JPEG_START):
         return None
-    place = 2
-    while place + 10 <= len(stream) and stream[place] == 0xFF:
-        marker, length = stream[place + 1], int.from_bytes(stream[place + 2 : place + 4], "big")
+    offset = 2
+    while offset + 10 <= len(stream) and stream[offset] == 0xFF:
+        marker, length = stream[offset + 1], int.from_bytes(stream[offset + 2 : offset + 4], "big")
         if marker in FRAME_MARKERS:
-            rows, columns = (int.from_bytes(stream[k : k + 2], "big") for k in (place + 5, place + 7))
-            return rows, columns, stream[place + 9]
-        place += 1 if marker == 0xFF else 2 + length
+            rows, columns = (int.from_bytes(stream[k : k + 2], "big") for k in (offset + 5, offset + 7))
+            return rows, columns, stream[offset + 9]
+        offset += 1 if marker == 0xFF else 2 + length
     return None
 
 
 def _is_complete(element: DataElement, path: Path) -> bool:
     """Tells whether the last fragment of encapsulated pixel data is whole and the delimiter follows (PS3.5 A.4)."""
-    data, place = cast(bytes, element.value), 0
-    while place + ITEM_HEADER_BYTES <= len(data):
-        place += ITEM_HEADER_BYTES + int.from_bytes(data[place + 4 : place + 8], "little")
+    data, offset = cast(bytes, element.value), 0
+    while offset + ITEM_HEADER_BYTES <= len(data):
+        offset += ITEM_HEADER_BYTES + int.from_bytes(data[offset + 4 : offset + 8], "little")
     with open(path, "rb") as file:
         file.seek((element.file_tell or 0) + len(data))
-        return place == len(data) and file.read(len(DELIMITER)) == DELIMITER
+        return offset == len(data) and file.read(len(DELIMITER)) == DELIMITER

@@ -87,10 +87,10 @@ def read_dicom_masks(paths: Sequence[Path], table: Sequence[Label]) -> ImageSeri
             volume, left_out = _label_map(path, segmentation, table)
             volumes.append(volume)
             unknown += left_out
-    labels, affine = _on_one_grid([volumes[place] for place in order], where)
+    labels, affine = _on_one_grid([volumes[index] for index in order], where)
     series = series_from(MetaTensor(labels.astype(np.float32), affine=torch.from_numpy(LPS_TO_RAS @ affine)))
     warnings = (f"{unknown} segments are no structures of the bundle and were left out",) if unknown else ()
-    numbers = tuple(phases[place] for place in order) if len(phases) > 1 else (0,)
+    numbers = tuple(phases[index] for index in order) if len(phases) > 1 else (0,)
     return replace(series, path=where, phases=numbers, warnings=warnings)
 
 
@@ -138,10 +138,10 @@ def _on_one_grid(volumes: Sequence[Volume], where: Path) -> tuple[NDArray[np.uin
     for volume in volumes:
         between = np.linalg.inv(first.affine) @ volume.affine  # from the indices of one to those of the first
         start = int(round(between[0, 3]))
-        wanted = np.eye(4)
-        wanted[0, 3] = start
+        expected = np.eye(4)
+        expected[0, 3] = start
         if volume.shape[1:] != first.shape[1:] or not np.allclose(
-            between, wanted, atol=GRID_TOLERANCE * first.shape[1]
+            between, expected, atol=GRID_TOLERANCE * first.shape[1]
         ):
             raise InputRefused(RefusalCode.GRIDS_DIFFER, f"{where}: the phases lie on different grids; give one file")
         starts.append(start)

@@ -110,10 +110,10 @@ def _refuse_incomplete(levels: Sequence[Sequence[FrameHeader]], key: str | None)
     """Says which places lack which phases, as far as times tell."""
     full = max(levels, key=len)
     lacking = []
-    for place, level in enumerate(levels):
+    for index, level in enumerate(levels):
         if len(level) == len(full):
             continue
-        text = f"slice {place} has {len(level)} of {len(full)}"
+        text = f"slice {index} has {len(level)} of {len(full)}"
         phases = _lacking_phases(level, full, key)
         lacking.append(text + (f" (lacks {_ranges(phases)})" if phases else ""))
     shown = "; ".join(lacking[:6]) + (f"; and {len(lacking) - 6} more slices" if len(lacking) > 6 else "")

@@ -44,21 +44,21 @@ def read_pixels(grid: Sequence[Sequence[FrameHeader]]) -> NDArray[np.float32]:
     for phase, frames in enumerate(grid):
         for k, frame in enumerate(frames):
             files.setdefault(frame.path, []).append((frame, values[phase, k]))
-    for path, wanted in files.items():
+    for path, pairs in files.items():
         with silent_pydicom, np.errstate(all="ignore"):
-            _read_file(path, sorted(wanted, key=lambda pair: pair[0].number or 0))
+            _read_file(path, sorted(pairs, key=lambda pair: pair[0].number or 0))
     return values
 
 
-def _read_file(path: Path, wanted: Sequence[tuple[FrameHeader, NDArray[np.float32]]]) -> None:
+def _read_file(path: Path, pairs: Sequence[tuple[FrameHeader, NDArray[np.float32]]]) -> None:
     """Decodes the wanted frames of one file and writes their values."""
     dataset = read_dataset(path, (*KEYWORDS, *PADDING_AND_LUT))
     check_codec(str(dataset.file_meta.TransferSyntaxUID), path)
     with as_refusal(path):
-        _check_layout(dataset, wanted[0][0].size, path)
+        _check_layout(dataset, pairs[0][0].size, path)
         check_pixel_data(dataset, path)
     with as_refusal(path, "has pixel data that cannot be decoded"):
-        for (frame, values), stored in zip(wanted, _decode(dataset, [f.number for f, _ in wanted]), strict=True):
+        for (frame, values), stored in zip(pairs, _decode(dataset, [f.number for f, _ in pairs]), strict=True):
             _convert(stored, dataset, frame, values)
 
 

@@ -158,10 +158,10 @@ def _resampling_warning(slices: Sequence[FrameHeader], line: SliceLine, normal: 
 def _resample(values: NDArray[np.float32], line: SliceLine) -> NDArray[np.float32]:
     """Resamples (phases, slices, rows, columns) linearly along the slices onto even steps."""
     even = np.empty((values.shape[0], line.length, *values.shape[2:]), dtype=np.float32)
-    places = np.interp(np.arange(line.length), line.indices, np.arange(len(line.indices)))
-    for k, place in enumerate(places):
-        below = min(int(place), values.shape[1] - 2)
-        weight = np.float32(place - below)
+    positions = np.interp(np.arange(line.length), line.indices, np.arange(len(line.indices)))
+    for k, position in enumerate(positions):
+        below = min(int(position), values.shape[1] - 2)
+        weight = np.float32(position - below)
         even[:, k] = values[:, below] + weight * (values[:, below + 1] - values[:, below])
     return even
 

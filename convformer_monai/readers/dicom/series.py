@@ -59,14 +59,14 @@ def _images(
             )
         images = found
     if modalities and instances:
-        wanted = [i for i in images if i.modality in modalities and CLASS_MODALITY[i.class_uid] in modalities]
-        if not wanted:
+        matching = [i for i in images if i.modality in modalities and CLASS_MODALITY[i.class_uid] in modalities]
+        if not matching:
             others = ", ".join(sorted({i.modality for i in images or instances} - {""})) or "something else"
             raise InputRefused(
                 RefusalCode.WRONG_MODALITY,
                 f"{path} holds {others}, not {' or '.join(modalities)}; give another image or use another bundle",
             )
-        images = wanted
+        images = matching
     kept = [image for image in images if not image.is_localizer]
     if not kept:
         what = "only scout views" if images else "no CT, MR or PET slices"
