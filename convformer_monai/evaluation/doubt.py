@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.bundle import ConfigWorkflow
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -85,20 +84,14 @@ def measure_doubt(
 
 def _evaluated(bundle: Bundle, dataset_dir: Path, output_dir: Path, flips: bool, runs: Path | None) -> list[Any]:
     """Runs an evaluation; returns its scored masks."""
-    names = ["inference", "evaluate" if runs is None else CROSS_VALIDATION]
     options = {} if runs is None else {"weights": str(runs / "fold{fold}" / "best.pt")}
-    workflow = ConfigWorkflow(
-        config_file=[str(bundle.path(name)) for name in names],
-        meta_file=str(bundle.path("metadata")),
-        logging_file=str(bundle.root / "configs" / "logging.conf"),
-        workflow_type="infer",
-        bundle_root=str(bundle.root),
+    workflow = bundle.workflow(
+        ["inference", "evaluate" if runs is None else CROSS_VALIDATION],
         dataset_dir=str(dataset_dir),
         output_dir=str(output_dir),
         flips=flips,
         **options,
     )
-    workflow.initialize()
     results: list[ScoredVolume] = []
     if runs is None:
         workflow.parser.get_parsed_content("scores").listeners += (results.append,)

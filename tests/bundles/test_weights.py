@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -27,9 +28,10 @@ def metadata(bundle_root: Path) -> dict:
     return json.loads((bundle_root / "configs" / "metadata.json").read_text())
 
 
-def run(bundle_root: Path, config: str, folder: Path, **options: str) -> None:
+def run(bundle_root: Path, configs: Sequence[str], folder: Path, **options: str) -> None:
     command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(bundle_root)]
-    command += ["--config_file", str(bundle_root / "configs" / f"{config}.json"), "--output_dir", str(folder / "out")]
+    files = [str(bundle_root / "configs" / f"{config}.json") for config in configs]
+    command += ["--config_file", repr(files), "--output_dir", str(folder / "out")]
     for name, value in options.items():
         command += [f"--{name}", value]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -54,7 +56,7 @@ def test_phantom_cine_with_real_contraction(bundle_root: Path, tmp_path: Path, a
     shape, spacing = ((160, 180, 9), (1.8, 1.8, 9.0)) if axcodes == "LPS" else ((9, 160, 180), (9.0, 1.8, 1.8))
     phantom = cardiac_phantom(shape=shape, spacing=spacing, num_phases=3, axcodes=axcodes, seed=1)
     image, _ = phantom.save(tmp_path, "cine")
-    run(bundle_root, "inference", tmp_path, datalist=repr([str(image)]))
+    run(bundle_root, ["inference"], tmp_path, datalist=repr([str(image)]))
     mask = np.asarray(nib.load(tmp_path / "out" / "cine_seg.nii.gz").dataobj)
     assert mask.shape == phantom.label.shape
     assert mask.dtype == np.uint8
@@ -79,7 +81,7 @@ def test_phantom_head_with_a_bleed(bundle_root: Path, tmp_path: Path, bleed: str
     """Another head than the demo's, the gantry tilted."""
     phantom = head_ct_phantom(bleeds=(bleed,), tilt_degrees=12, seed=1)
     image, _ = phantom.save(tmp_path, "head")
-    run(bundle_root, "inference", tmp_path, datalist=repr([str(image)]))
+    run(bundle_root, ["inference"], tmp_path, datalist=repr([str(image)]))
     mask = np.asarray(nib.load(tmp_path / "out" / "head_seg.nii.gz").dataobj)
     assert mask.shape == phantom.label.shape
     assert dice(mask, phantom.label, 1) > 0.5
@@ -90,7 +92,7 @@ def test_phantom_head_with_a_bleed(bundle_root: Path, tmp_path: Path, bleed: str
 def test_evaluation_gives_the_figures_that_metadata_and_model_card_state(
     kind: Kind, bundle_root: Path, data_dir: Path, metadata: dict, tmp_path: Path
 ) -> None:
-    run(bundle_root, "evaluate", tmp_path, dataset_dir=str(data_dir / DATA[kind.name]))
+    run(bundle_root, ["inference", "evaluate"], tmp_path, dataset_dir=str(data_dir / DATA[kind.name]))
     results = json.loads((tmp_path / "out" / "summary.json").read_text())["results"]["all"]
     assert metadata["eval_metrics"]
     for name, stated in metadata["eval_metrics"].items():
@@ -108,7 +110,7 @@ def test_full_resolution_originals(
 ) -> None:
 
     photos = sorted((data_dir / "isic2017" / "full_resolution").glob("*.jpg"))
-    run(bundle_root, "inference", tmp_path, datalist=repr(list(map(str, photos))))
+    run(bundle_root, ["inference"], tmp_path, datalist=repr(list(map(str, photos))))
     scores = []
     for photo in photos:
         mask = np.asarray(Image.open(tmp_path / "out" / f"{photo.stem}_seg.png")) > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,9 @@ from pydicom.dataset import Dataset
 
 from convformer_monai.cohort import segment_cases
 from convformer_monai.errors import InputRefused, RefusalCode
-from convformer_monai.outputs.writer import Options
+from convformer_monai.outputs import writer
+from convformer_monai.outputs.atomic import AtomicFiles, write_text
+from convformer_monai.outputs.writer import Options, Result, Writer, path_for, register_writer
 from convformer_monai.segmenter import Segmenter
 
 DICOM = Options(formats=("nifti", "dicom-seg", "dicom-sr"))
@@ -85,6 +88,25 @@ def test_phases_that_are_not_there(
 ) -> None:
     found = refused(series, tmp_path / "out", Options(**options), monkeypatch)
     assert found.code == RefusalCode.PHASE_NOT_FOUND
+
+
+def test_a_format_of_ones_own(series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counts(Writer):
+        name, suffixes, on_request = "counts", ("_counts.txt",), True
+
+        def write(self, base: Path, result: Result, files: AtomicFiles) -> list[Path]:
+            path = path_for(base, self.suffixes[0])
+            write_text(path, f"{result.bundle.name}: {int(result.labels.astype(bool).sum())}", files=files)
+            return [path]
+
+    monkeypatch.setattr(writer, "_WRITERS", dict(writer._WRITERS))
+    register_writer(Counts())
+    segment_cases(series, tmp_path / "out", "cardiac", Options(formats=("counts",)), device="cpu", quiet=True)
+    assert (tmp_path / "out" / "series_counts.txt").read_text().startswith("Cardiac MRI")
+    assert not (tmp_path / "out" / "series_seg.nii.gz").exists()
+    report = json.loads((tmp_path / "out" / "series_report.json").read_text())
+    assert "series_counts.txt" in report["files"]
+    assert refused(series, tmp_path / "out", Options(formats=("counts",)), monkeypatch).code == RefusalCode.EXISTS
 
 
 def test_a_folder_in_which_nothing_can_be_written(
