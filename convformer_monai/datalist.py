@@ -95,7 +95,7 @@ def _section(path: Path, section: str) -> list[Any]:
 def _case(entry: object, path: Path, section: str, without_labels: bool, patient_from_id: bool) -> dict[str, str]:
     """Returns one entry with all its keys and absolute paths."""
     if not isinstance(entry, Mapping):
-        raise _invalid(path, section, f"{entry!r} is no object with 'image' and 'label'")
+        raise _invalid(path, section, f"{entry!r} is not an object with 'image' and 'label'")
     files: dict[str, str] = {}
     for key in ("image", "label"):
         name = entry.get(key)

@@ -176,7 +176,7 @@ def report_refusals() -> None:
     """Makes an uncaught refusal end the program with its one line on stderr and exit code 2, without traceback.
 
     The bundles call it when they are initialised, so ``python -m monai.bundle run`` ends as the command line does.
-    Exceptions that are caught, and uncaught ones that are no refusals, are as before.
+    Exceptions that are caught, and uncaught ones that are not refusals, are as before.
     """
     previous = sys.excepthook
     if getattr(previous, "reports_refusals", False):
@@ -205,7 +205,7 @@ def refusal_status(error: Exception) -> int:
         The exit code of a refusal.
 
     Raises:
-        Exception: the error itself, if it is no refusal.
+        Exception: the error itself, if it is not a refusal.
     """
     refusal = find_refusal(error)
     if refusal is None:

@@ -82,7 +82,7 @@ class MaskWriter(NibabelWriter):
             verbose: log the path.
 
         Raises:
-            ValueError: if values are no labels of 0-255, or the shape is not the input's.
+            ValueError: if values are not labels of 0-255, or the shape is not the input's.
             CannotWrite: if the file cannot be written; nothing is left behind then.
         """
         image = mask_image(as_labels(self.data_obj), self.meta)

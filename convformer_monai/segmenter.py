@@ -65,7 +65,7 @@ def choose_device(device: str = "auto") -> torch.device:
         chosen = torch.device(device)
     except RuntimeError:
         raise InputRefused(
-            RefusalCode.DEVICE, f"{device!r} is no device: give auto, cpu, cuda, cuda:N or mps"
+            RefusalCode.DEVICE, f"{device!r} is not a device: give auto, cpu, cuda, cuda:N or mps"
         ) from None
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (chosen.index or 0) >= count.get(chosen.type, 0):

@@ -90,7 +90,7 @@ def test_explain(phantom, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--pixel", "x"], "error[OPTION]: --pixel 'x' is no pixel"),
+        (["--pixel", "x"], "error[OPTION]: --pixel 'x' is not a pixel"),
         (["--pixel", "999,0"], "error[OUT_OF_RANGE]: --pixel 999,0"),
         (["--slice", "3"], "error[OUT_OF_RANGE]: --slice 3"),
         (["--net", "UNet"], "error[OPTION]: --net UNet"),

@@ -8,7 +8,7 @@ al., DeepViT, arXiv 2103.11886; Lin et al., ConvFormer, MICCAI 2023, arXiv 2309.
 * attention maps: the mean cosine between the rows of two tokens, between two heads, and between a head and the same
   head of the layer before (as DeepViT measures it); the entropy of a row; the effective rank of a map.
 
-ConvFormer's maps are signed and their rows do not sum to 1, and those of Re-attention and Refiner are no probabilities
+ConvFormer's maps are signed and their rows do not sum to 1, and those of Re-attention and Refiner are not probabilities
 either. Cosines and ranks take any map as it is. The entropy is that of the row's absolute values, divided by their sum;
 for softmax maps that is the usual one.
 

@@ -174,7 +174,7 @@ def read_pixel(text: str | None) -> tuple[int, int] | None:
     match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", text, re.ASCII)
     if match is None:
         raise InputRefused(
-            RefusalCode.OPTION, f"--pixel {text!r} is no pixel; give two whole numbers from 0, as 120,85"
+            RefusalCode.OPTION, f"--pixel {text!r} is not a pixel; give two whole numbers from 0, as 120,85"
         )
     return int(match[1]), int(match[2])
 

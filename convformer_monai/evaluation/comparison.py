@@ -74,7 +74,7 @@ def read_scores(files: Sequence[Path]) -> CaseScores:
                     parts[case].append(float(row["dice"]))
                     patients[case] = row["patient"]
         except (OSError, KeyError, ValueError) as error:
-            raise InputRefused(RefusalCode.SCORES, f"{file} is no per_case.csv of an evaluation: {error}") from error
+            raise InputRefused(RefusalCode.SCORES, f"{file} is not a per_case.csv of an evaluation: {error}") from error
         for case, dice in parts.items():
             values[case].append(float(np.mean(dice)))
         counts.append(len(parts))

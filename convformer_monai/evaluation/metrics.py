@@ -16,7 +16,7 @@ in the reference only              0     NaN        missed
 in the prediction only             0     NaN        invented
 =================================  ====  =========  ==========
 
-A distance from a surface that does not exist is no number, neither 0 nor infinity. It is left out of means and counted.
+A distance from a surface that does not exist is NaN, neither 0 nor infinity. It is left out of means and counted.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ STATUSES = {
 
 
 def status_of(refusal: InputRefused) -> int:
-    """The HTTP status of a refusal: 4xx for what was asked, 507 if this machine lacks the room."""
+    """The HTTP status of a refusal: 4xx for what was asked, 507 if this machine has no room for it."""
     return STATUSES.get(refusal.code, 400)
 
 

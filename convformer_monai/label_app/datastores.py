@@ -45,7 +45,7 @@ LABEL_EXTENSIONS = {False: ".nii.gz", True: ".png"}  # of volumes, of photograph
 
 
 def check_name(name: str, what: str) -> str:
-    """Refuses what is no plain name: ids and tags become parts of paths.
+    """Refuses what is not a plain name: ids and tags become parts of paths.
 
     Raises:
         InputRefused: ``NAME``.

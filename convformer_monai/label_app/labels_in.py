@@ -41,7 +41,7 @@ def read_labels(
 
     Raises:
         InputRefused: ``LABEL_MISALIGNED`` if it does not lie on the image's grid, ``LABEL_UNKNOWN`` if it holds values
-            or names that are no structures of the table, ``NOT_A_MASK`` and others if it cannot be read.
+            or names that are not structures of the table, ``NOT_A_MASK`` and others if it cannot be read.
     """
     segmentations = [] if series.is_photo else find_dicom_masks(path)
     if segmentations:
@@ -145,7 +145,7 @@ def numbers_by_name(label_info: Sequence[Mapping[str, Any]], table: Sequence[Lab
         if name not in known:
             raise InputRefused(
                 RefusalCode.LABEL_UNKNOWN,
-                f"the segment {entry.get('name')!r} is no structure of this model; rename it to one of "
+                f"the segment {entry.get('name')!r} is not a structure of this model; rename it to one of "
                 f"{', '.join(label.name for label in table)}, or delete it",
             )
         numbers[int(entry.get("idx", entry.get("id", number)))] = known[name]

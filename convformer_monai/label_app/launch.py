@@ -54,7 +54,9 @@ def prepare(
     if not is_address(studies):
         folder = Path(studies).expanduser()
         if not folder.is_dir():
-            raise InputRefused(RefusalCode.FILE_NOT_FOUND, f"--studies {folder} is no folder and no address http://...")
+            raise InputRefused(
+                RefusalCode.FILE_NOT_FOUND, f"--studies {folder} is neither a folder nor an address http://..."
+            )
         studies = str(folder.resolve())
     for path in (studies, str(work or "")):
         if not is_address(path) and set(path) & set(UNUSABLE):

@@ -216,7 +216,7 @@ def measure_mask(
         overwrite: replace results that exist.
 
     Raises:
-        InputRefused: if the file is no label map of this bundle, or a result cannot be written.
+        InputRefused: if the file is not a label map of this bundle, or a result cannot be written.
     """
     from convformer_monai.measurements.measure import measure
     from convformer_monai.readers import read_series

@@ -168,8 +168,8 @@ def dicom_seg(
     Raises:
         ValueError: if ``labels``, ``label_table`` or ``kind`` is not as said.
         InputRefused: ``NOT_DICOM`` if the series was not read from DICOM, ``SOURCE_CHANGED`` if its files are no longer
-            what was read, ``NO_FRAME_OF_REFERENCE`` if they lack what a segmentation must have, ``MISSING_PACKAGE``
-            without highdicom.
+            what was read, ``NO_FRAME_OF_REFERENCE`` if they have no such UID, ``NO_SOP_UIDS``, and
+            ``MISSING_PACKAGE`` without highdicom.
     """
     _check(labels, series, label_table, kind)
     need_highdicom()

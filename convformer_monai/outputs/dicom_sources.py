@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["as_slices", "check_sources", "references", "restore_references", "series_references", "source_headers"]
 
-# Type 2 of the Patient and General Study modules (PS3.3 C.7.1.1, C.7.2.1): highdicom copies them, and files lack them.
+# Type 2 of the Patient and General Study modules (PS3.3 C.7.1.1, C.7.2.1): highdicom copies them.
 REQUIRED_EMPTY: tuple[str, ...] = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate")
 REQUIRED_EMPTY += ("StudyTime", "AccessionNumber", "ReferringPhysicianName")
 SEXES = ("M", "F", "O")  # all that PS3.3 C.7.1.1 knows

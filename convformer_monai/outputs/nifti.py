@@ -63,7 +63,7 @@ def write_mask(
         files: transaction to join; its own ``overwrite`` holds then.
 
     Raises:
-        ValueError: if the name does not end so, the shape is not the series', or values are no labels of 0-255.
+        ValueError: if the name does not end so, the shape is not the series', or values are not labels of 0-255.
         InputRefused: ``EXISTS`` or ``CANNOT_WRITE``; nothing is left behind then.
     """
     if not Path(path).name.lower().endswith((".nii", ".nii.gz")):

@@ -38,7 +38,7 @@ def read_itk(path: PathLike, *, phase: int | str | None = None) -> ImageSeries:
         The image.
 
     Raises:
-        InputRefused: if the file is no volume or cine that can be trusted, or lacks the phase.
+        InputRefused: if the file is not a volume or cine that can be trusted, or has no such phase.
         ValueError: if ``phase`` is none of those.
     """
     where = Path(path)
@@ -75,7 +75,7 @@ def checked_itk_affine(
         (4, 4) voxel index to RAS mm; the time axis of a cine left out.
 
     Raises:
-        InputRefused: if it is no geometry, or time is mixed with space.
+        InputRefused: if the geometry is not valid, or time is mixed with space.
     """
     check_spacing(np.asarray(spacing[:3], dtype=np.float64), where)
     axes = direction[:3, :3]

@@ -1,7 +1,7 @@
 """What NRRD and MetaImage headers say, read strictly before ITK sees them.
 
-ITK fills in what a header lacks (spacing 1, no rotation), takes any named space it does not know for LPS, follows data
-files anywhere on the disk, and its MetaImage parser crashes the process on malformed numbers. So only headers of known
+ITK fills in what a header leaves out (spacing 1, no rotation), takes any named space it does not know for LPS, follows
+data files anywhere on the disk, and its MetaImage parser crashes the process on malformed numbers. So only headers of known
 fields with plain values pass, and their voxels must be there in full.
 """
 
@@ -78,7 +78,7 @@ def check_header(path: Path) -> tuple[str, ...]:
         Warnings.
 
     Raises:
-        InputRefused: if it is no volume or cine whose geometry can be trusted, is too large, or lacks voxels.
+        InputRefused: if it is not a volume or cine whose geometry can be trusted, is too large, or cut short.
     """
     with open(path, "rb") as file:
         head = file.read(MAX_HEADER_BYTES)
@@ -127,11 +127,11 @@ def _check_nrrd_space(fields: Mapping[str, str], dimension: int, path: Path) -> 
     directions = VECTOR.findall(fields.get("space directions", ""))
     if len(directions) != dimension or "none" in fields["space directions"].lower():
         raise InputRefused(
-            RefusalCode.NO_GEOMETRY, f"{path} lacks space directions for its {dimension} axes; write it again"
+            RefusalCode.NO_GEOMETRY, f"{path} has no space directions for its {dimension} axes; write it again"
         )
     origin = VECTOR.findall(fields.get("space origin", ""))
     if len(origin) != 1:
-        raise InputRefused(RefusalCode.NO_GEOMETRY, f"{path} lacks a space origin; write it again with its position")
+        raise InputRefused(RefusalCode.NO_GEOMETRY, f"{path} has no space origin; write it again with its position")
     axes = [_numbers(vector.replace(",", " "), dimension, "space directions", path) for vector in directions]
     _numbers(origin[0].replace(",", " "), dimension, "space origin", path)
     _check_axes(axes, [math.hypot(*axis) for axis in axes], path)
@@ -148,7 +148,7 @@ def _check_metaimage(head: bytes, path: Path) -> _Payload:
         raise _unreadable(path, "has no MetaImage header that ends in ElementDataFile")
     fields = _fields(head[: last.end()].splitlines(), META_LINE, path, META_FIELDS)
     if fields.get("objecttype", "").lower() != "image":
-        raise _unreadable(path, "is no plain MetaImage")
+        raise _unreadable(path, "is not a plain MetaImage")
     sizes = _sizes(fields.get("dimsize", ""), fields.get("ndims", ""), fields.get("elementtype", ""), path)
     if fields.get("elementnumberofchannels", "1") != "1":
         raise InputRefused(
@@ -273,7 +273,7 @@ def _beside(path: Path, name: str | None) -> Path:
     if not name or name.upper().startswith("LIST") or set(name) & set('/\\%:*?"<>|') or name in (".", ".."):
         raise InputRefused(
             RefusalCode.DATA_FILE,
-            f"{path} names a data file that is no single file in its own folder; put it beside the header",
+            f"{path} names a data file that is not a single file in its own folder; put it beside the header",
         )
     if not beside.is_file() or beside.resolve().parent != path.parent.resolve():
         raise InputRefused(

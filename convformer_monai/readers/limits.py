@@ -57,7 +57,7 @@ def check_spacing(spacing: NDArray[np.float64], where: str | Path) -> None:
     """Checks that the distances between voxels, in mm, can be those of a patient.
 
     Raises:
-        InputRefused: ``SPACING`` if one is not, or is no number.
+        InputRefused: ``SPACING`` if one is not, or is not a number.
     """
     if np.all((spacing >= MIN_SPACING_MM) & (spacing <= MAX_SPACING_MM)):  # False for NaN
         return

@@ -41,8 +41,8 @@ def series_from(image: Any, *, phase: int | str | None = "all") -> ImageSeries:
         The series. For a NIfTI image its metadata hold the header's own geometry, as of a file.
 
     Raises:
-        InputRefused: if it cannot be trusted, or lacks the phase.
-        TypeError: if it is no image of these kinds.
+        InputRefused: if it cannot be trusted, or has no such phase.
+        TypeError: if it is not an image of these kinds.
         ValueError: if ``phase`` is none of those.
     """
     if isinstance(image, MetaTensor):
@@ -70,7 +70,7 @@ def like(image: Any, labels: NDArray[np.uint8]) -> Any:
         one with the same affine. It has phases if the image has and all are given.
 
     Raises:
-        TypeError: if ``image`` is no image of these kinds.
+        TypeError: if ``image`` is not an image of these kinds.
         ValueError: if ``labels`` do not fit its grid, or are not uint8.
     """
     if labels.dtype != np.uint8 or labels.ndim != 4:

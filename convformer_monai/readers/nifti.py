@@ -82,7 +82,7 @@ def read_nifti(path: PathLike, *, phase: int | str | None = None) -> ImageSeries
         :class:`convformer_monai.saving.MaskWriter` gives the mask the very header of the input.
 
     Raises:
-        InputRefused: if the file is no volume that can be trusted, or lacks the phase.
+        InputRefused: if the file is not a volume that can be trusted, or has no such phase.
         ValueError: if ``phase`` is none of those.
     """
     volume = _checked_header(Path(path))
@@ -155,7 +155,7 @@ def _parse_header(raw: bytearray, path: Path) -> tuple[nib.Nifti1Header, NDArray
     stored = kind(block, check=False)
     if bytes(stored["magic"])[:3] not in SINGLE_FILE_MAGIC:
         raise InputRefused(
-            RefusalCode.NOT_NIFTI, f"{path} is no single-file NIfTI (a .hdr and .img pair); convert it to .nii.gz"
+            RefusalCode.NOT_NIFTI, f"{path} is not a single-file NIfTI (a .hdr and .img pair); convert it to .nii.gz"
         )
     return kind(block), stored["pixdim"]
 

@@ -35,7 +35,7 @@ def checked_shape(header: nib.Nifti1Header, where: str | Path) -> tuple[int, ...
         Three sizes, or four of a cine.
 
     Raises:
-        InputRefused: if it is no scalar volume or cine, or too large.
+        InputRefused: if it is not a scalar volume or cine, or too large.
     """
     shape = tuple(int(n) for n in header.get_data_shape())
     if len(shape) not in (3, 4):

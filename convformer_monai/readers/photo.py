@@ -3,7 +3,7 @@
 Nothing but pixels and pixel spacing leaves this module: EXIF (which may hold a place or a name), colour profiles,
 comments and DICOM values stay behind. Decisions:
 
-- EXIF orientation is applied; a resolution tag is one for print, so it is no pixel spacing.
+- EXIF orientation is applied; a resolution tag is one for print, so it is not a pixel spacing.
 - Embedded colour profiles are not applied, as they were not in training; a warning names a profile other than sRGB.
 - An alpha channel is dropped, with a warning where it is not opaque: the colours below it are taken as they are.
 - 16-bit colour is read as 8-bit (the high byte); 16-bit and float grey is refused, as its range is not known.
@@ -53,7 +53,7 @@ def read_photo(path: PathLike) -> ImageSeries:
         Upright RGB (3, X, Y) uint8. The spacing is known for DICOM with pixel spacing only, else pixels are counted.
 
     Raises:
-        InputRefused: if it is no single photograph, is too large, or is damaged.
+        InputRefused: if it is not a single photograph, is too large, or is damaged.
     """
     where = Path(path)
     if not where.is_file():
@@ -106,7 +106,7 @@ def _opened(path: Path) -> Iterator[Image]:
     try:
         image = Image.open(path, formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise InputRefused(RefusalCode.NOT_PHOTO, f"{path} is no image that can be read; give {NAMES}") from error
+        raise InputRefused(RefusalCode.NOT_PHOTO, f"{path} is not an image that can be read; give {NAMES}") from error
     with image:
         yield image
 
@@ -121,7 +121,7 @@ def _check_before_decoding(image: Image, path: Path) -> None:
     if image.mode not in COLOUR_MODES + GREY_MODES:
         raise InputRefused(
             RefusalCode.DATA_TYPE,
-            f"{path} is no 8-bit colour or grey photograph (mode {image.mode}); convert it to 8-bit RGB",
+            f"{path} is not an 8-bit colour or grey photograph (mode {image.mode}); convert it to 8-bit RGB",
         )
 
 

@@ -51,7 +51,7 @@ def read_dicom_photo(path: Path) -> ImageSeries:
         RGB (3, X, Y) uint8, with its pixel spacing if the header tells it, and its one frame.
 
     Raises:
-        InputRefused: if it is no single 8-bit photograph, is too large, or is damaged.
+        InputRefused: if it is not a single 8-bit photograph, is too large, or is damaged.
     """
     with silent_pydicom:
         dataset = read_dataset(path, KEYWORDS)
@@ -79,7 +79,7 @@ def read_dicom_photo(path: Path) -> ImageSeries:
 def _check_header(dataset: Dataset, path: Path) -> None:
     """Checks the class and the image pixel module (PS3.3 C.7.6.3) before anything is decoded."""
     if str(dataset.get("SOPClassUID")) not in STILL_IMAGES:
-        raise InputRefused(RefusalCode.NOT_PHOTO, f"{path} is no DICOM photograph; give one, or a series of slices")
+        raise InputRefused(RefusalCode.NOT_PHOTO, f"{path} is not a DICOM photograph; give one, or a series of slices")
     if int(dataset.get("NumberOfFrames") or 1) != 1:
         raise InputRefused(RefusalCode.SEVERAL_IMAGES, f"{path} has several frames; save one of them as an image")
     rows, columns = int(dataset.Rows), int(dataset.Columns)
@@ -90,7 +90,7 @@ def _check_header(dataset: Dataset, path: Path) -> None:
     colours, samples = str(dataset.PhotometricInterpretation), int(dataset.SamplesPerPixel)
     if SAMPLES.get(colours, 3 if colours.startswith("YBR_") else 0) != samples:
         raise InputRefused(
-            RefusalCode.DATA_TYPE, f"{path} is no colour or grey photograph ({samples} samples a pixel); convert it"
+            RefusalCode.DATA_TYPE, f"{path} is not a colour or grey photograph ({samples} samples a pixel); convert it"
         )
     if (dataset.BitsAllocated, dataset.BitsStored, int(dataset.get("PixelRepresentation") or 0)) != (8, 8, 0):
         raise InputRefused(RefusalCode.DATA_TYPE, f"{path} does not hold 8 bits a sample; convert it")

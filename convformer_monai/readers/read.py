@@ -32,7 +32,7 @@ from convformer_monai.readers.series import ImageSeries
 __all__ = ["SeriesReader", "read_series"]
 
 logger = logging.getLogger(__name__)
-# MONAI's LoadImage makes every reader that it knows, and this one, for GPUs, warns each time that it lacks its decoder.
+# MONAI's LoadImage makes every reader that it knows, and this one, for GPUs, warns each time of a missing decoder.
 warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 
 
@@ -73,7 +73,7 @@ def read_series(
         return read_dicom(where, series_uid=series_uid, phase=phase, modality=modality, resample_uneven=resample_uneven)
     if series_uid is not None:
         raise InputRefused(
-            RefusalCode.NOT_DICOM, f"{where} is no DICOM series, so none can be chosen; leave --series-uid out"
+            RefusalCode.NOT_DICOM, f"{where} is not a DICOM series, so none can be chosen; leave --series-uid out"
         )
     if name.endswith(NIFTI_SUFFIXES):
         return read_nifti(where, phase=phase)
@@ -83,7 +83,7 @@ def read_series(
         return read_photo(where)
     except InputRefused as refusal:
         if refusal.code == RefusalCode.NOT_PHOTO and not name.endswith(PHOTO_SUFFIXES):
-            message = f"{where} is no image (DICOM, NIfTI, NRRD, MetaImage or photograph); give another file"
+            message = f"{where} is not an image (DICOM, NIfTI, NRRD, MetaImage or photograph); give another file"
             raise InputRefused(RefusalCode.NOT_AN_IMAGE, message) from None
         raise
 

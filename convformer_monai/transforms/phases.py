@@ -46,7 +46,7 @@ class InvertPhasesd(Invertd):
         """Replaces the scores by labels on the native grid.
 
         Raises:
-            ValueError: if the number of channels is no multiple of the number of phases.
+            ValueError: if the number of channels is not a multiple of the number of phases.
         """
         result = dict(data)
         for key, orig_key in self.key_iterator(result, self.orig_keys):

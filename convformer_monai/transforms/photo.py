@@ -84,7 +84,7 @@ class ResizeToAread(MapTransform, InvertibleTransform):
             if picture.ndim != 3:
                 name = picture.meta.get("filename_or_obj", "the image") if isinstance(picture, MetaTensor) else key
                 raise InputRefused(
-                    RefusalCode.WRONG_KIND, f"{name} is no photograph; the bundle takes photographs only"
+                    RefusalCode.WRONG_KIND, f"{name} is not a photograph; the bundle takes photographs only"
                 )
             result[key] = _resize(picture, size_of_area(picture.shape[1:], self.area), mode, self.get_transform_info())
         return result
@@ -207,5 +207,7 @@ def _read_mask(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
         ) from error
     levels = set(np.unique(pixels).tolist()) if pixels.ndim == 2 else {"colours"}
     if not (levels <= {0, 255} or levels <= {0, 1}):
-        raise InputRefused(RefusalCode.NOT_A_MASK, f"{path} is no picture of two grey levels; give a mask of 0 and 255")
+        raise InputRefused(
+            RefusalCode.NOT_A_MASK, f"{path} is not a picture of two grey levels; give a mask of 0 and 255"
+        )
     return np.ascontiguousarray((pixels > 0).T.astype(np.uint8))

@@ -49,7 +49,7 @@ class LoadWindowedSliced(MapTransform):
         """Reads each slice.
 
         Raises:
-            InputRefused: if it is no 8-bit grey picture.
+            InputRefused: if it is not an 8-bit grey picture.
         """
         result = dict(data)
         for key in self.key_iterator(result):
@@ -80,5 +80,7 @@ def _read_grey(path: Path) -> NDArray[np.uint8]:
             RefusalCode.PHOTO_UNREADABLE, f"{path} cannot be read as a picture; give a PNG slice"
         ) from error
     if pixels.dtype != np.uint8 or pixels.ndim != 2:
-        raise InputRefused(RefusalCode.DATA_TYPE, f"{path} is no 8-bit grey picture; convert the slice to 8-bit grey")
+        raise InputRefused(
+            RefusalCode.DATA_TYPE, f"{path} is not an 8-bit grey picture; convert the slice to 8-bit grey"
+        )
     return np.ascontiguousarray(pixels.T)

@@ -133,8 +133,11 @@ def test_values_count_in_order_where_no_number_is_given() -> None:
     ("info", "text"),
     [
         (None, "the values 7"),
-        ([{"name": "Segment_1", "idx": 7}], "'Segment_1' is no structure of this model; rename it to one of RV, MYO"),
-        ([{"idx": 7}], "None is no structure"),
+        (
+            [{"name": "Segment_1", "idx": 7}],
+            "'Segment_1' is not a structure of this model; rename it to one of RV, MYO",
+        ),
+        ([{"idx": 7}], "None is not a structure"),
         ([{"name": "RV", "idx": 1}], "the values 7"),
     ],
 )

@@ -26,9 +26,9 @@ def test_without_monai_label_the_command_that_installs_it_is_printed(tmp_path: P
 
 def test_what_is_no_folder_or_bundle_is_refused(tmp_path: Path) -> None:
     for arguments, text in (
-        (("--studies", tmp_path / "nowhere"), "is no folder and no address"),
+        (("--studies", tmp_path / "nowhere"), "is neither a folder nor an address"),
         (("--studies", tmp_path, "--bundle", "liver"), "liver is not a bundle"),
-        (("--studies", tmp_path, "--device", "abacus"), "is no device"),
+        (("--studies", tmp_path, "--device", "abacus"), "is not a device"),
         (("--studies", tmp_path, "--version", "3"), "there is no version 3"),
         (("--studies", tmp_path, "--work", tmp_path / "a#b"), "cannot take a path"),
     ):

@@ -48,7 +48,7 @@ def strict(text: str) -> dict:
     """What a strict JSON reader finds."""
 
     def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is no JSON")
+        raise AssertionError(f"{name} is not a JSON")
 
     content: dict = json.loads(text, parse_constant=refuse)
     return content

@@ -163,7 +163,7 @@ class TestSETR:
 
     @torch.no_grad()
     def test_odd_sizes_do_not_shift_the_image(self) -> None:
-        """An image that is no multiple of the patch size is filled up at its end, and that is cut from the output."""
+        """An image that is not a multiple of the patch size is filled up at its end; the output is cut again."""
         net = SETR(1, 2, (20, 24), 4, 16, 1, 2, 8, 24, block="vit").eval()
         x = torch.randn(1, 1, 20, 24)
         x[..., 22:] = x[..., 21:22]

@@ -307,7 +307,7 @@ class TestScaleBar:
             if abs(length * pixels_per_mm - bar) <= 1:
                 assert 0.15 * panel <= bar <= 0.4 * panel + 2 and shows(picture[-26:], f"{length:g} mm")
                 return
-        raise AssertionError(f"the bar of {bar / pixels_per_mm} mm is no round length")
+        raise AssertionError(f"the bar of {bar / pixels_per_mm} mm is not a round length")
 
     def test_none_without_spacing(self) -> None:
         picture = drawn(np.ones((60, 60), np.uint8), photo_series((60, 60), known=False), DERMOSCOPY)

@@ -115,7 +115,7 @@ def drop(level: int, phase: int) -> Callable[[list[Dataset]], list[Dataset]]:
 @pytest.mark.parametrize(("level", "phase"), [(0, 0), (3, 2), (6, 3)])
 def test_incomplete_cine(tmp_path: Path, level: int, phase: int, per_level: bool) -> None:
     save_series(drop(level, phase)(cine(series_per_level=per_level)), tmp_path)
-    check_refused(tmp_path, "INCOMPLETE_PHASES", f"slice {level} has 3 of 4", f"lacks {phase}", phase="all")
+    check_refused(tmp_path, "INCOMPLETE_PHASES", f"slice {level} has 3 of 4", f"without {phase}", phase="all")
     check_refused(tmp_path, "INCOMPLETE_PHASES", phase=0)
 
 

@@ -1,4 +1,4 @@
-"""DICOM SEG read back: every voxel at its place, structures by their codes; what is no mask is refused."""
+"""DICOM SEG read back: every voxel at its place, structures by their codes; what is not a mask is refused."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_every_voxel_comes_back(name: str, kind: str, tmp_path: Path) -> None:
     folder.mkdir()
     write_dicom_seg(folder / "x_seg.dcm", labels, series, CARDIAC.labels, kind=kind)
     (folder / "notes.txt").write_text("no DICOM")
-    if name == "tilted":  # a sheared grid is no volume to highdicom
+    if name == "tilted":  # a sheared grid is not a volume to highdicom
         assert refused(*find_dicom_masks(folder)).code == "NOT_A_MASK"
         return
     found = read_dicom_masks(find_dicom_masks(folder), CARDIAC.labels)
@@ -102,7 +102,7 @@ def test_structures_without_a_code_are_known_by_name_and_others_are_left_out(one
 
     series = read_dicom_masks([change(one, rename)], CARDIAC.labels)
     assert np.unique(series.image.numpy()).tolist() == [0, 2, 3]
-    assert series.warnings == ("1 segments are no structures of the bundle and were left out",)
+    assert series.warnings == ("1 segments are not structures of the bundle and were left out",)
 
 
 def test_no_structure_of_the_bundle(one: Path) -> None:

@@ -1,4 +1,4 @@
-"""Real scans, which are no part of the repository: see `data_dir`."""
+"""Real scans, which are not part of the repository: see `data_dir`."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def test_single_spaced_part_of_the_head(scans: Path, tmp_path: Path) -> None:
 
 def test_incomplete_cine(scans: Path) -> None:
     """20 phases at one level; at the two others 0 and 322 ms, and the first two."""
-    lacking = ("slice 0 has 2 of 20 (lacks 1-6, 8-19)", "slice 1 has 2 of 20 (lacks 2-19)")
+    lacking = ("slice 0 has 2 of 20 (without 1-6, 8-19)", "slice 1 has 2 of 20 (without 2-19)")
     for phase in (None, 0, "all"):
         check_refused(scans / "cardiac_cine_one_level", "INCOMPLETE_PHASES", *lacking, phase=phase)
 

@@ -61,7 +61,7 @@ def similarities(q: Tensor, k: Tensor, eps: float = EPS) -> Tensor:
 def normalise(q: Tensor, k: Tensor, eps: float = EPS) -> tuple[Tensor, Tensor]:
     """Scales queries and keys such that their products are the similarities.
 
-    ``1 / (a_i b_j + eps)`` is no product of a function of i and one of j, but nearly. Let A and B be typical lengths,
+    ``1 / (a_i b_j + eps)`` is nearly the product of a function of i and one of j. Let A and B be typical lengths,
     u = A / a_i, w = B / b_j and e = eps / (A B). Then it is ``1 / (a_i b_j)`` times
 
         1 - e u w  =  (1 - e (u - 1/2)) (1 - e (w - 1/2))  -  e (u - 1) (w - 1)  +  terms in e^2

@@ -4,7 +4,7 @@ Paper: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021 (arXiv 201
 linearly to a token, and a learned vector is added that depends on the token's place.
 
 Deviation: for a grid other than the one it was learned on, the position embedding is interpolated (bicubic in 2-D,
-trilinear in 3-D); an image that is no multiple of the patch size is filled up at its end with its border's values.
+trilinear in 3-D); an image that is not a multiple of the patch size is filled up at its end with its border's values.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ four convolutions, with auxiliary outputs of four layers in training: ``deep_sup
 For ``vit`` and its relatives patches and their places are embedded linearly; ConvFormer and the controls follow
 ConvFormer's pooling stem, which needs no position embedding.
 
-Deviations: images of any size (if it is no multiple of the patch size, the last grid points lie partly outside, and
+Deviations: images of any size (if it is not a multiple of the patch size, the last grid points lie partly outside, and
 what lies outside is cut from the output); ``dropout_rate`` acts in every block, ConvFormer's own has no dropout.
 Parameters (1 channel, 4 classes, 256 pixels): 39.1 million with ``vit`` and 115.6 with ``convformer``, as published.
 """

@@ -40,7 +40,7 @@ def check_codec(transfer_syntax: str, path: Path) -> None:
     except (NotImplementedError, ValueError):
         raise InputRefused(
             RefusalCode.DICOM_UNREADABLE,
-            f"{path} is stored in a way that is no still image ({transfer_syntax}); convert it",
+            f"{path} is stored in a way that is not a still image ({transfer_syntax}); convert it",
         ) from None
     if not decoder.is_available:
         raise InputRefused(
@@ -66,7 +66,7 @@ def check_pixel_data(dataset: Dataset, path: Path) -> None:
         InputRefused: ``TRUNCATED`` or ``DICOM_UNREADABLE`` if not.
     """
     truncated = InputRefused(
-        RefusalCode.TRUNCATED, f"{path} lacks part of its pixel data; fetch it again from the archive"
+        RefusalCode.TRUNCATED, f"{path} is without part of its pixel data; fetch it again from the archive"
     )
     if not dataset.get("PixelData"):
         raise truncated

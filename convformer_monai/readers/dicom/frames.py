@@ -161,7 +161,7 @@ def _rescale(instance: Instance, group: Dataset) -> Rescale | None:
     if slope is None or intercept is None:
         raise InputRefused(
             RefusalCode.RESCALE,
-            f"{instance.path} lacks rescale slope or intercept, so its values mean nothing; export it again",
+            f"{instance.path} has no rescale slope or intercept, so its values mean nothing; export it again",
         )
     if not (math.isfinite(slope) and math.isfinite(intercept)) or slope == 0:
         raise InputRefused(

@@ -155,7 +155,7 @@ def slice_line(slices: Sequence[FrameHeader], plane: Plane) -> SliceLine:
 
 
 def _uneven(slices: Sequence[FrameHeader], heights: Array) -> tuple[RefusalCode, str]:
-    """Tells a lacking slice from a change of spacing."""
+    """Tells a missing slice from a change of spacing."""
     gaps = np.diff(heights)
     usual = float(np.median(gaps))
     folder = slices[0].path.parent
@@ -163,12 +163,12 @@ def _uneven(slices: Sequence[FrameHeader], heights: Array) -> tuple[RefusalCode,
     times = gaps[wide] / usual
     lone = len(wide) == 1 or (len(wide) <= len(gaps) / 4 and (np.diff(wide) > 1).all())
     if len(gaps) > 2 and lone and (times > 1.5).all() and (np.abs(times - np.rint(times)) < 0.1).all():
-        lacking = int((np.rint(times) - 1).sum())
+        missing = int((np.rint(times) - 1).sum())
         before, after = slices[wide[0]], slices[wide[0] + 1]
         return (
             RefusalCode.MISSING_SLICES,
-            f"{folder} lacks {lacking} slice{'s' * (lacking > 1)}, the first between {before.name} and {after.name} "
-            f"({heights[wide[0]]:.1f} and {heights[wide[0] + 1]:.1f} mm along the normal, else {usual:.2f} mm apart); "
+            f"slices of {folder} are missing ({missing}), the first between {before.name} and {after.name} ("
+            f"{heights[wide[0]]:.1f} and {heights[wide[0] + 1]:.1f} mm along the normal, else {usual:.2f} mm apart); "
             "fetch the whole series",
         )
     return (

@@ -50,7 +50,7 @@ def find_dicom_masks(path: Path) -> list[Path]:
 def read_dicom_masks(paths: Sequence[Path], table: Sequence[Label]) -> ImageSeries:
     """Reads the masks of one image: one segmentation, or one a phase, whose number is its InstanceNumber less 1.
 
-    Segments that are no structures of the table are left out, with a warning. A segmentation stores only slices with
+    Segments that are not structures of the table are left out, with a warning. A segmentation stores only slices with
     something in them; an empty slice is put at either end, since nothing tells whether the image ended there.
 
     Args:
@@ -89,7 +89,7 @@ def read_dicom_masks(paths: Sequence[Path], table: Sequence[Label]) -> ImageSeri
             unknown += left_out
     labels, affine = _on_one_grid([volumes[index] for index in order], where)
     series = series_from(MetaTensor(labels.astype(np.float32), affine=torch.from_numpy(LPS_TO_RAS @ affine)))
-    warnings = (f"{unknown} segments are no structures of the bundle and were left out",) if unknown else ()
+    warnings = (f"{unknown} segments are not structures of the bundle and were left out",) if unknown else ()
     numbers = tuple(phases[index] for index in order) if len(phases) > 1 else (0,)
     return replace(series, path=where, phases=numbers, warnings=warnings)
 
@@ -117,7 +117,7 @@ def _label_map(path: Path, segmentation: Segmentation, table: Sequence[Label]) -
     except UNREADABLE as error:
         raise InputRefused(
             RefusalCode.NOT_A_MASK,
-            f"{path} is no label map of even, upright slices (overlapping or fractional segments, uneven or tilted "
+            f"{path} is not a label map of even, upright slices (overlapping or fractional segments, uneven or tilted "
             "slices); give the mask as NIfTI",
         ) from error
     renamed = np.zeros_like(volume.array)

@@ -1,4 +1,4 @@
-"""Frames in any order become a full grid of phases and slice positions, or the refusal that says what lacks."""
+"""Frames in any order become a full grid of phases and slice positions, or the refusal that says what is missing."""
 
 from __future__ import annotations
 
@@ -107,23 +107,23 @@ def _refuse_duplicates(levels: Sequence[Sequence[FrameHeader]]) -> None:
 
 
 def _refuse_incomplete(levels: Sequence[Sequence[FrameHeader]], key: str | None) -> None:
-    """Says which places lack which phases, as far as times tell."""
+    """Says at which positions which phases are missing, as far as times tell."""
     full = max(levels, key=len)
-    lacking = []
+    missing = []
     for index, level in enumerate(levels):
         if len(level) == len(full):
             continue
         text = f"slice {index} has {len(level)} of {len(full)}"
-        phases = _lacking_phases(level, full, key)
-        lacking.append(text + (f" (lacks {_ranges(phases)})" if phases else ""))
-    shown = "; ".join(lacking[:6]) + (f"; and {len(lacking) - 6} more slices" if len(lacking) > 6 else "")
+        phases = _missing_phases(level, full, key)
+        missing.append(text + (f" (without {_ranges(phases)})" if phases else ""))
+    shown = "; ".join(missing[:6]) + (f"; and {len(missing) - 6} more slices" if len(missing) > 6 else "")
     raise InputRefused(
         RefusalCode.INCOMPLETE_PHASES,
-        f"{full[0].path.parent} lacks phases of a cine: {shown} (slices and phases from 0); fetch the whole series",
+        f"{full[0].path.parent} has not all phases of a cine: {shown} (slices and phases from 0); fetch the whole series",
     )
 
 
-def _lacking_phases(level: Sequence[FrameHeader], full: Sequence[FrameHeader], key: str | None) -> list[int]:
+def _missing_phases(level: Sequence[FrameHeader], full: Sequence[FrameHeader], key: str | None) -> list[int]:
     """Returns the phases of the fullest slice that are nearest to no frame of this one."""
     if key is None or key == "instance":
         return []
@@ -142,7 +142,7 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def _check_times_agree(levels: Sequence[Sequence[FrameHeader]], key: str | None) -> None:
-    """Refuses if phases of equal order were taken at other times of the heart beat, because different ones lack."""
+    """Refuses if phases of equal order were taken at other times of the heart beat, so that others are missing."""
     if key not in (None, "trigger", "percentage", "index"):
         return
     times = np.array([[frame.times.get(key or "trigger", np.nan) for frame in level] for level in levels])

@@ -48,7 +48,7 @@ def find_series(path: Path, series_uid: str | None, modalities: Sequence[str]) -
 def _images(
     instances: Sequence[Instance], path: Path, series_uid: str | None, modalities: Sequence[str]
 ) -> tuple[list[Instance], list[str]]:
-    """Leaves out what is no volume, another series or modality, or a scout."""
+    """Leaves out what is not a volume, another series or modality, or a scout."""
     images = [instance for instance in instances if instance.is_volume]
     if series_uid is not None:
         found = [image for image in images if image.series_uid == series_uid]
