@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from types import TracebackType
 
-__all__ = ["InputRefused", "find_refusal", "refusal_status", "report_refusals"]
+__all__ = ["InputRefused", "find_refusal", "report_refusals"]
 
-EXIT_REFUSED, EXIT_INTERRUPTED = 2, 130
+EXIT_FAULT, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 130
 
 
 class InputRefused(Exception):
@@ -66,22 +66,3 @@ def report_refusals() -> None:
 
     hook.reports_refusals = True  # type: ignore[attr-defined]
     sys.excepthook = hook
-
-
-def refusal_status(error: Exception) -> int:
-    """Tells the user of the refusal behind an error.
-
-    Args:
-        error: as caught.
-
-    Returns:
-        The exit code of a refusal.
-
-    Raises:
-        Exception: the error itself, if it is no refusal.
-    """
-    refusal = find_refusal(error)
-    if refusal is None:
-        raise error
-    sys.stderr.write(f"{refusal}\n")
-    return EXIT_REFUSED

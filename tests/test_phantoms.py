@@ -8,11 +8,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from convformer_monai.phantoms.__main__ import main
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from convformer_monai.phantoms import CardiacAnatomy, Phantom, cardiac_phantom
-from convformer_monai.phantoms.__main__ import main
 
 RV, MYO, LV = 1, 2, 3
 COARSE = {"shape": (80, 72, 8), "spacing": (2.5, 2.5, 12.0)}  # the whole heart, quick to make

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from bundle_kinds import KINDS, training_data
+from convformer_monai.experiments.__main__ import main
 
 from convformer_monai.errors import InputRefused
 from convformer_monai.experiments import Runner, make_cells, runner, write_table
-from convformer_monai.experiments.__main__ import main
 
 CARDIAC = KINDS["cardiac"].root
 HEMORRHAGE = KINDS["hemorrhage"].root

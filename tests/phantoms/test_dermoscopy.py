@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from convformer_monai.phantoms.__main__ import main
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import dcmread
 from scipy import ndimage
 
-from convformer_monai.phantoms.__main__ import main
 from convformer_monai.phantoms.dermoscopy import DermoscopyPhantom, LesionOutline, dermoscopy_phantom
 from convformer_monai.phantoms.dicom.kinds import write_kind
 from convformer_monai.readers import read_study

@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from convformer_monai.phantoms.__main__ import main
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -23,7 +24,6 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from convformer_monai.phantoms.__main__ import main
 from convformer_monai.phantoms.dicom import (
     Identity,
     SliceStack,

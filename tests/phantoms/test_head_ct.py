@@ -7,11 +7,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from convformer_monai.phantoms.__main__ import main
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from convformer_monai.phantoms import __main__ as command
-from convformer_monai.phantoms.__main__ import main
 from convformer_monai.phantoms.dicom import kinds as dicom_kinds
 from convformer_monai.phantoms.dicom.kinds import write_kind
 from convformer_monai.phantoms.head_ct import (

@@ -1,0 +1,36 @@
+"""``convformer-monai export``: a bundle's network out to other programs, or trained weights into a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from convformer_monai.errors import InputRefused
+
+__all__ = ["export"]
+
+
+def export(bundle: str, *, output: Path | None = None, weights: Path | None = None, overwrite: bool = False) -> None:
+    """Does one of the two.
+
+    Args:
+        bundle: see :func:`convformer_monai.catalogue.bundle_path`.
+        output: file of the network to write, see :func:`convformer_monai.export.export_network`.
+        weights: file of a state dict to put into the bundle, see :func:`convformer_monai.bundles.save_weights`.
+        overwrite: replace the file of the network.
+
+    Raises:
+        InputRefused: if not exactly one file is given, or it cannot be used.
+    """
+    if (output is None) == (weights is None):
+        raise InputRefused("OPTION", "give either --output FILE or --weights FILE; see convformer-monai export --help")
+    if output is not None:
+        from convformer_monai.export import export_network
+
+        export_network(bundle, output, overwrite=overwrite)
+    if weights is not None:
+        if not weights.is_file():
+            raise InputRefused("FILE_NOT_FOUND", f"--weights {weights} does not exist; give the best.pt of a training")
+        from convformer_monai.bundles import save_weights
+        from convformer_monai.catalogue import bundle_path
+
+        save_weights(weights, bundle_path(bundle))
