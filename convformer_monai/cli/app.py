@@ -113,12 +113,13 @@ def report_error(error: Exception) -> int:
 
 def report_usage(error: Any) -> int:
     """Says what is wrong with the arguments, and returns the exit code; of no arguments at all it shows the help."""
-    context = getattr(error, "ctx", None)
     message = " ".join(error.format_message().split())
-    if context is not None and not message.startswith("Usage:"):
-        sys.stderr.write(f"error[OPTION]: {message.rstrip('.')}; see {context.command_path} --help\n")
-    else:
+    if message.startswith("Usage:"):
         error.show()
+    else:
+        context = getattr(error, "ctx", None)
+        program = PROGRAM if context is None else context.command_path
+        sys.stderr.write(f"error[OPTION]: {message.rstrip('.')}; see {program} --help\n")
     return EXIT_REFUSED
 
 
