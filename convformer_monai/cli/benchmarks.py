@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from convformer_monai.cli.console import start_logging
-from convformer_monai.cli.options import Repeats, Threads
-from convformer_monai.cli.training import Preset
+from convformer_monai.cli.options import Preset, Repeats, Threads
 
 __all__ = ["app"]
 

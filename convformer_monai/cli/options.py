@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-__all__ = [
-    "Bundle",
-    "BundleName",
-    "Data",
-    "Device",
-    "Ed",
-    "Es",
-    "ForceModality",
-    "Json",
-    "MaxMinutes",
-    "Output",
-    "Overwrite",
-    "PhantomFolder",
-    "Quiet",
-    "Repeats",
-    "ResampleUneven",
-    "ResultFolder",
-    "Seed",
-    "Series",
-    "Threads",
-]
+
+class Preset(str, Enum):
+    """Sizes of the networks."""
+
+    SMALL = "small"
+    FULL = "full"
+
 
 BUNDLE = "cardiac, dermoscopy, hemorrhage, or the folder of a bundle."
 

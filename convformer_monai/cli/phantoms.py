@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,9 +25,12 @@ def cardiac(
 ) -> None:
     """Make short-axis cine MRI of a heart."""
     start_logging()
-    from convformer_monai.commands.phantom import write_cardiac
+    from convformer_monai.commands.phantom import write_phantom
+    from convformer_monai.phantoms import cardiac_phantom
 
-    write_cardiac(output_dir, seed=seed, num_phases=num_phases)
+    write_phantom(
+        output_dir, lambda: cardiac_phantom(seed=seed, num_phases=num_phases).save(output_dir, "cardiac_phantom")
+    )
 
 
 @app.command("head-ct")
@@ -41,9 +45,15 @@ def head_ct(
 ) -> None:
     """Make CT of a head with bleeds."""
     start_logging()
-    from convformer_monai.commands.phantom import write_head_ct
+    from convformer_monai.commands.lists import names_in
+    from convformer_monai.commands.phantom import write_phantom
+    from convformer_monai.phantoms import head_ct_phantom
 
-    write_head_ct(output_dir, seed=seed, bleeds=bleeds, tilt_degrees=tilt)
+    kinds = () if bleeds == "none" else tuple(names_in(bleeds))
+    write_phantom(
+        output_dir,
+        lambda: head_ct_phantom(seed=seed, bleeds=kinds, tilt_degrees=tilt).save(output_dir, "head_ct_phantom"),
+    )
 
 
 @app.command()
@@ -58,9 +68,14 @@ def dermoscopy(
 ) -> None:
     """Make a photograph of a skin lesion."""
     start_logging()
-    from convformer_monai.commands.phantom import write_dermoscopy
+    from convformer_monai.commands.phantom import write_phantom
+    from convformer_monai.phantoms import dermoscopy_phantom
 
-    write_dermoscopy(output_dir, suffix, seed=seed, size=size, hair=not no_hair, ruler=ruler, vignette=not no_vignette)
+    def write() -> tuple[Path, Path]:
+        phantom = dermoscopy_phantom(size=size, seed=seed, hair=not no_hair, ruler=ruler, vignette=not no_vignette)
+        return phantom.save(output_dir, "dermoscopy_phantom", suffix)
+
+    write_phantom(output_dir, write)
 
 
 @app.command()
@@ -79,6 +94,7 @@ def dicom(
 ) -> None:
     """Make DICOM series of the phantoms, or small test series."""
     start_logging()
-    from convformer_monai.commands.phantom import write_dicom
+    from convformer_monai.commands.phantom import write_phantom
+    from convformer_monai.phantoms.dicom.kinds import write_kind
 
-    write_dicom(output_dir, kind, seed=seed, num_phases=num_phases, tilt_degrees=tilt)
+    write_phantom(output_dir, lambda: write_kind(kind, output_dir, seed=seed, num_phases=num_phases, tilt_degrees=tilt))

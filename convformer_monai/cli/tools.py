@@ -68,12 +68,12 @@ def demo(
     start_logging(quiet)
     from convformer_monai.commands.demo import read_words, run_demo
 
-    result = run_demo(*read_words(words or []), device=device)
-    if result.dice:
+    dice, exit_code = run_demo(*read_words(words or []), device=device)
+    if dice:
         typer.echo("Dice against the truth (1 is perfect)")
-    for structure, dice in result.dice.items():
-        typer.echo(f"  {structure:10}  {dice:.3f}")
-    raise typer.Exit(result.exit_code)
+    for structure, value in dice.items():
+        typer.echo(f"  {structure:10}  {value:.3f}")
+    raise typer.Exit(exit_code)
 
 
 def label(

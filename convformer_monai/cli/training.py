@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from convformer_monai.cli.console import start_logging
-from convformer_monai.cli.options import BundleName, Data, MaxMinutes, ResultFolder
+from convformer_monai.cli.options import BundleName, Data, MaxMinutes, Preset, ResultFolder
 
 __all__ = ["evaluate", "experiment", "train"]
 
@@ -28,13 +28,6 @@ class Experiment(str, Enum):
     TABLE1 = "table1"
     ALPHA = "alpha"
     CONTROLS = "controls"
-
-
-class Preset(str, Enum):
-    """Sizes of the networks."""
-
-    SMALL = "small"
-    FULL = "full"
 
 
 def train(
@@ -105,7 +98,7 @@ def evaluate(
     threshold for unsure parts does on the validation slices.
     """
     start_logging()
-    from convformer_monai.commands.evaluate import EvaluateOptions, evaluate, evaluate_doubt, evaluate_peaks
+    from convformer_monai.commands.evaluate import EvaluateOptions, evaluate, evaluate_report
 
     options = EvaluateOptions(
         section=section,
@@ -119,8 +112,7 @@ def evaluate(
         network_def=network_def,
     )
     if doubt or peaks:
-        report = evaluate_doubt if doubt else evaluate_peaks
-        typer.echo(report(bundle, data, options))
+        typer.echo(evaluate_report(bundle, data, options, peaks=not doubt))
     else:
         evaluate(bundle, data, options)
 
@@ -156,6 +148,6 @@ def experiment(
     from convformer_monai.commands.experiment import ExperimentOptions, run_experiment
 
     options = ExperimentOptions(preset.value, nets, blocks, seeds, jobs, max_minutes)
-    result = run_experiment(experiment.value, task, data, output_dir, options, context.args)
-    typer.echo(result.table or "no network is done yet")
-    raise typer.Exit(result.exit_code)
+    table, exit_code = run_experiment(experiment.value, task, data, output_dir, options, context.args)
+    typer.echo(table or "no network is done yet")
+    raise typer.Exit(exit_code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["DEMOS", "DemoResult", "read_words", "run_demo"]
+__all__ = ["DEMOS", "Demo", "read_words", "run_demo"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,46 +27,20 @@ class Demo:
     """What the demo of a bundle shows.
 
     Attributes:
-        save: writes a phantom into a folder; returns image and truth.
+        phantom: name of the function that makes the image, and of its files.
         structure: the one that must be found.
         least: Dice that it must reach.
     """
 
-    save: Callable[[Path], tuple[Path, Path]]
+    phantom: str
     structure: str
     least: float
 
 
-@dataclass(frozen=True)
-class DemoResult:
-    """Dice by structure, empty for an image without a known truth; and the exit code."""
-
-    dice: dict[str, float]
-    exit_code: int
-
-
-def _cardiac(folder: Path) -> tuple[Path, Path]:
-    from convformer_monai.phantoms import cardiac_phantom
-
-    return cardiac_phantom().save(folder, "cardiac_phantom")
-
-
-def _dermoscopy(folder: Path) -> tuple[Path, Path]:
-    from convformer_monai.phantoms import dermoscopy_phantom
-
-    return dermoscopy_phantom().save(folder, "dermoscopy_phantom")
-
-
-def _hemorrhage(folder: Path) -> tuple[Path, Path]:
-    from convformer_monai.phantoms import head_ct_phantom
-
-    return head_ct_phantom().save(folder, "head_ct_phantom")
-
-
 DEMOS = {
-    "cardiac": Demo(_cardiac, "LV", 0.8),
-    "dermoscopy": Demo(_dermoscopy, "lesion", 0.8),
-    "hemorrhage": Demo(_hemorrhage, "hemorrhage", 0.6),
+    "cardiac": Demo("cardiac_phantom", "LV", 0.8),
+    "dermoscopy": Demo("dermoscopy_phantom", "lesion", 0.8),
+    "hemorrhage": Demo("head_ct_phantom", "hemorrhage", 0.6),
 }
 
 
@@ -86,7 +60,9 @@ def read_words(words: Sequence[str]) -> tuple[str, Path | None, Path]:
     return bundle, image, folder or OUTPUT
 
 
-def run_demo(bundle: str, image: Path | None = None, output_dir: Path = OUTPUT, device: str = "auto") -> DemoResult:
+def run_demo(
+    bundle: str, image: Path | None = None, output_dir: Path = OUTPUT, device: str = "auto"
+) -> tuple[dict[str, float], int]:
     """Segments an image, or a generated one, whose mask it compares with the truth.
 
     Args:
@@ -95,25 +71,29 @@ def run_demo(bundle: str, image: Path | None = None, output_dir: Path = OUTPUT, 
         output_dir: folder for image and results; made if missing, its results are replaced.
         device: see :func:`convformer_monai.segmenter.choose_device`.
 
+    Returns:
+        The Dice of each structure, none for an image of unknown truth; and the exit code.
+
     Raises:
         InputRefused: if the image or the folder cannot be used.
     """
+    from convformer_monai import phantoms
     from convformer_monai.cohort import segment_cases
     from convformer_monai.outputs import Options, folder_for
 
     demo, truth = DEMOS[bundle], None
     if image is None:
-        image, truth = demo.save(folder_for(output_dir, "").parent)
+        image, truth = getattr(phantoms, demo.phantom)().save(folder_for(output_dir, "").parent, demo.phantom)
     command = ["convformer-monai", "segment", "-i", str(image), "-o", str(output_dir), "-b", bundle, "--overwrite"]
     logger.info("$ %s", shlex.join(command))
     summary = segment_cases(image, output_dir, bundle, Options(overwrite=True), device=device)
     if truth is None or summary.exit_code:
-        return DemoResult({}, summary.exit_code)
+        return {}, summary.exit_code
     dice = _dice(truth.with_name(truth.name.replace("_truth.", "_seg.")), truth, bundle)
     if dice[demo.structure] >= demo.least:
-        return DemoResult(dice, 0)
+        return dice, 0
     logger.error("the Dice of %s is %.3f, expected at least %g", demo.structure, dice[demo.structure], demo.least)
-    return DemoResult(dice, EXIT_FAULT)
+    return dice, EXIT_FAULT
 
 
 def _dice(mask: Path, truth: Path, bundle: str) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any
 from convformer_monai.bundle_run import bundle_command, bundle_folder, dataset_path, hand_over, monai_path
 from convformer_monai.errors import InputRefused
 
-__all__ = ["EvaluateOptions", "evaluate", "evaluate_command", "evaluate_doubt", "evaluate_peaks"]
+__all__ = ["EvaluateOptions", "evaluate", "evaluate_command", "evaluate_report"]
 
 CROSS_VALIDATION = "crossvalidate"
 NETWORK = "convformer"
@@ -42,6 +42,17 @@ class EvaluateOptions:
     network: str | None = None
     network_def: str | None = None
 
+    def refuse(self, names: str, purpose: str) -> None:
+        """Refuses options that a purpose cannot take."""
+        for name in names.split():
+            if getattr(self, name) is not None:
+                raise InputRefused("OPTION", f"--{name.replace('_', '-')} is not for {purpose}")
+
+
+def evaluate(bundle: str, data: Path, options: EvaluateOptions) -> None:
+    """Evaluates a bundle in the place of this process; see :func:`evaluate_command`."""
+    hand_over(evaluate_command(bundle, data, options))
+
 
 def evaluate_command(bundle: str, data: Path, options: EvaluateOptions) -> list[str]:
     """The command that evaluates a bundle.
@@ -57,19 +68,15 @@ def evaluate_command(bundle: str, data: Path, options: EvaluateOptions) -> list[
     root, dataset = bundle_folder(bundle), dataset_path(data)
     names = ("section", "overlays", "overlay_choice", "device")
     values: dict[str, Any] = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    config = "evaluate"
     if options.weights is not None:
         values |= {"weights": str(monai_path(options.weights)), "weights_sha256": ""}
-    config = "evaluate"
     if options.runs is not None:
-        _check_folds(root, "leave --runs out")
-        for name in ("section", "overlay_choice", "weights"):
-            if name in values:
-                raise InputRefused("OPTION", f"--{name.replace('_', '-')} is not for a cross-validation with --runs")
+        options.refuse("section overlay_choice weights", "a cross-validation with --runs")
         config = CROSS_VALIDATION
-        values["weights"] = str(_network_runs(options.runs, options.network) / "fold{fold}" / "best.pt")
-    if options.network is not None and options.network_def is not None:
-        raise InputRefused("OPTION", "give --network or --network-def, not both")
+        values["weights"] = str(_network_runs(root, options) / "fold{fold}" / "best.pt")
     if options.network is not None:
+        options.refuse("network_def", "--network, which names one")
         values["inference_overrides"] = repr(_control(root, options.network))
     elif options.network_def is not None:
         values["inference_overrides"] = f"{{'network_def': {options.network_def}}}"
@@ -77,73 +84,41 @@ def evaluate_command(bundle: str, data: Path, options: EvaluateOptions) -> list[
     return bundle_command(root, config, str(dataset), output_dir, values)
 
 
-def evaluate(bundle: str, data: Path, options: EvaluateOptions) -> None:
-    """Evaluates a bundle in the place of this process; see :func:`evaluate_command`."""
-    hand_over(evaluate_command(bundle, data, options))
-
-
-def evaluate_doubt(bundle: str, data: Path, options: EvaluateOptions) -> str:
-    """Compares the cases that are flagged for doubt with the others; writes ``doubt.csv`` and ``doubt.json``.
+def evaluate_report(bundle: str, data: Path, options: EvaluateOptions, peaks: bool) -> str:
+    """Compares the cases that are flagged for doubt with the others; or measures masks without their unsure parts.
 
     Args:
-        bundle: as for :func:`evaluate_command`.
+        bundle: as for :func:`evaluate_command`; with folds, for the peaks.
         data: see there.
         options: of which it takes the output folder, the runs and the network.
+        peaks: the latter of the two, which writes ``peaks.csv``; the former writes ``doubt.csv`` and ``doubt.json``.
 
     Returns:
         The summary, for people.
 
     Raises:
-        InputRefused: if the bundle, a path, the data or the weights cannot be used.
+        InputRefused: if the bundle, a path, an option, the data or the weights cannot be used.
     """
-    root, dataset = _prepare(bundle, data, options, "--doubt")
-    if options.runs is not None:
-        _check_folds(root, "leave --runs out")
-    from convformer_monai.evaluation.doubt import report_doubt
+    options.refuse("section overlays overlay_choice device weights network_def", "--peaks" if peaks else "--doubt")
+    root, dataset = bundle_folder(bundle), dataset_path(data)
+    runs = None if options.runs is None else _network_runs(root, options)
+    folder = monai_path(options.output_dir or root / "eval")
+    if not peaks:
+        from convformer_monai.evaluation.doubt import report_doubt
 
-    runs = None if options.runs is None else _network_runs(options.runs, options.network)
-    return report_doubt(root, dataset, monai_path(options.output_dir or root / "eval"), runs)
-
-
-def evaluate_peaks(bundle: str, data: Path, options: EvaluateOptions) -> str:
-    """Measures what leaving out unsure parts of the mask does; writes ``peaks.csv``.
-
-    Args:
-        bundle: a bundle with folds; as for :func:`evaluate_command`.
-        data: see there.
-        options: as for :func:`evaluate_doubt`; the runs are needed.
-
-    Returns:
-        The table, for people.
-
-    Raises:
-        InputRefused: if the bundle, a path, the data or the weights cannot be used.
-    """
-    root, dataset = _prepare(bundle, data, options, "--peaks")
-    if options.runs is None:
+        return report_doubt(root, dataset, folder, runs)
+    if runs is None:
         raise InputRefused("OPTION", "--peaks needs --runs, the folder that train --all wrote")
-    _check_folds(root, "leave --peaks out")
     from convformer_monai.evaluation.confidence import report_peaks
 
-    runs = _network_runs(options.runs, options.network)
-    return report_peaks(root, dataset, monai_path(options.output_dir or root / "eval"), runs)
+    return report_peaks(root, dataset, folder, runs)
 
 
-def _prepare(bundle: str, data: Path, options: EvaluateOptions, name: str) -> tuple[Path, Path]:
-    """Checks bundle and data, and that nothing was asked for that this measurement would not do."""
-    for other in ("section", "overlays", "overlay_choice", "device", "weights", "network_def"):
-        if getattr(options, other) is not None:
-            raise InputRefused("OPTION", f"--{other.replace('_', '-')} is not for {name}")
-    return bundle_folder(bundle), dataset_path(data)
-
-
-def _check_folds(root: Path, remedy: str) -> None:
+def _network_runs(root: Path, options: EvaluateOptions) -> Path:
+    """The folder of one network's folds."""
     if not (root / "configs" / f"{CROSS_VALIDATION}.json").is_file():
-        raise InputRefused("OPTION", f"{root.name} has no folds: {remedy}")
-
-
-def _network_runs(runs: Path, network: str | None) -> Path:
-    return monai_path(runs) / (network or NETWORK)
+        raise InputRefused("OPTION", f"{root.name} has no folds: leave --runs out")
+    return monai_path(options.runs or Path()) / (options.network or NETWORK)
 
 
 def _control(root: Path, network: str) -> dict[str, Any]:

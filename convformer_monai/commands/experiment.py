@@ -11,7 +11,7 @@ from convformer_monai.bundle_run import bundle_folder, check_overrides, dataset_
 from convformer_monai.commands.lists import names_in, numbers_in
 from convformer_monai.errors import EXIT_FAULT, InputRefused
 
-__all__ = ["ExperimentOptions", "ExperimentResult", "run_experiment"]
+__all__ = ["ExperimentOptions", "run_experiment"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +37,6 @@ class ExperimentOptions:
     max_minutes: float = 0
 
 
-@dataclass(frozen=True)
-class ExperimentResult:
-    """How an experiment stands: its table, empty before the first cell is done, and its exit code."""
-
-    table: str
-    exit_code: int
-
-
 def run_experiment(
     experiment: str,
     bundle: str,
@@ -52,7 +44,7 @@ def run_experiment(
     output_dir: Path | None,
     options: ExperimentOptions,
     overrides: Sequence[str] = (),
-) -> ExperimentResult:
+) -> tuple[str, int]:
     """Does what is left of an experiment.
 
     Args:
@@ -62,6 +54,9 @@ def run_experiment(
         output_dir: of the experiment; ``None`` for ``runs/<experiment>/<bundle>`` where the user stands.
         options: which cells.
         overrides: words ``--ID VALUE`` for ids of ``train.json``, for every training.
+
+    Returns:
+        The table, empty before the first cell is done, and the exit code.
 
     Raises:
         InputRefused: if the bundle, a path, an id or a name cannot be used.
@@ -80,8 +75,8 @@ def run_experiment(
     table = write_table(runner, cells, seeds)
     if failed:
         logger.error("failed: %s", "; ".join(failed))
-        return ExperimentResult(table, EXIT_FAULT)
+        return table, EXIT_FAULT
     left = sum(not runner.is_done(cell, seed) for cell in cells for seed in seeds)
     if left:
         logger.info("%d trainings are left; the same command goes on", left)
-    return ExperimentResult(table, 0)
+    return table, 0

@@ -110,20 +110,7 @@ def choose_peak(results: Sequence[PeakResult], bar: float = BAR) -> float:
 
 
 def report_peaks(bundle: str | Path, dataset_dir: Path, output_dir: Path, runs: Path) -> str:
-    """Measures every peak, and writes ``peaks.csv``.
-
-    Args:
-        bundle: as for :func:`measure_peaks`, as the other arguments.
-        dataset_dir: see there.
-        output_dir: folder for the file, made if missing.
-        runs: see there.
-
-    Returns:
-        The table, for people.
-
-    Raises:
-        InputRefused: if the data or the weights cannot be used.
-    """
+    """Calls :func:`measure_peaks`, writes ``peaks.csv`` and returns the table for people."""
     folder = output_folder(output_dir)
     results = measure_peaks(bundle, dataset_dir, runs)
     with open(folder / "peaks.csv", "w", newline="", encoding="utf-8") as file:

@@ -145,20 +145,7 @@ def as_text(summary: dict[str, Any]) -> str:
 
 
 def report_doubt(bundle: str | Path, dataset_dir: Path, output_dir: Path, runs: Path | None = None) -> str:
-    """Measures the doubt of every case, and writes ``doubt.csv`` and ``doubt.json``.
-
-    Args:
-        bundle: as for :func:`measure_doubt`, as the other arguments.
-        dataset_dir: see there.
-        output_dir: folder for the files, made if missing.
-        runs: see there.
-
-    Returns:
-        The summary, for people.
-
-    Raises:
-        InputRefused: if the data or the weights cannot be used.
-    """
+    """Calls :func:`measure_doubt`, writes ``doubt.csv`` and ``doubt.json`` and returns the summary for people."""
     folder = output_folder(output_dir)
     cases = measure_doubt(bundle, dataset_dir, folder, runs)
     with open(folder / "doubt.csv", "w", newline="", encoding="utf-8") as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -20,11 +21,7 @@ SMALL = {"shape": (96, 104, 3), "spacing": (1.8, 1.8, 10.0)}
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A folder in which the user stands; the heart of the demo is a small one."""
-
-    def save(folder: Path) -> tuple[Path, Path]:
-        return cardiac_phantom(**SMALL).save(folder, "cardiac_phantom")
-
-    monkeypatch.setitem(demo.DEMOS, "cardiac", replace(demo.DEMOS["cardiac"], save=save))
+    monkeypatch.setattr("convformer_monai.phantoms.cardiac_phantom", partial(cardiac_phantom, **SMALL))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

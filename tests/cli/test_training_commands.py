@@ -147,7 +147,7 @@ def test_experiments_are_those_of_the_package() -> None:
         ("evaluate cardiac --data data --runs runs", "has no folds"),
         ("evaluate hemorrhage --data data --runs runs --weights w.pt", "--weights is not for a cross-validation"),
         ("evaluate hemorrhage --data data --network cnov", "must be one of"),
-        ("evaluate hemorrhage --data data --network conv --network_def x", "not both"),
+        ("evaluate hemorrhage --data data --network conv --network_def x", "--network-def is not for --network"),
         ("evaluate hemorrhage --data data --peaks", "--peaks needs --runs"),
         ("evaluate cardiac --data data --runs runs --peaks", "has no folds"),
         ("evaluate cardiac --data data --doubt --section val", "--section is not for --doubt"),
