@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from convformer_monai.errors import InputRefused
 
-__all__ = ["bundle_command", "bundle_folder", "check_overrides", "dataset_path", "hand_over", "monai_path"]
+__all__ = ["bundle_command", "bundle_folder", "check_overrides", "dataset_path", "hand_over", "monai_path", "run_path"]
 
 
 def bundle_folder(bundle: str) -> Path:
@@ -50,6 +50,11 @@ def dataset_path(path: Path) -> Path:
     if not folder.exists():
         raise InputRefused("FILE_NOT_FOUND", f"--data {path} does not exist; give the folder that holds datalist.json")
     return folder
+
+
+def run_path(output_dir: Path | None, bundle: str, experiment: str = "") -> Path:
+    """The folder of a run: the user's, or ``runs/<experiment>/<bundle>`` where the user stands."""
+    return monai_path(output_dir or Path("runs") / experiment / Path(os.path.abspath(bundle)).name)
 
 
 def check_overrides(bundle_root: Path, words: Sequence[str]) -> list[str]:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from convformer_monai.cli.console import start_logging
-from convformer_monai.cli.options import Preset, Repeats, Threads
+from convformer_monai.cli.options import Repeats, Threads
 
 __all__ = ["app"]
+
+
+class Preset(str, Enum):
+    """Sizes of the networks."""
+
+    SMALL = "small"
+    FULL = "full"
+
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure time and memory on this machine.")
 

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-
-
-class Preset(str, Enum):
-    """Sizes of the networks."""
-
-    SMALL = "small"
-    FULL = "full"
-
 
 BUNDLE = "cardiac, dermoscopy, hemorrhage, or the folder of a bundle."
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from convformer_monai.cli.console import print_json, start_logging
-from convformer_monai.cli.options import Bundle, Device, Json, Overwrite, Quiet
+from convformer_monai.cli.options import BUNDLE, Bundle, Device, Json, Overwrite, Quiet
 
 __all__ = ["demo", "export", "info", "label"]
 
@@ -29,21 +29,21 @@ def info(
 
 
 def export(
-    name: Annotated[str | None, typer.Argument(metavar="[BUNDLE]", help="The same as --bundle.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="BUNDLE", help="The same as --bundle.")] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Network for other programs: .ts, .pt2 or .onnx.")
     ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Weights of a training (best.pt) to put into the bundle.")
     ] = None,
-    bundle: Bundle = "cardiac",
+    bundle: Annotated[str | None, typer.Option("-b", "--bundle", help=f"{BUNDLE} Default cardiac.")] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a bundle's network for other programs, or put trained weights into the bundle.
 
     --output writes TorchScript (.ts), torch.export (.pt2) or ONNX (.onnx), and checks that it computes the same.
-    --weights replaces models/model.pt of the bundle, in float16, and its SHA-256 in metadata.json.
+    --weights replaces models/model.pt of the bundle that is named, in float16, and its SHA-256 in metadata.json.
     """
     start_logging(quiet)
     from convformer_monai.commands.export import export

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from convformer_monai.cli.console import start_logging
-from convformer_monai.cli.options import BundleName, Data, MaxMinutes, Preset, ResultFolder
+from convformer_monai.cli.options import BundleName, Data, MaxMinutes, ResultFolder
 
 __all__ = ["evaluate", "experiment", "train"]
 
@@ -125,7 +125,7 @@ def experiment(
     ],
     data: Data,
     output_dir: ResultFolder = None,
-    preset: Annotated[Preset, typer.Option(help="Size of the nets.")] = Preset.SMALL,
+    preset: Annotated[str, typer.Option(help="Size of the nets: small or full.")] = "small",
     nets: Annotated[str | None, typer.Option(help="Comma-separated; all by default.")] = None,
     blocks: Annotated[str | None, typer.Option(help="Comma-separated; all by default.")] = None,
     seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "0",
@@ -147,7 +147,7 @@ def experiment(
     start_logging(times=True)
     from convformer_monai.commands.experiment import ExperimentOptions, run_experiment
 
-    options = ExperimentOptions(preset.value, nets, blocks, seeds, jobs, max_minutes)
+    options = ExperimentOptions(preset, nets, blocks, seeds, jobs, max_minutes)
     table, exit_code = run_experiment(experiment.value, task, data, output_dir, options, context.args)
     typer.echo(table or "no network is done yet")
     raise typer.Exit(exit_code)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from convformer_monai.bundle_run import bundle_folder, check_overrides, dataset_path, monai_path
+from convformer_monai.bundle_run import bundle_folder, check_overrides, dataset_path, run_path
 from convformer_monai.commands.lists import names_in, numbers_in
 from convformer_monai.errors import EXIT_FAULT, InputRefused
 
@@ -63,7 +63,7 @@ def run_experiment(
     """
     root, dataset = bundle_folder(bundle), dataset_path(data)
     checked, seeds = check_overrides(root, overrides), numbers_in(options.seeds, "--seeds")
-    folder = monai_path(Path("runs") / experiment / Path(bundle).name if output_dir is None else output_dir)
+    folder = run_path(output_dir, bundle, experiment)
     from convformer_monai.experiments import Runner, make_cells, write_table
 
     try:

@@ -9,11 +9,13 @@ from convformer_monai.errors import InputRefused
 __all__ = ["export"]
 
 
-def export(bundle: str, *, output: Path | None = None, weights: Path | None = None, overwrite: bool = False) -> None:
+def export(
+    bundle: str | None, *, output: Path | None = None, weights: Path | None = None, overwrite: bool = False
+) -> None:
     """Does one of the two.
 
     Args:
-        bundle: see :func:`convformer_monai.catalogue.bundle_path`.
+        bundle: see :func:`convformer_monai.catalogue.bundle_path`; ``None`` for the cardiac one, for the network only.
         output: file of the network to write, see :func:`convformer_monai.export.export_network`.
         weights: file of a state dict to put into the bundle, see :func:`convformer_monai.bundles.save_weights`.
         overwrite: replace the file of the network.
@@ -26,8 +28,10 @@ def export(bundle: str, *, output: Path | None = None, weights: Path | None = No
     if output is not None:
         from convformer_monai.export import export_network
 
-        export_network(bundle, output, overwrite=overwrite)
+        export_network(bundle or "cardiac", output, overwrite=overwrite)
     if weights is not None:
+        if bundle is None:
+            raise InputRefused("OPTION", "name the bundle that gets the weights: export BUNDLE --weights FILE")
         if not weights.is_file():
             raise InputRefused("FILE_NOT_FOUND", f"--weights {weights} does not exist; give the best.pt of a training")
         from convformer_monai.bundles import save_weights

@@ -13,7 +13,7 @@ from convformer_monai.bundle_run import (
     check_overrides,
     dataset_path,
     hand_over,
-    monai_path,
+    run_path,
 )
 from convformer_monai.commands.lists import names_in
 from convformer_monai.errors import InputRefused
@@ -104,5 +104,9 @@ def _checked(bundle: str, data: Path, options: TrainOptions) -> tuple[Path, str,
     """The bundle's folder, the data, the folder of the run and the ids to replace, as MONAI takes them."""
     root, dataset = bundle_folder(bundle), str(dataset_path(data))
     overrides = check_overrides(root, options.overrides)
-    folder = monai_path(options.output_dir or Path("runs") / Path(bundle).name)
-    return root, dataset, folder, overrides + (["--resume", "False"] if options.restart else [])
+    return (
+        root,
+        dataset,
+        run_path(options.output_dir, bundle),
+        overrides + (["--resume", "False"] if options.restart else []),
+    )

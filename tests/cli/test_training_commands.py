@@ -107,7 +107,7 @@ def test_train_passes_on_ids_of_the_config(
 
 def test_train_takes_the_folder_of_a_bundle(started: list[list[str]], repository: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").symlink_to(bundle(repository, "cardiac"))
-    options = options_of(started, "train", "mine", "--data", "data")
+    options = options_of(started, "train", "mine/", "--data", "data")
     assert options["--bundle_root"] == f"{tmp_path}/mine" and options["--output_dir"] == f"{tmp_path}/runs/mine"
 
 
@@ -173,6 +173,7 @@ def test_experiments_are_those_of_the_package() -> None:
         ("experiment controls --task cardiac --data data --max_minutes -1", "--max-minutes"),
         ("experiment controls --task cardiac --data data --nets foo", "nets must be among convformer, conv, basicunet"),
         ("export cardiac", "either --output FILE or --weights FILE"),
+        ("export --weights data", "name the bundle"),
         ("export cardiac --weights nowhere.pt", "--weights nowhere.pt does not exist"),
         ("export cardiac --output x.tflite", "must end in"),
     ],
