@@ -47,7 +47,7 @@ def python(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
 
 
-def test_help_imports_nothing_heavy(capsys):
+def test_help_imports_nothing_heavy():
     code = (
         "import json, sys\nfrom convformer_monai.cli import main\n"
         "for line in json.loads(sys.argv[1]):\n    assert main([*line.split(), '--help']) == 0, line\n"
