@@ -12,7 +12,6 @@ __all__ = [
     "RefusalCode",
     "find_refusal",
     "need_highdicom",
-    "refusal_status",
     "refusal_table",
     "report_refusals",
 ]
@@ -193,25 +192,6 @@ def report_refusals() -> None:
 
     hook.reports_refusals = True  # type: ignore[attr-defined]
     sys.excepthook = hook
-
-
-def refusal_status(error: Exception) -> int:
-    """Tells the user of the refusal behind an error.
-
-    Args:
-        error: as caught.
-
-    Returns:
-        The exit code of a refusal.
-
-    Raises:
-        Exception: the error itself, if it is not a refusal.
-    """
-    refusal = find_refusal(error)
-    if refusal is None:
-        raise error
-    sys.stderr.write(f"{refusal}\n")
-    return EXIT_REFUSED
 
 
 def need_highdicom() -> None:

@@ -79,7 +79,7 @@ def test_monai_bundle(repository: Path, tmp_path: Path) -> None:
         phantom.save(folder, "patient1")
     (tmp_path / "bundles").symlink_to(repository / "bundles")
     run(
-        [sys.executable, "-m", "convformer_monai.phantoms", "dicom", "--output_dir", ".", "--num_phases", "1"],
+        [sys.executable, "-m", "convformer_monai.cli", "phantom", "dicom", "--output_dir", ".", "--num_phases", "1"],
         tmp_path,
         repository,
     )

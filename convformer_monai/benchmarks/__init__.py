@@ -1,1 +1,1 @@
-"""What ``scripts/benchmark NAME`` runs: one module a name, each with a ``main``."""
+"""What ``convformer-monai benchmark NAME`` runs: one module a name, each with a function ``run``."""

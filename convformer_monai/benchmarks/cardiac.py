@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,14 +15,12 @@ import torch
 from monai.networks.nets import BasicUNet
 from torch import nn
 
-from convformer_monai.benchmarks.arguments import Parser, positive
 from convformer_monai.benchmarks.measures import median_seconds
 from convformer_monai.benchmarks.processes import run_python
-from convformer_monai.bundle import component
+from convformer_monai.bundle import Bundle
 from convformer_monai.inferers import SliceBatchInferer, has_fast_bf16
 from convformer_monai.phantoms import cardiac_phantom
 
-BUNDLE = Path("bundles") / "cardiac_mri_convformer_segmentation"
 RUNS = {  # name: (shape, phases)
     "start-up (32 x 32, 1 slice)": ((32, 32, 1), 1),
     "volume (216 x 256, 10 slices)": ((216, 256, 10), 1),
@@ -33,7 +30,8 @@ RUNS = {  # name: (shape, phases)
 
 def run_bundle(image: Path, output: Path) -> tuple[float, float]:
     """Segments a file as the README says; returns seconds and the peak resident memory in MB."""
-    options = ["--config_file", str(BUNDLE / "configs" / "inference.json"), "--bundle_root", str(BUNDLE)]
+    bundle = Bundle("cardiac").root
+    options = ["--config_file", str(bundle / "configs" / "inference.json"), "--bundle_root", str(bundle)]
     options += ["--datalist", repr([str(image)]), "--output_dir", str(output), "--device", "cpu"]
     return run_python(["-m", "monai.bundle", "run", *options])
 
@@ -48,11 +46,12 @@ def milliseconds_a_slice(
     return {name: 1000 * seconds / batch for name, seconds in median_seconds(calls, repeats).items()}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures and writes the figures to standard output."""
-    parser = Parser("scripts/benchmark cardiac", __doc__)
-    parser.add_argument("--repeats", type=positive, default=5, help="of the networks")
-    repeats = parser.parse_args(arguments).repeats
+def run(repeats: int) -> None:
+    """Measures and writes the figures to standard output.
+
+    Args:
+        repeats: of the networks.
+    """
     write = sys.stdout.write
     write(f"{torch.get_num_threads()} threads, torch {torch.__version__}, ")
     write(f"bfloat16 {'used' if has_fast_bf16(torch.device('cpu')) else 'not used: the processor has none'}\n\n")
@@ -63,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             seconds, megabytes = run_bundle(image, Path(folder) / "out")
             write(f"{name:<40} {seconds:>8.1f} {megabytes:>16.0f}\n")
     networks = {
-        "ConvFormerUNet of the bundle": component(BUNDLE, "inference", "network_def").eval(),
+        "ConvFormerUNet of the bundle": Bundle("cardiac").get("network_def").eval(),
         "MONAI BasicUNet": BasicUNet(spatial_dims=2, in_channels=1, out_channels=4).eval(),
     }
     with torch.inference_mode():
@@ -73,7 +72,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, network in networks.items():
         count = sum(parameter.numel() for parameter in network.parameters())
         write(f"{name:<40} {times[name]:>10.1f} {times[name] / baseline:>14.2f} {count:>12,}\n")
-
-
-if __name__ == "__main__":
-    main()

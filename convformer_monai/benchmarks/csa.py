@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convformer_monai.benchmarks.arguments import Parser, positive
 from convformer_monai.benchmarks.measures import median_seconds, peak_growth
 from convformer_monai.benchmarks.processes import in_own_process
 from convformer_monai.networks import CSA
@@ -89,26 +88,25 @@ def peak_of(name: str, size: int, heads: int, head_dim: int) -> int:
     return peak_growth(Case(size, heads, head_dim).contestants[name])
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures and writes the table to standard output."""
-    parser = Parser("scripts/benchmark csa", __doc__)
-    parser.add_argument("--sizes", type=positive, nargs="+", default=[16, 32, 64], help="grid points along an edge")
-    parser.add_argument("--heads", type=positive, default=8)
-    parser.add_argument("--head-dim", type=positive, default=64)
-    parser.add_argument("--repeats", type=positive, default=5)
-    parser.add_argument(
-        "--threads", type=positive, default=torch.get_num_threads(), help="default all; 1 is least disturbed by others"
-    )
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+def run(sizes: Sequence[int], heads: int, head_dim: int, repeats: int, threads: int = 0) -> None:
+    """Measures and writes the table to standard output.
+
+    Args:
+        sizes: grid points along an edge.
+        heads: attention heads.
+        head_dim: channels of a head.
+        repeats: of each formulation.
+        threads: of torch; 0 for all.
+    """
+    torch.set_num_threads(threads or torch.get_num_threads())
     with torch.inference_mode():
         sys.stdout.write(
-            f"{options.heads} heads x {options.head_dim}, one image, float32, {torch.get_num_threads()} threads, "
+            f"{heads} heads x {head_dim}, one image, float32, {torch.get_num_threads()} threads, "
             f"torch {torch.__version__}, {platform.machine()}\n"
             f"{'tokens':>8}  {'formulation':<22}{'median ms':>10}{'peak MiB':>10}{'relative error':>16}{'speed':>8}\n"
         )
-        for size in options.sizes:
-            _write_rows(size, options.heads, options.head_dim, options.repeats)
+        for size in sizes:
+            _write_rows(size, heads, head_dim, repeats)
 
 
 def _write_rows(size: int, heads: int, head_dim: int, repeats: int) -> None:
@@ -122,7 +120,3 @@ def _write_rows(size: int, heads: int, head_dim: int, repeats: int) -> None:
         tokens = f"{size}x{size}"
         sys.stdout.write(f"{tokens:>8}  {name:<22}{seconds[name] * 1e3:>10.1f}{peak:>10.1f}{error:>16}{ratio:>7.2f}x\n")
         sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -9,14 +9,12 @@ from __future__ import annotations
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from convformer_monai.benchmarks.arguments import Parser, positive
 from convformer_monai.benchmarks.processes import run_python
 from convformer_monai.bundle import Bundle
 from convformer_monai.phantoms import cardiac_phantom
@@ -53,14 +51,13 @@ def write_series(folder: Path, volume: NDArray[np.int16], affine: NDArray[np.flo
     save_series(classic_series(volume, stack, modality=modality), folder)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures and writes the figures to standard output."""
-    parser = Parser("scripts/benchmark dicom", __doc__)
-    parser.add_argument("--repeats", type=positive, default=3, help="of each command (default 3)")
-    parser.add_argument("--size", type=positive, default=512, help="pixels a side of the CT (default 512)")
-    options = parser.parse_args(arguments)
-    if options.size < 16:
-        parser.error("--size must be at least 16")
+def run(repeats: int, size: int) -> None:
+    """Measures and writes the figures to standard output.
+
+    Args:
+        repeats: of each command.
+        size: pixels a side of the CT, at least 16.
+    """
     bundle = Bundle("cardiac").root
     baseline = ["-m", "monai.bundle", "run", "--config_file", str(bundle / "configs" / "inference.json")]
     baseline += ["--bundle_root", str(bundle), "--device", "cpu"]
@@ -70,17 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write(f"{'':<48} {'seconds':>8} {'of the baseline':>16} {'peak memory, MB':>16}\n")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for name, (series, nifti, more) in inputs(folder, options.size).items():
+        for name, (series, nifti, more) in inputs(folder, size).items():
             ours = ["-m", "convformer_monai.cli", "segment", "-i", str(series), "-o", str(folder / "ours")]
             theirs = [*baseline, "--datalist", repr([str(nifti)]), "--output_dir", str(folder / "baseline")]
             times: dict[str, list[float]] = {"ours": [], "baseline": []}
-            for _ in range(options.repeats):
+            for _ in range(repeats):
                 seconds, peak = run_python([*ours, *RESULTS, *more])
                 times["ours"].append(seconds)
                 times["baseline"].append(run_python(theirs)[0])
             seconds, reference = (statistics.median(times[which]) for which in ("ours", "baseline"))
             write(f"{name:<48} {seconds:>8.1f} {seconds / reference:>16.2f} {peak:>16.0f}\n")
-
-
-if __name__ == "__main__":
-    main()

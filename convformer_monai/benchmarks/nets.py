@@ -13,19 +13,18 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from convformer_monai.benchmarks.arguments import Parser, positive
 from convformer_monai.benchmarks.cost_table import Cost, Row, Table
 from convformer_monai.benchmarks.measures import median_seconds, peak_growth
 from convformer_monai.benchmarks.processes import in_own_process
 from convformer_monai.benchmarks.reference_nets import NNUNET, REFERENCES
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.inferers import PhotoInferer, has_fast_bf16
 from convformer_monai.networks import NETS, PRESETS, make_net
 
@@ -46,7 +45,7 @@ class Setting:
         size: pixels along an edge of the slice.
         channels: of the slice.
         classes: of the output.
-        threads: of torch.
+        threads: of torch; :func:`run` takes 0 for all.
     """
 
     preset: str
@@ -124,49 +123,37 @@ def caption(setting: Setting, repeats: int) -> str:
     )
 
 
-def _parser() -> Parser:
-    parser = Parser("scripts/benchmark nets", __doc__)
-    parser.add_argument("--nets", nargs="+", choices=NET_NAMES, default=NET_NAMES, metavar="NET", help=_all(NET_NAMES))
-    parser.add_argument(
-        "--blocks", nargs="+", choices=BLOCK_NAMES, default=BLOCK_NAMES, metavar="BLOCK", help=_all(BLOCK_NAMES)
-    )
-    parser.add_argument("--preset", choices=("small", "full"), default="small", help="size of our nets (default small)")
-    parser.add_argument("--size", type=positive, default=256, help="pixels along an edge, n x 32 (default 256)")
-    parser.add_argument("--channels", type=positive, default=1, help="of the image (default 1)")
-    parser.add_argument("--classes", type=positive, default=4, help="of the output (default 4)")
-    parser.add_argument("--repeats", type=positive, default=3, help="of each net (default 3)")
-    parser.add_argument(
-        "--threads",
-        type=positive,
-        default=torch.get_num_threads(),
-        help="default all; 1 measures processor time, which other programs disturb least",
-    )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="also write FILE.md and FILE.csv, row by row")
-    return parser
+def run(setting: Setting, nets: Sequence[str], blocks: Sequence[str], repeats: int, output: Path | None) -> None:
+    """Measures and writes the table to standard output, and to files if asked for.
 
+    Args:
+        setting: what holds for all nets.
+        nets: of :data:`NET_NAMES`; none for all.
+        blocks: of :data:`BLOCK_NAMES`; none for all.
+        repeats: of each net.
+        output: path without ending of a Markdown and a CSV file, written row by row.
 
-def _all(names: Sequence[str]) -> str:
-    return f"of {', '.join(names)} (default all)"
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures and writes the table to standard output, and to files if asked for."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.size % 32:
-        parser.error(f"--size must be a multiple of 32, which SwinUNETR needs, got {options.size}")
+    Raises:
+        InputRefused: if a name or size is not allowed, a package is not installed, or the files cannot be written.
+    """
+    for option, names, allowed in (("--nets", nets, NET_NAMES), ("--blocks", blocks, BLOCK_NAMES)):
+        for name in names:
+            if name not in allowed:
+                raise InputRefused(RefusalCode.OPTION, f"{option} must be of {', '.join(allowed)}, got {name}")
+    if setting.size % 32:
+        raise InputRefused(
+            RefusalCode.OPTION, f"--size must be a multiple of 32, which SwinUNETR needs, got {setting.size}"
+        )
     if importlib.util.find_spec("dynamic_network_architectures") is None:
-        parser.error(MISSING)
-    torch.set_num_threads(options.threads)
-    setting = Setting(options.preset, options.size, options.channels, options.classes, options.threads)
+        raise InputRefused(RefusalCode.MISSING_PACKAGE, MISSING)
+    setting = replace(setting, threads=setting.threads or torch.get_num_threads())
+    torch.set_num_threads(setting.threads)
     with torch.inference_mode():
         precisions = PRECISIONS if has_fast_bf16(torch.device("cpu")) else PRECISIONS[:1]
-        table = Table(caption(setting, options.repeats), precisions)
-        cells = [(net, "") for net in REFERENCES] + [(net, block) for net in options.nets for block in options.blocks]
-        try:
-            _fill(table, cells, setting, options.repeats, options.output)
-        except InputRefused as refusal:
-            parser.error(f"--output: {refusal.message}")
+        table = Table(caption(setting, repeats), precisions)
+        cells = [(net, "") for net in REFERENCES]
+        cells += [(net, block) for net in nets or NET_NAMES for block in blocks or BLOCK_NAMES]
+        _fill(table, cells, setting, repeats, output)
 
 
 def _fill(table: Table, cells: Sequence[tuple[str, str]], setting: Setting, repeats: int, output: Path | None) -> None:
@@ -181,7 +168,3 @@ def _fill(table: Table, cells: Sequence[tuple[str, str]], setting: Setting, repe
         sys.stdout.flush()
         if output is not None:
             table.write(output)
-
-
-if __name__ == "__main__":
-    main()

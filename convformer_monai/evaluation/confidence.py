@@ -8,10 +8,7 @@ share to the bar. Neither expert masks nor normal slices are looked at.
 
 from __future__ import annotations
 
-import argparse
 import csv
-import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,13 +18,12 @@ import torch
 from monai.utils import convert_to_numpy
 
 from convformer_monai.bundle import Bundle, load_weights
-from convformer_monai.errors import refusal_status
 from convformer_monai.evaluation.crossvalidation import PIXELS, SIDE
 from convformer_monai.evaluation.overlap import score_picture
 from convformer_monai.evaluation.report import output_folder, table_of
 from convformer_monai.transforms import KeepConfidentPartsd
 
-__all__ = ["PeakResult", "choose_peak", "main", "measure_peaks"]
+__all__ = ["PeakResult", "choose_peak", "measure_peaks", "report_peaks"]
 
 PEAKS = (0.9, 0.95, 0.98, 0.99, 0.995, 0.998)
 UNCHANGED = {"peak": 0.5, "threshold": 0.5}
@@ -58,7 +54,7 @@ def measure_peaks(
 
     Args:
         bundle: see :class:`convformer_monai.bundle.Bundle`; one that is cross-validated.
-        dataset_dir: as for ``scripts/train``.
+        dataset_dir: as for ``convformer-monai train``.
         runs: folder that holds ``fold{fold}/best.pt``.
         peaks: to try.
 
@@ -112,19 +108,10 @@ def choose_peak(results: Sequence[PeakResult], bar: float = BAR) -> float:
     return min(within)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the measurement, writes ``peaks.csv``, and prints a table; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="scripts/evaluate BUNDLE --runs RUNS --peaks", description=__doc__)
-    parser.add_argument("--bundle", required=True)
-    parser.add_argument("--dataset_dir", type=Path, required=True)
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, required=True)
-    options = parser.parse_args(arguments)
-    try:
-        folder = output_folder(options.output_dir)
-        results = measure_peaks(options.bundle, options.dataset_dir, options.runs)
-    except Exception as error:  # MONAI wraps refusals
-        return refusal_status(error)
+def report_peaks(bundle: str | Path, dataset_dir: Path, output_dir: Path, runs: Path) -> str:
+    """Calls :func:`measure_peaks`, writes ``peaks.csv`` and returns the table for people."""
+    folder = output_folder(output_dir)
+    results = measure_peaks(bundle, dataset_dir, runs)
     with open(folder / "peaks.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(asdict(results[0])), lineterminator="\n")
         writer.writeheader()
@@ -137,10 +124,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     closing = (
         f"Within {BAR:.0%} from a peak of {choose_peak(results):g} on." if within else f"None is within {BAR:.0%}."
     )
-    sys.stdout.write("\n".join([*table_of(cells), closing, ""]))
-    return 0
-
-
-if __name__ == "__main__":
-    logging.getLogger("monai").setLevel(logging.WARNING)
-    sys.exit(main())
+    return "\n".join([*table_of(cells), closing])

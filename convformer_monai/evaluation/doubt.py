@@ -7,11 +7,8 @@ without looking at any label, so the labels can then tell whether the flagged on
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
-import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,13 +19,12 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from convformer_monai.bundle import Bundle
-from convformer_monai.errors import refusal_status
 from convformer_monai.evaluation.handlers import ScoredVolume
 from convformer_monai.evaluation.report import output_folder
 from convformer_monai.evaluation.summary import Statistics, describe
 from convformer_monai.measurements.overlap import dice
 
-__all__ = ["DoubtfulCase", "disagreement_of", "main", "measure_doubt", "summarise_doubt"]
+__all__ = ["DoubtfulCase", "disagreement_of", "measure_doubt", "report_doubt", "summarise_doubt"]
 
 FLAGGED_SHARE = 0.1
 CROSS_VALIDATION = "crossvalidate"
@@ -63,7 +59,7 @@ def measure_doubt(
 
     Args:
         bundle: see :class:`convformer_monai.bundle.Bundle`.
-        dataset_dir: as for ``scripts/evaluate``.
+        dataset_dir: as for ``convformer-monai evaluate``.
         output_dir: folder for what the evaluations write.
         runs: of a bundle that is cross-validated, the folder that holds each fold's ``fold{fold}/best.pt``.
 
@@ -139,29 +135,14 @@ def as_text(summary: dict[str, Any]) -> str:
     return "\n".join([*lines, f"  Spearman correlation {summary['spearman']:.2f} (p = {summary['spearman_p']:.2g})"])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the measurement, writes ``doubt.csv`` and ``doubt.json``, and prints the summary; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="scripts/evaluate BUNDLE --doubt", description=__doc__)
-    parser.add_argument("--bundle", required=True)
-    parser.add_argument("--dataset_dir", type=Path, required=True)
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--runs", type=Path)
-    options = parser.parse_args(arguments)
-    try:
-        folder = output_folder(options.output_dir)
-        cases = measure_doubt(options.bundle, options.dataset_dir, folder, options.runs)
-    except Exception as error:  # MONAI wraps refusals
-        return refusal_status(error)
+def report_doubt(bundle: str | Path, dataset_dir: Path, output_dir: Path, runs: Path | None = None) -> str:
+    """Calls :func:`measure_doubt`, writes ``doubt.csv`` and ``doubt.json`` and returns the summary for people."""
+    folder = output_folder(output_dir)
+    cases = measure_doubt(bundle, dataset_dir, folder, runs)
     with open(folder / "doubt.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(asdict(cases[0])))
         writer.writeheader()
         writer.writerows(asdict(case) for case in sorted(cases, key=lambda case: -case.disagreement))
     summary = summarise_doubt(cases)
     (folder / "doubt.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    sys.stdout.write(as_text(summary) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    logging.getLogger("monai").setLevel(logging.WARNING)
-    sys.exit(main())
+    return as_text(summary)

@@ -1,4 +1,4 @@
-"""Comparisons of networks: trained alike, evaluated alike, with paired tests; see ``scripts/experiment --help``."""
+"""Comparisons of networks, trained and evaluated alike, with paired tests: ``convformer-monai experiment``."""
 
 from convformer_monai.experiments.cells import EXPERIMENTS, Cell, make_cells
 from convformer_monai.experiments.runner import Runner

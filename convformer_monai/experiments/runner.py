@@ -21,11 +21,12 @@ from typing import Any
 import torch
 
 from convformer_monai.bundle import component, load_weights
+from convformer_monai.bundle_run import bundle_command
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.experiments.cells import Cell
 from convformer_monai.outputs.atomic import write_text
 from convformer_monai.training import SliceDataset
-from convformer_monai.training.plan import BEST, bundle_command, read_plan, run_logged, run_stages
+from convformer_monai.training.plan import BEST, read_plan, run_logged, run_stages
 
 __all__ = ["COLLAPSE", "EVALUATION", "Runner"]
 
@@ -41,7 +42,7 @@ class Runner:
 
     Args:
         bundle_root: folder of the bundle whose data, training and evaluation are used.
-        dataset_dir: as for ``scripts/train``.
+        dataset_dir: as for ``convformer-monai train``.
         output_dir: of the experiment.
         options: of ``train.json``, for every training: the budget, above all.
         max_minutes: nothing begins, and no training goes on beyond an epoch's end, after so many minutes; 0 for no

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from monailabel.interfaces.tasks.train import TrainTask
 
+from convformer_monai.bundle_run import bundle_command
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.label_app.labels_in import read_labels
 from convformer_monai.label_app.options import LabelOptions
@@ -27,7 +28,7 @@ from convformer_monai.label_app.versions import Version
 from convformer_monai.measurements.overlap import dice
 from convformer_monai.outputs.atomic import write_text
 from convformer_monai.segmenter import Segmenter
-from convformer_monai.training.plan import BEST, CHECKPOINT, bundle_command, run_logged
+from convformer_monai.training.plan import BEST, CHECKPOINT, run_logged
 
 __all__ = ["FineTuneTask", "split"]
 

@@ -38,5 +38,6 @@ CARDIAC = register_task(
         max_parts=2,
         preview=Preview(widest_first=True),
         phantom="convformer_monai.phantoms.cardiac_phantom",
+        phantom_dice=(("LV", 0.8),),
     )
 )

@@ -27,5 +27,6 @@ DERMOSCOPY = register_task(
         scores="convformer_monai.evaluation.ScorePictures",
         report="convformer_monai.evaluation.write_picture_report",
         phantom="convformer_monai.phantoms.dermoscopy_phantom",
+        phantom_dice=(("lesion", 0.8),),
     )
 )

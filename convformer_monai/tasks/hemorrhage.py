@@ -27,5 +27,6 @@ HEMORRHAGE = register_task(
         # Level 40, width 80; where in the head the blood lies matters.
         preview=Preview(window=(0.0, 80.0), window_below=-200.0, whole_slices=True),
         phantom="convformer_monai.phantoms.head_ct_phantom",
+        phantom_dice=(("hemorrhage", 0.6),),
     )
 )

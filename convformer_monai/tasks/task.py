@@ -100,6 +100,7 @@ class Task:
         scores: the evaluation's handler: ``(labels, listeners)`` to a ``ScoreMasks``.
         report: what the evaluation writes; see :func:`convformer_monai.evaluation.write_report`.
         phantom: makes an image of known truth; ``None`` if there is no such phantom.
+        phantom_dice: Dice that a bundle must reach on it, by the name of a structure.
     """
 
     name: str
@@ -114,6 +115,7 @@ class Task:
     scores: Function = "convformer_monai.evaluation.ScoreVolumes"
     report: Function = "convformer_monai.evaluation.write_report"
     phantom: Function | None = None
+    phantom_dice: tuple[tuple[str, float], ...] = ()
 
 
 _TASKS: dict[str, Task] = {}

@@ -12,11 +12,9 @@ writes to ``OUT/<network>/<stage>``. Started again, the command goes on where it
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,9 +22,10 @@ from typing import Any
 
 import torch
 
-from convformer_monai.errors import EXIT_INTERRUPTED, EXIT_REFUSED, InputRefused, RefusalCode
+from convformer_monai.bundle_run import bundle_command
+from convformer_monai.errors import InputRefused, RefusalCode
 
-__all__ = ["bundle_command", "is_finished", "main", "read_plan", "run_logged", "run_plan", "run_stages"]
+__all__ = ["is_finished", "read_plan", "run_logged", "run_plan", "run_stages"]
 
 logger = logging.getLogger(__name__)
 
@@ -159,28 +158,6 @@ def _train(
     run_logged([*command, *options], environment, log)
 
 
-def bundle_command(
-    bundle_root: Path, config: str | Sequence[str], dataset_dir: str, output_dir: Path, values: Mapping[str, Any]
-) -> list[str]:
-    """The command that runs a config of a bundle, or several laid over each other.
-
-    Args:
-        bundle_root: folder of the bundle.
-        config: name of a file in its ``configs``, without ``.json``, or several; the last wins.
-        dataset_dir: of the config.
-        output_dir: of the config.
-        values: further ids of the config, and what they are to be.
-    """
-    command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(bundle_root)]
-    names = [config] if isinstance(config, str) else config
-    files = [str(bundle_root / "configs" / f"{name}.json") for name in names]
-    command += ["--config_file", files[0] if len(files) == 1 else repr(files)]
-    command += ["--dataset_dir", dataset_dir, "--output_dir", str(output_dir)]
-    for key, value in values.items():
-        command += [f"--{key}", value if isinstance(value, str) else repr(value)]
-    return command
-
-
 def run_logged(command: Sequence[str], environment: Mapping[str, str] | None = None, log: Path | None = None) -> None:
     """Runs a command.
 
@@ -210,33 +187,3 @@ def is_finished(place: Path) -> bool:
         return False
     trainer = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["trainer"]
     return bool(trainer["iteration"] >= trainer["max_epochs"] * trainer["epoch_length"])
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; see ``scripts/train --help``."""
-    parser = argparse.ArgumentParser(prog="python -m convformer_monai.training.plan", description=__doc__)
-    parser.add_argument("--bundle_root", type=Path, required=True)
-    parser.add_argument("--dataset_dir", required=True)
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--networks", default="", help="comma-separated; all by default")
-    parser.add_argument("--max_minutes", type=float, default=0)
-    known, options = parser.parse_known_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s - %(message)s")
-    names = [name for name in known.networks.split(",") if name]
-    try:
-        done = run_plan(known.bundle_root, known.dataset_dir, known.output_dir, options, names, known.max_minutes)
-    except InputRefused as refusal:
-        sys.stderr.write(f"{refusal}\n")
-        return EXIT_REFUSED
-    except subprocess.CalledProcessError as error:
-        logger.error("a run failed with exit status %d; the same command goes on from its last epoch", error.returncode)
-        return error.returncode
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on from the last epoch\n")
-        return EXIT_INTERRUPTED
-    logger.info("all runs are done" if done else "the time is over; the same command goes on")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,17 +1,17 @@
-"""``scripts/benchmark csa``."""
+"""``convformer-monai benchmark csa``."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from convformer_monai.benchmarks.csa import main
 from convformer_monai.benchmarks.measures import peak_growth
+from convformer_monai.cli import main
 
 
 @pytest.mark.slow
 def test_table(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--sizes", "6", "--heads", "2", "--head-dim", "16", "--repeats", "2"])
+    assert main(["benchmark", "csa", "--sizes", "6", "--heads", "2", "--head-dim", "16", "--repeats", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5
     for line, name in zip(lines[2:], ("ours", "published", "torch softmax (SDPA)"), strict=True):

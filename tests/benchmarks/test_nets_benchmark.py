@@ -1,4 +1,4 @@
-"""``scripts/benchmark nets``: its nets, its table and its options; never how long anything takes."""
+"""``convformer-monai benchmark nets``: its nets, its table and its options; never how long anything takes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from convformer_monai.benchmarks.cost_table import Cost, Row, Table
-from convformer_monai.benchmarks.nets import BLOCK_NAMES, NET_NAMES, Setting, main, measure
+from convformer_monai.benchmarks.nets import BLOCK_NAMES, NET_NAMES, Setting, measure
 from convformer_monai.benchmarks.reference_nets import NNUNET, REFERENCES, plain_conv_unet
+from convformer_monai.cli import main
 from convformer_monai.networks import BLOCKS, NETS
 
 SETTING = Setting("small", size=64, channels=1, classes=4, threads=1)
@@ -70,9 +71,7 @@ def test_table(tmp_path: Path) -> None:
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The one line that refuses the arguments."""
-    with pytest.raises(SystemExit) as ending:
-        main(arguments)
-    assert ending.value.code == 2
+    assert main(["benchmark", "nets", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     return line
 
@@ -80,11 +79,11 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--nets", "UNet"], "invalid choice: 'UNet'"),
-        (["--blocks", "swin"], "invalid choice: 'swin'"),
-        (["--preset", "large"], "invalid choice: 'large'"),
+        (["--nets", "SETR,UNet"], "--nets must be of "),
+        (["--blocks", "swin"], "conv, got swin"),
+        (["--preset", "large"], "'large' is not one of 'small', 'full'"),
         (["--size", "100"], "--size must be a multiple of 32, which SwinUNETR needs, got 100"),
-        (["--classes", "-1"], "--classes: must be a whole number of at least 1, got '-1'"),
+        (["--classes", "-1"], "'--classes'"),
         (["--output", "there/is/no/folder"], "there/is/no/folder.md cannot be written: no such file or directory"),
     ],
 )
@@ -101,7 +100,7 @@ def test_missing_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 def test_whole_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """At 32 pixels the deepest grid of SwinUNETR is one point, which its norm refuses."""
     arguments = ["--nets", "SETR", "--blocks", "convformer", "--size", "32", "--repeats", "1", "--threads", "1"]
-    main([*arguments, "--output", str(tmp_path / "costs")])
+    assert main(["benchmark", "nets", *arguments, "--output", str(tmp_path / "costs")]) == 0
     assert (tmp_path / "costs.md").read_text(encoding="utf-8") == capsys.readouterr().out
     with open(tmp_path / "costs.csv", encoding="utf-8", newline="") as file:
         rows = {row["net"]: row for row in csv.DictReader(file)}

@@ -7,7 +7,8 @@ import torch
 from bundle_kinds import KINDS, training_data
 
 from convformer_monai.bundle import component
-from convformer_monai.evaluation.confidence import PeakResult, choose_peak, main, measure_peaks
+from convformer_monai.errors import find_refusal
+from convformer_monai.evaluation.confidence import PeakResult, choose_peak, measure_peaks, report_peaks
 
 
 def test_the_smallest_peak_within_the_bar() -> None:
@@ -33,7 +34,8 @@ def test_nothing_is_left_of_an_unsure_network(tmp_path: Path) -> None:
     assert unsure.missed == 1 and unsure.dice == 0
 
 
-def test_missing_weights_are_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--bundle", "hemorrhage", "--dataset_dir", str(tmp_path), "--output_dir", str(tmp_path)]
-    assert main([*options, "--runs", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("error[DATALIST_MISSING]")
+def test_missing_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Exception) as caught:
+        report_peaks("hemorrhage", tmp_path, tmp_path, tmp_path)
+    refusal = find_refusal(caught.value)
+    assert refusal is not None and refusal.code == "DATALIST_MISSING"

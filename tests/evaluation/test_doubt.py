@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convformer_monai.evaluation.doubt import DoubtfulCase, as_text, disagreement_of, main, summarise_doubt
+from convformer_monai.errors import find_refusal
+from convformer_monai.evaluation.doubt import DoubtfulCase, as_text, disagreement_of, report_doubt, summarise_doubt
 
 
 def test_disagreement() -> None:
@@ -36,7 +37,8 @@ def test_nothing_is_flagged() -> None:
     assert "flagged  " not in as_text(summary)
 
 
-def test_refusal_is_one_line(tmp_path, capsys) -> None:
-    arguments = ["--bundle", "cardiac", "--dataset_dir", str(tmp_path), "--output_dir", str(tmp_path / "out")]
-    assert main(arguments) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("error[DATALIST_MISSING]")
+def test_missing_data_is_refused(tmp_path) -> None:
+    with pytest.raises(Exception) as caught:
+        report_doubt("cardiac", tmp_path, tmp_path / "out")
+    refusal = find_refusal(caught.value)
+    assert refusal is not None and refusal.code == "DATALIST_MISSING"

@@ -14,7 +14,6 @@ from bundle_kinds import KINDS, training_data
 
 from convformer_monai.errors import InputRefused
 from convformer_monai.experiments import Runner, make_cells, runner, write_table
-from convformer_monai.experiments.__main__ import main
 
 CARDIAC = KINDS["cardiac"].root
 HEMORRHAGE = KINDS["hemorrhage"].root
@@ -123,26 +122,6 @@ def test_a_failure_is_told_by_its_last_line(
     assert f"conv, seed 0: failed: error[DATALIST_MISSING]: no list; see {log}" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--seeds", "a"], "error: argument --seeds: must be whole numbers such as 0,1,2, got 'a'"),
-        (["--jobs", "0"], "error: argument --jobs: must be a whole number of at least 1, got '0'"),
-        (["--max_minutes", "-1"], "error: --max_minutes must not be negative, got -1"),
-        (["--nets", "foo"], "error[EXPERIMENT]: nets must be among convformer, conv, basicunet, got 'foo'"),
-    ],
-)
-def test_bad_options_get_one_line(
-    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    given = ["controls", "--bundle_root", str(CARDIAC), "--dataset_dir", "d", "--output_dir", str(tmp_path), *options]
-    try:
-        status: object = main(given)
-    except SystemExit as ending:
-        status = ending.code
-    assert status == 2 and capsys.readouterr().err == f"{message}\n"
-
-
 def _table(experiment: Runner, cells: list) -> Path:
     write_table(experiment, cells, [0])
     return experiment.output_dir / "table.csv"
@@ -176,10 +155,10 @@ def test_really_trains_and_goes_on(name: str, tmp_path: Path) -> None:
     data.mkdir()
     training_data(kind, data)
     sizes = ["--crop", "[64,64]"] if name == "cardiac" else ["--sizes", "[[64,48]]"]
-    options = ["table1", "--bundle_root", str(kind.root), "--dataset_dir", str(data)]
+    options = ["experiment", "table1", "--task", str(kind.root), "--data", str(data)]
     options += ["--output_dir", str(tmp_path / "out"), "--nets", "SETR", "--blocks", "vit,convformer"]
     options += ["--batch_size", "4", "--max_epochs", "1", "--val_interval", "1", "--warmup_epochs", "1", *sizes]
-    command = [sys.executable, "-m", "convformer_monai.experiments", *options, "--canvas", "[64,64]"]
+    command = [sys.executable, "-m", "convformer_monai.cli", *options, "--canvas", "[64,64]"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     log = tmp_path / "out" / "SETR_vit" / "seed0" / "log.txt"
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

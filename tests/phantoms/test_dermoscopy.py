@@ -10,7 +10,7 @@ from PIL import Image
 from pydicom import dcmread
 from scipy import ndimage
 
-from convformer_monai.phantoms.__main__ import main
+from convformer_monai.cli import main
 from convformer_monai.phantoms.dermoscopy import DermoscopyPhantom, LesionOutline, dermoscopy_phantom
 from convformer_monai.phantoms.dicom.kinds import write_kind
 from convformer_monai.readers import read_series
@@ -179,7 +179,7 @@ def test_wrong_outlines_and_suffixes_are_named(tmp_path: Path) -> None:
 
 def test_command_writes_the_pair(tmp_path: Path) -> None:
     out = tmp_path / "made" / "here"
-    command = ["dermoscopy", "--output_dir", str(out), "--seed", "4", "--size", "256", "192", "--ruler"]
+    command = ["phantom", "dermoscopy", "--output_dir", str(out), "--seed", "4", "--size", "256", "192", "--ruler"]
     assert main([*command, "--no_hair", "--suffix", ".png"]) == 0
     assert sorted(path.name for path in out.iterdir()) == ["dermoscopy_phantom.png", "dermoscopy_phantom_truth.png"]
     same = dermoscopy_phantom(**SMALL, seed=4, hair=False, ruler=True)
@@ -188,11 +188,8 @@ def test_command_writes_the_pair(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [["--seed", "-3"], ["--size", "5", "5"], ["--suffix", ".gif"], ["--size", "9"]])
 def test_command_refuses_in_one_line(tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    try:
-        code = main(["dermoscopy", "--output_dir", str(tmp_path / "out"), *arguments])
-    except SystemExit as stop:
-        code = stop.code
+    code = main(["phantom", "dermoscopy", "--output_dir", str(tmp_path / "out"), *arguments])
     error = capsys.readouterr().err
     assert code == 2
-    assert error.startswith("error: ") and error.count("\n") == 1
+    assert error.startswith("error[") and error.count("\n") == 1
     assert not list(tmp_path.glob("out/*"))

@@ -23,7 +23,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from convformer_monai.phantoms.__main__ import main
+from convformer_monai.cli import main
 from convformer_monai.phantoms.dicom import (
     Identity,
     SliceStack,
@@ -212,7 +212,7 @@ def test_palette(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_command(tmp_path: Path, kind: str) -> None:
-    assert main(["dicom", "--output_dir", str(tmp_path), "--kind", kind, "--num_phases", "2"]) == 0
+    assert main(["phantom", "dicom", "--output_dir", str(tmp_path), "--kind", kind, "--num_phases", "2"]) == 0
     files = sorted(tmp_path.rglob("*.dcm"))
     assert len(files) == {"cine": 20, "cardiac": 20, "head-ct": 24}.get(kind, 1 if kind in SINGLE else 10)
     assert errors(files[-1]) == []
@@ -224,6 +224,5 @@ def test_command(tmp_path: Path, kind: str) -> None:
 
 
 def test_command_refuses_an_unknown_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(["dicom", "--output_dir", str(tmp_path), "--kind", "us"])
-    assert end.value.code == 2 and "enhanced-ct" in capsys.readouterr().err
+    assert main(["phantom", "dicom", "--output_dir", str(tmp_path), "--kind", "us"]) == 2
+    assert "enhanced-ct" in capsys.readouterr().err

@@ -77,9 +77,3 @@ def test_unusable_plan_is_refused(bundle, content):
     (bundle / "configs" / "runs.json").write_text(content)
     with pytest.raises(InputRefused):
         plan.read_plan(bundle)
-
-
-def test_command_reports_a_refusal_in_one_line(tmp_path, capsys):
-    options = ["--bundle_root", str(tmp_path), "--dataset_dir", "data", "--output_dir", str(tmp_path)]
-    assert plan.main(options) == 2
-    assert capsys.readouterr().err.startswith("error[PLAN]: ")

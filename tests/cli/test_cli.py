@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from dicom_series import write_volume
 
+from convformer_monai import __version__
 from convformer_monai.cli import main
 from convformer_monai.errors import InputRefused
 from convformer_monai.phantoms.cardiac import Phantom, cardiac_phantom
@@ -22,6 +23,12 @@ from convformer_monai.phantoms.dicom import Identity
 
 ODD = "a $b @c %d #e"
 SECRETS = tuple(Identity().planted.values())
+COMMANDS = [
+    "",
+    *"segment measure explain evaluate train experiment export label demo info".split(),
+    *(f"benchmark {name}" for name in ("csa", "cardiac", "dicom", "nets")),
+    *(f"phantom {name}" for name in ("cardiac", "head-ct", "dermoscopy", "dicom")),
+]
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +47,35 @@ def python(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("command", [[], ["segment"], ["measure"], ["explain"], ["info"], ["export"]])
-def test_help_imports_nothing_heavy(command):
-    heavy = "import atexit\natexit.register(lambda: print('HEAVY', 'torch' in sys.modules, 'monai' in sys.modules))"
-    done = python(*command, "--help", before=f"import sys\n{heavy}")
-    assert done.returncode == 0
-    assert "HEAVY False False" in done.stdout
-    assert "Usage: convformer-monai" in done.stdout and done.stderr == ""
+def test_help_imports_nothing_heavy():
+    code = (
+        "import json, sys\nfrom convformer_monai.cli import main\n"
+        "for line in json.loads(sys.argv[1]):\n    assert main([*line.split(), '--help']) == 0, line\n"
+        "print('HEAVY', [name for name in ('torch', 'monai', 'numpy', 'pydicom', 'rich') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(COMMANDS)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert done.stdout.count("Usage: convformer-monai") == len(COMMANDS)
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_each_command_is_there_with_a_help(capsys):
+    assert main([]) == 2  # as of any command of several
+    shown = capsys.readouterr().err
+    for name in COMMANDS[1:]:
+        assert f"  {name.split()[0]} " in shown
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"convformer-monai {__version__}\n"
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "convformer_monai.cli"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("Usage: convformer-monai ")
 
 
 def test_info_imports_no_torch():
@@ -122,6 +151,9 @@ def test_explain_a_dicom_series(cine, tmp_path):
         (["segment", "-o", "y"], "--input"),
         (["segment", "-i", "x", "-o", "y", "--ed", "-1"], "--ed"),
         (["segment", "-i", "x", "-o", "y", "--ed", "one"], "--ed"),
+        (["segment", "-i", "x", "-o", "y", "-b"], "-b"),
+        (["benchmark", "nothing"], "nothing"),
+        (["demo", "cardiac", "a.nii.gz", "out", "more"], "demo takes"),
         (["nothing"], "nothing"),
         (["info", "-b", "brain"], "brain"),
         (["explain", "-i", "x", "-o", "y", "--slice", "-1"], "--slice"),
@@ -131,7 +163,7 @@ def test_explain_a_dicom_series(cine, tmp_path):
 def test_wrong_arguments(arguments, said, capsys):
     assert main(arguments) == 2
     out, err = capsys.readouterr()
-    assert said in err and out == "" and "Traceback" not in err
+    assert said in err and out == "" and err.startswith("error[") and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

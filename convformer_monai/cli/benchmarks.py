@@ -1,0 +1,86 @@
+"""``convformer-monai benchmark``: time and memory on this machine."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convformer_monai.cli.console import start_logging
+from convformer_monai.cli.options import Repeats, Threads
+
+__all__ = ["app"]
+
+
+class Preset(str, Enum):
+    """Sizes of the networks."""
+
+    SMALL = "small"
+    FULL = "full"
+
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure time and memory on this machine.")
+
+
+@app.command()
+def csa(
+    sizes: Annotated[str, typer.Option(help="Grid points along an edge, comma-separated.")] = "16,32,64",
+    heads: Annotated[int, typer.Option(min=1, help="Attention heads.")] = 8,
+    head_dim: Annotated[int, typer.Option(min=1, help="Channels of a head.")] = 64,
+    repeats: Repeats = 5,
+    threads: Threads = 0,
+) -> None:
+    """Measure CNN-style self-attention beside its published formulation and torch's softmax attention."""
+    start_logging()
+    from convformer_monai.benchmarks.csa import run
+    from convformer_monai.commands.lists import numbers_in
+
+    run(numbers_in(sizes, "--sizes", 1), heads, head_dim, repeats, threads)
+
+
+@app.command()
+def cardiac(repeats: Repeats = 5) -> None:
+    """Measure the cardiac bundle on a volume and a cine, and its network beside MONAI's BasicUNet."""
+    start_logging()
+    from convformer_monai.benchmarks.cardiac import run
+
+    run(repeats)
+
+
+@app.command()
+def dicom(
+    repeats: Repeats = 3,
+    size: Annotated[int, typer.Option(min=16, help="Pixels a side of the CT.")] = 512,
+) -> None:
+    """Measure segment on a CT series and a cine."""
+    start_logging()
+    from convformer_monai.benchmarks.dicom import run
+
+    run(repeats, size)
+
+
+@app.command()
+def nets(
+    nets: Annotated[str | None, typer.Option(help="Comma-separated; all by default.")] = None,
+    blocks: Annotated[str | None, typer.Option(help="Comma-separated; all by default.")] = None,
+    preset: Annotated[Preset, typer.Option(help="Size of our nets.")] = Preset.SMALL,
+    size: Annotated[int, typer.Option(min=32, help="Pixels along an edge, a multiple of 32.")] = 256,
+    channels: Annotated[int, typer.Option(min=1, help="Channels of the image.")] = 1,
+    classes: Annotated[int, typer.Option(min=1, help="Classes of the output.")] = 4,
+    repeats: Repeats = 3,
+    threads: Threads = 0,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Also write FILE.md and FILE.csv, row by row.")
+    ] = None,
+) -> None:
+    """Measure every net with every block, beside nnU-Net's U-Net and MONAI's UNet, SwinUNETR and UNETR.
+
+    The table has parameters, multiply-adds, time and peak memory of a slice.
+    """
+    start_logging()
+    from convformer_monai.benchmarks.nets import Setting, run
+    from convformer_monai.commands.lists import names_in
+
+    run(Setting(preset.value, size, channels, classes, threads), names_in(nets), names_in(blocks), repeats, output)

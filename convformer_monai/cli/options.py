@@ -1,0 +1,38 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+BUNDLE = "cardiac, dermoscopy, hemorrhage, or the folder of a bundle."
+
+Bundle = Annotated[str, typer.Option("-b", "--bundle", help=BUNDLE)]
+BundleName = Annotated[str, typer.Argument(metavar="BUNDLE", help=BUNDLE)]
+Ed = Annotated[int | None, typer.Option("--ed", min=0, help="End-diastolic phase, from 0; else it is found.")]
+Es = Annotated[int | None, typer.Option("--es", min=0, help="End-systolic phase, from 0; else it is found.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Series = Annotated[str | None, typer.Option(help="DICOM series to take, if there are several.")]
+ResampleUneven = Annotated[
+    bool, typer.Option("--resample-uneven", help="Resample unevenly spaced slices instead of refusing them.")
+]
+ForceModality = Annotated[
+    bool, typer.Option("--force-modality", help="Take images of a modality that the bundle was not made for.")
+]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; made if missing.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
+
+Data = Annotated[
+    Path, typer.Option("--data", help="Folder that holds datalist.json, or a datalist of another name (.json).")
+]
+ResultFolder = Annotated[Path | None, typer.Option("-o", "--output-dir", help="Folder for the results.")]
+MaxMinutes = Annotated[float, typer.Option(min=0, help="Stop after so many minutes, at the end of an epoch; 0: never.")]
+
+PhantomFolder = Annotated[Path, typer.Option("-o", "--output-dir", help="Folder to write to; made if missing.")]
+Seed = Annotated[int, typer.Option(min=0, help="Another seed is another patient.")]
+Repeats = Annotated[int, typer.Option(min=1, help="Measurements, of which the median is shown.")]
+Threads = Annotated[int, typer.Option(min=0, help="0 for all; 1 is disturbed least by other programs.")]

@@ -1,0 +1,160 @@
+"""The commands that look at one image or mask: ``segment``, ``measure``, ``explain``."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convformer_monai.cli.console import print_json, start_logging
+from convformer_monai.cli.options import (
+    Bundle,
+    Device,
+    Ed,
+    Es,
+    ForceModality,
+    Json,
+    Output,
+    Overwrite,
+    Quiet,
+    ResampleUneven,
+    Series,
+)
+
+__all__ = ["explain", "measure", "segment"]
+
+
+class SegmentationType(str, Enum):
+    """Kinds of DICOM segmentation objects."""
+
+    BINARY = "binary"
+    LABELMAP = "labelmap"
+
+
+def segment(
+    input: Annotated[Path, typer.Option("-i", "--input", help="A file, a DICOM folder, or a folder of cases.")],
+    output: Output,
+    bundle: Bundle = "cardiac",
+    device: Device = "auto",
+    format: Annotated[str, typer.Option(help="Comma-separated: nifti, dicom-seg, dicom-sr.")] = "nifti",
+    seg_type: Annotated[SegmentationType, typer.Option(help="Kind of DICOM SEG.")] = SegmentationType.BINARY,
+    preview: Annotated[bool, typer.Option("--preview", help="Also write a picture with the outlines.")] = False,
+    phase: Annotated[str, typer.Option(help="Phase of a cine: all, ed, es, or its number from 0.")] = "all",
+    ed: Ed = None,
+    es: Es = None,
+    series_uid: Series = None,
+    resample_uneven: ResampleUneven = False,
+    force_modality: ForceModality = False,
+    flips: Annotated[
+        bool, typer.Option("--flips", help="Average over flipped images and report how far they disagree; slower.")
+    ] = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Segment images: mask, measurements, report; on request DICOM and a picture.
+
+    For an input x, the output folder gets x_seg.nii.gz (photographs: x_seg.png), x_measurements.json and .csv, and
+    x_report.json. A folder of cases is gone through to its end: cases done before are skipped, bad ones listed.
+    """
+    start_logging(quiet)
+    from convformer_monai.cohort import segment_cases
+    from convformer_monai.outputs.writer import Options
+
+    options = Options(
+        formats=tuple(name.strip() for name in format.split(",") if name.strip()),
+        seg_type=seg_type.name,
+        preview=preview,
+        phase=phase,
+        ed=ed,
+        es=es,
+        series_uid=series_uid,
+        resample_uneven=resample_uneven,
+        overwrite=overwrite,
+    )
+    summary = segment_cases(
+        input, output, bundle, options, device=device, flips=flips, force_modality=force_modality, quiet=quiet
+    )
+    if as_json:
+        print_json(summary.to_json())
+    raise typer.Exit(summary.exit_code)
+
+
+def measure(
+    mask: Annotated[
+        Path,
+        typer.Option(
+            "-m",
+            "--mask",
+            help="A label map: NIfTI, NRRD, MetaImage, DICOM SEG (or a folder of them, one a phase), or PNG.",
+        ),
+    ],
+    bundle: Bundle = "cardiac",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder for <mask>_measurements.json and .csv.")
+    ] = None,
+    ed: Ed = None,
+    es: Es = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure an existing mask, whoever made it."""
+    start_logging(quiet)
+    from convformer_monai.outputs.case import measure_mask
+
+    measurements = measure_mask(mask, bundle, ed=ed, es=es, output=output, overwrite=overwrite)
+    if as_json:
+        print_json(measurements.to_dict())
+    elif not quiet:
+        typer.echo(measurements.to_text())
+
+
+def explain(
+    input: Annotated[Path, typer.Option("-i", "--input", help="An image file, or a folder of one DICOM series.")],
+    output: Output,
+    bundle: Bundle = "cardiac",
+    net: Annotated[str | None, typer.Option(help="Another network than the bundle's: see info --networks.")] = None,
+    block: Annotated[str | None, typer.Option(help="Its transformer block (default convformer).")] = None,
+    preset: Annotated[str | None, typer.Option(help="Its size (default small).")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Its state dict; without, it is untrained.")] = None,
+    slice: Annotated[
+        int | None, typer.Option(min=0, help="Slice of the image, from 0; else the one with the largest mask.")
+    ] = None,
+    pixel: Annotated[
+        str | None, typer.Option(metavar="X,Y", help="Pixel of the image, from 0,0; else one within the mask.")
+    ] = None,
+    phase: Annotated[int | None, typer.Option(min=0, help="Phase of a cine, from 0 (default the first).")] = None,
+    series_uid: Series = None,
+    device: Device = "auto",
+    resample_uneven: ResampleUneven = False,
+    force_modality: ForceModality = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what a network attends to in an image, and whether its attention has collapsed.
+
+    For an input x, the output folder gets x_attention.png, x_collapse.png, x_receptive_field.png (of ConvFormer heads)
+    and x_explain.json with all numbers. Needs matplotlib: pip install 'convformer_monai[train]'.
+    """
+    start_logging(quiet)
+    from convformer_monai.analysis.explain import ExplainOptions, explain, read_pixel
+
+    options = ExplainOptions(
+        net=net,
+        block=block,
+        preset=preset,
+        weights=weights,
+        slice=slice,
+        pixel=read_pixel(pixel),
+        phase=phase,
+        series_uid=series_uid,
+        resample_uneven=resample_uneven,
+        overwrite=overwrite,
+    )
+    content = explain(input, output, bundle, options, device=device, force_modality=force_modality)
+    if as_json:
+        print_json(content)

@@ -1,0 +1,112 @@
+"""The other commands: ``info``, ``export``, ``demo``, ``label``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convformer_monai.cli.console import print_json, start_logging
+from convformer_monai.cli.options import BUNDLE, Bundle, Device, Json, Overwrite, Quiet
+
+__all__ = ["demo", "export", "info", "label"]
+
+
+def info(
+    bundle: Annotated[str | None, typer.Option("-b", "--bundle", help="One bundle only.")] = None,
+    networks: Annotated[bool, typer.Option("--networks", help="The networks and blocks to choose from.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show versions, devices and bundles; or the networks."""
+    from convformer_monai.about import about, about_networks, as_text, networks_as_text
+
+    content = about_networks() if networks else about(bundle)
+    if as_json:
+        print_json(content)
+    else:
+        typer.echo(networks_as_text(content) if networks else as_text(content))
+
+
+def export(
+    name: Annotated[str | None, typer.Argument(metavar="BUNDLE", help="The same as --bundle.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Network for other programs: .ts, .pt2 or .onnx.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights of a training (best.pt) to put into the bundle.")
+    ] = None,
+    bundle: Annotated[str | None, typer.Option("-b", "--bundle", help=f"{BUNDLE} Default cardiac.")] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a bundle's network for other programs, or put trained weights into the bundle.
+
+    --output writes TorchScript (.ts), torch.export (.pt2) or ONNX (.onnx), and checks that it computes the same.
+    --weights replaces models/model.pt of the bundle that is named, in float16, and its SHA-256 in metadata.json.
+    """
+    start_logging(quiet)
+    from convformer_monai.commands.export import export
+
+    export(name or bundle, output=output, weights=weights, overwrite=overwrite)
+
+
+def demo(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="BUNDLE IMAGE FOLDER", help="cardiac, dermoscopy or hemorrhage; your file; a folder."),
+    ] = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Segment a generated image and compare the mask with the truth; or segment your own image.
+
+    All words may be left out: demo hemorrhage, demo my_scan.nii.gz, demo dermoscopy photo.jpg results. BUNDLE is
+    cardiac by default. FOLDER gets image, mask, measurements and report, as from segment; it is demo_output by default.
+    The exit code is 1 if the Dice of a generated image is below the expected minimum.
+    """
+    start_logging(quiet)
+    from convformer_monai.commands.demo import read_words, run_demo
+
+    dice, exit_code = run_demo(*read_words(words or []), device=device)
+    if dice:
+        typer.echo("Dice against the truth (1 is perfect)")
+    for structure, value in dice.items():
+        typer.echo(f"  {structure:10}  {value:.3f}")
+    raise typer.Exit(exit_code)
+
+
+def label(
+    studies: Annotated[
+        str, typer.Option(help="Folder of images (files, or folders of DICOM), or address of a DICOMweb server.")
+    ],
+    bundle: Bundle = "cardiac",
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Folder for what the server makes (default convformer_label in the folder of images)."),
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on; there are no passwords.")] = "127.0.0.1",
+    device: Device = "auto",
+    version: Annotated[
+        int | None, typer.Option(min=0, help="Weights to use: 0 are the shipped ones (default those last in use).")
+    ] = None,
+    versions: Annotated[bool, typer.Option("--versions", help="List the versions of the weights and stop.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Start a MONAI Label server, for 3D Slicer or OHIF, whose model learns from corrected labels.
+
+    Labels go to the folder's labels/final, or into the PACS as DICOM SEG. Training makes a new version of the weights;
+    the shipped ones are never changed, and --version goes back. Needs MONAI Label, in an environment of its own; the
+    command that installs it is printed where it lacks.
+    """
+    start_logging(quiet)
+    from convformer_monai.label_app.launch import launch, prepare
+
+    place, options = prepare(studies, bundle, work, device, version)
+    if versions:
+        current = options.versions.current
+        for one in options.versions.all():
+            typer.echo(f"{one}{' (in use)' if one == current else ''}")
+        return
+    raise typer.Exit(launch(place, options, host, port))

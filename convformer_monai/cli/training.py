@@ -1,0 +1,153 @@
+"""The commands that train and compare networks: ``train``, ``evaluate``, ``experiment``."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convformer_monai.cli.console import start_logging
+from convformer_monai.cli.options import BundleName, Data, MaxMinutes, ResultFolder
+
+__all__ = ["evaluate", "experiment", "train"]
+
+
+class OverlayChoice(str, Enum):
+    """Which cases the pictures of an evaluation show."""
+
+    WORST = "worst"
+    BEST = "best"
+    FIRST = "first"
+
+
+class Experiment(str, Enum):
+    """The comparisons of networks."""
+
+    TABLE1 = "table1"
+    ALPHA = "alpha"
+    CONTROLS = "controls"
+
+
+def train(
+    context: typer.Context,
+    bundle: BundleName,
+    data: Data,
+    output_dir: ResultFolder = None,
+    max_minutes: MaxMinutes = 0,
+    processes: Annotated[int, typer.Option(min=1, help="GPUs, or processes on the CPU, to train on.")] = 1,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew instead of going on.")] = False,
+    all_runs: Annotated[bool, typer.Option("--all", help="Every run of the bundle's configs/runs.json.")] = False,
+    networks: Annotated[str | None, typer.Option(help="Of --all only these networks, comma-separated.")] = None,
+) -> None:
+    """Train a bundle's network on your own images.
+
+    Takes the lists "train" and "val" of datalist.json: {"train": [{"image": "a.nii.gz", "label": "a_gt.nii.gz"}, ...],
+    "val": [...]}, with paths relative to that file; hemorrhage takes the lists that configs/train.json names.
+
+    Any other --ID VALUE replaces an id of the bundle's configs/train.json, also inside one: --max_epochs 20, --seed 1,
+    --device cpu, --fold 0 (hemorrhage), --batch_size 8, --crop#0 96.
+
+    The folder, by default runs/BUNDLE, gets best.pt and best.json (the weights with the best validation, averaged over
+    steps), checkpoint.pt and TensorBoard logs. Stopped at any time, the same command goes on from the last epoch.
+    --all trains the network and its controls, all their stages, into FOLDER/NETWORK/STAGE.
+
+    To put the weights into the bundle: convformer-monai export BUNDLE --weights FOLDER/best.pt
+    """
+    start_logging(times=True)
+    from convformer_monai.commands.train import TrainOptions, train
+
+    options = TrainOptions(
+        output_dir=output_dir,
+        max_minutes=max_minutes,
+        processes=processes,
+        restart=restart,
+        all_runs=all_runs,
+        networks=networks,
+        overrides=tuple(context.args),
+    )
+    raise typer.Exit(train(bundle, data, options))
+
+
+def evaluate(
+    bundle: BundleName,
+    data: Data,
+    output_dir: ResultFolder = None,
+    section: Annotated[str | None, typer.Option(help="List of the datalist (default val).")] = None,
+    overlays: Annotated[int | None, typer.Option(min=0, help="Number of pictures to draw (default 0).")] = None,
+    overlay_choice: Annotated[OverlayChoice | None, typer.Option(help="Cases they show (default worst).")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Your own weights, instead of the bundle's.")] = None,
+    runs: Annotated[Path | None, typer.Option(help="Cross-validate: the folder of train --all.")] = None,
+    network: Annotated[str | None, typer.Option(help="Network of configs/runs.json that the weights are of.")] = None,
+    network_def: Annotated[str | None, typer.Option(help="Definition of that network, as train took it.")] = None,
+    doubt: Annotated[bool, typer.Option("--doubt", help="Do flips disagree more where masks are bad?")] = False,
+    peaks: Annotated[bool, typer.Option("--peaks", help="What does a mask without unsure parts gain?")] = False,
+) -> None:
+    """Compare a bundle's masks with labels, on the images' own grids.
+
+    Writes per_case.csv (a row for each case and structure: Dice, HD95, average surface distance, volumes; of
+    photographs Dice and Jaccard), summary.json and summary.md (means, medians, 95% bootstrap confidence intervals) and
+    overlays/CASE.png; by default to eval in the bundle's folder.
+
+    --runs segments every slice of the expert masks and the blood-free slices by the weights
+    RUNS/NETWORK/foldK/best.pt that never saw its patient.
+
+    --doubt writes doubt.csv and doubt.json: flagged cases beside the others. --peaks writes peaks.csv: what each
+    threshold for unsure parts does on the validation slices.
+    """
+    start_logging()
+    from convformer_monai.commands.evaluate import EvaluateOptions, evaluate, evaluate_report
+
+    options = EvaluateOptions(
+        section=section,
+        output_dir=output_dir,
+        overlays=overlays,
+        overlay_choice=overlay_choice.value if overlay_choice else None,
+        device=device,
+        weights=weights,
+        runs=runs,
+        network=network,
+        network_def=network_def,
+    )
+    if doubt or peaks:
+        typer.echo(evaluate_report(bundle, data, options, peaks=not doubt))
+    else:
+        evaluate(bundle, data, options)
+
+
+def experiment(
+    context: typer.Context,
+    experiment: Annotated[Experiment, typer.Argument(metavar="table1|alpha|controls")],
+    task: Annotated[
+        str, typer.Option("--task", "-b", "--bundle", help="cardiac, dermoscopy, hemorrhage, or a bundle's folder.")
+    ],
+    data: Data,
+    output_dir: ResultFolder = None,
+    preset: Annotated[str, typer.Option(help="Size of the nets: small or full.")] = "small",
+    nets: Annotated[str | None, typer.Option(help="Comma-separated; all by default.")] = None,
+    blocks: Annotated[str | None, typer.Option(help="Comma-separated; all by default.")] = None,
+    seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "0",
+    jobs: Annotated[int, typer.Option(min=1, help="Networks to train at a time, which share the cores.")] = 1,
+    max_minutes: MaxMinutes = 0,
+) -> None:
+    """Train networks alike, evaluate them alike, and compare them in one table.
+
+    table1 is Table 1 of the ConvFormer paper: the nets SETR, TransUNet, TransFuse, FATNet and Patcher, each with the
+    blocks vit, reattention, layerscale, refiner and convformer, and the controls conv and identity. alpha is its
+    ablation of the largest receptive field: alpha 0.2 to 1.0 in ConvFormer; SETR by default. controls is the bundle's
+    own network beside the controls of its configs/runs.json.
+
+    All are trained by the bundle's recipe. Any other --ID VALUE replaces an id of its configs/train.json for all of
+    them: --max_epochs 8. The folder, by default runs/EXPERIMENT/TASK, gets table.csv and table.md with a row for each
+    network, and NETWORK/seedK with weights, log, evaluation and measures of attention collapse. Stopped at any time,
+    the same command goes on.
+    """
+    start_logging(times=True)
+    from convformer_monai.commands.experiment import ExperimentOptions, run_experiment
+
+    options = ExperimentOptions(preset, nets, blocks, seeds, jobs, max_minutes)
+    table, exit_code = run_experiment(experiment.value, task, data, output_dir, options, context.args)
+    typer.echo(table or "no network is done yet")
+    raise typer.Exit(exit_code)

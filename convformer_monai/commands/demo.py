@@ -1,0 +1,95 @@
+"""``convformer-monai demo``: an image through a shipped bundle, as ``segment`` does it."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convformer_monai.bundle import BUNDLES, Bundle
+from convformer_monai.errors import EXIT_FAULT, InputRefused, RefusalCode
+from convformer_monai.tasks.task import Label, resolve
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["read_words", "run_demo"]
+
+logger = logging.getLogger(__name__)
+
+OUTPUT = Path("demo_output")
+
+
+def read_words(words: Sequence[str]) -> tuple[str, Path | None, Path]:
+    """Reads ``[BUNDLE] [IMAGE [FOLDER]]``.
+
+    Returns:
+        The bundle, the user's image if there is one, and the folder for the results.
+
+    Raises:
+        InputRefused: if there are too many words.
+    """
+    bundle, *paths = words if words and words[0] in BUNDLES else ["cardiac", *words]
+    if len(paths) > 2:
+        raise InputRefused(RefusalCode.OPTION, f"demo takes a bundle, an image and a folder, got {' '.join(words)}")
+    image, folder = [*map(Path, paths), None, None][:2]
+    return bundle, image, folder or OUTPUT
+
+
+def run_demo(
+    bundle: str, image: Path | None = None, output_dir: Path = OUTPUT, device: str = "auto"
+) -> tuple[dict[str, float], int]:
+    """Segments an image, or a generated one, whose mask it compares with the truth.
+
+    Args:
+        bundle: one of :data:`convformer_monai.bundle.BUNDLES`.
+        image: file or DICOM folder; ``None`` for a generated one.
+        output_dir: folder for image and results; made if missing, its results are replaced.
+        device: see :func:`convformer_monai.segmenter.choose_device`.
+
+    Returns:
+        The Dice of each structure, none for an image of unknown truth; and the exit code.
+
+    Raises:
+        InputRefused: if the image or the folder cannot be used.
+    """
+    from convformer_monai.cohort import segment_cases
+    from convformer_monai.outputs.case import folder_for
+    from convformer_monai.outputs.writer import Options
+
+    task, truth = Bundle(bundle).task, None
+    if image is None:
+        make = resolve(task.phantom or "")
+        image, truth = make().save(folder_for(output_dir, "").parent, make.__name__)
+    command = ["convformer-monai", "segment", "-i", str(image), "-o", str(output_dir), "-b", bundle, "--overwrite"]
+    logger.info("$ %s", shlex.join(command))
+    summary = segment_cases(image, output_dir, bundle, Options(overwrite=True), device=device)
+    if truth is None or summary.exit_code:
+        return {}, summary.exit_code
+    dice = _dice(truth.with_name(truth.name.replace("_truth.", "_seg.")), truth, task.labels)
+    low = [(name, least) for name, least in task.phantom_dice if dice[name] < least]
+    for name, least in low:
+        logger.error("the Dice of %s is %.3f, expected at least %g", name, dice[name], least)
+    return dice, EXIT_FAULT if low else 0
+
+
+def _dice(mask: Path, truth: Path, labels: Sequence[Label]) -> dict[str, float]:
+    """The Dice of each structure of a mask."""
+    from convformer_monai.measurements.overlap import dice
+
+    found, there = _labels(mask), _labels(truth)
+    return {label.name: dice(found == label.index, there == label.index) for label in labels}
+
+
+def _labels(path: Path) -> NDArray[np.uint8]:
+    """The labels of a NIfTI file, or of a PNG of 0 and 255."""
+    import nibabel as nib
+    import numpy as np
+    from PIL import Image
+
+    if path.suffix == ".png":
+        return (np.asarray(Image.open(path)) > 127).astype(np.uint8)
+    return np.asarray(nib.Nifti1Image.from_filename(path).dataobj).astype(np.uint8)

@@ -1,0 +1,132 @@
+"""``convformer-monai evaluate``: a bundle on labelled data, cross-validated, or with a look at its doubt or peaks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convformer_monai.bundle_run import bundle_command, bundle_folder, dataset_path, hand_over, monai_path
+from convformer_monai.errors import InputRefused, RefusalCode
+
+__all__ = ["EvaluateOptions", "evaluate", "evaluate_command", "evaluate_report"]
+
+CROSS_VALIDATION = "crossvalidate"
+NETWORK = "convformer"
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What of a bundle is evaluated, and how.
+
+    Attributes:
+        section: of the datalist; ``None`` for the config's own.
+        output_dir: folder for the results; ``None`` for ``eval`` in the bundle.
+        overlays: number of pictures to draw.
+        overlay_choice: which cases they show: ``worst``, ``best`` or ``first``.
+        device: to run on.
+        weights: file of the user's own weights.
+        runs: folder that ``train --all`` wrote, for a cross-validation.
+        network: name in the bundle's ``configs/runs.json``.
+        network_def: definition of another network, as Python.
+    """
+
+    section: str | None = None
+    output_dir: Path | None = None
+    overlays: int | None = None
+    overlay_choice: str | None = None
+    device: str | None = None
+    weights: Path | None = None
+    runs: Path | None = None
+    network: str | None = None
+    network_def: str | None = None
+
+    def refuse(self, names: str, purpose: str) -> None:
+        """Refuses options that a purpose cannot take."""
+        for name in names.split():
+            if getattr(self, name) is not None:
+                raise InputRefused(RefusalCode.OPTION, f"--{name.replace('_', '-')} is not for {purpose}")
+
+
+def evaluate(bundle: str, data: Path, options: EvaluateOptions) -> None:
+    """Evaluates a bundle in the place of this process; see :func:`evaluate_command`."""
+    hand_over(evaluate_command(bundle, data, options))
+
+
+def evaluate_command(bundle: str, data: Path, options: EvaluateOptions) -> list[str]:
+    """The command that evaluates a bundle.
+
+    Args:
+        bundle: see :class:`convformer_monai.bundle.Bundle`.
+        data: folder that holds ``datalist.json``, or a datalist of another name.
+        options: what else was asked for.
+
+    Raises:
+        InputRefused: if the bundle, a path or an option cannot be used.
+    """
+    root, dataset = bundle_folder(bundle), dataset_path(data)
+    names = ("section", "overlays", "overlay_choice", "device")
+    values: dict[str, Any] = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    config = "evaluate"
+    if options.weights is not None:
+        values |= {"weights": str(monai_path(options.weights)), "weights_sha256": ""}
+    if options.runs is not None:
+        options.refuse("section overlay_choice weights", "a cross-validation with --runs")
+        config = CROSS_VALIDATION
+        values["weights"] = str(_network_runs(root, options) / "fold{fold}" / "best.pt")
+    if options.network is not None:
+        options.refuse("network_def", "--network, which names one")
+        values |= _control(root, options.network)
+    elif options.network_def is not None:
+        values["network_def"] = options.network_def
+    output_dir = None if options.output_dir is None else monai_path(options.output_dir)
+    return bundle_command(root, ["inference", config], str(dataset), output_dir, values)
+
+
+def evaluate_report(bundle: str, data: Path, options: EvaluateOptions, peaks: bool) -> str:
+    """Compares the cases that are flagged for doubt with the others; or measures masks without their unsure parts.
+
+    Args:
+        bundle: as for :func:`evaluate_command`; with folds, for the peaks.
+        data: see there.
+        options: of which it takes the output folder, the runs and the network.
+        peaks: the latter of the two, which writes ``peaks.csv``; the former writes ``doubt.csv`` and ``doubt.json``.
+
+    Returns:
+        The summary, for people.
+
+    Raises:
+        InputRefused: if the bundle, a path, an option, the data or the weights cannot be used.
+    """
+    options.refuse("section overlays overlay_choice device weights network_def", "--peaks" if peaks else "--doubt")
+    root, dataset = bundle_folder(bundle), dataset_path(data)
+    runs = None if options.runs is None else _network_runs(root, options)
+    folder = monai_path(options.output_dir or root / "eval")
+    if not peaks:
+        from convformer_monai.evaluation.doubt import report_doubt
+
+        return report_doubt(root, dataset, folder, runs)
+    if runs is None:
+        raise InputRefused(RefusalCode.OPTION, "--peaks needs --runs, the folder that train --all wrote")
+    from convformer_monai.evaluation.confidence import report_peaks
+
+    return report_peaks(root, dataset, folder, runs)
+
+
+def _network_runs(root: Path, options: EvaluateOptions) -> Path:
+    """The folder of one network's folds."""
+    if not (root / "configs" / f"{CROSS_VALIDATION}.json").is_file():
+        raise InputRefused(RefusalCode.OPTION, f"{root.name} has no folds: leave --runs out")
+    return monai_path(options.runs or Path()) / (options.network or NETWORK)
+
+
+def _control(root: Path, network: str) -> dict[str, Any]:
+    """What a network of ``configs/runs.json`` changes in ``inference.json``."""
+    file = root / "configs" / "runs.json"
+    if not file.is_file():
+        raise InputRefused(RefusalCode.PLAN, f"{root.name} has no configs/runs.json: leave --network out")
+    networks: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["networks"]
+    if network not in networks:
+        raise InputRefused(RefusalCode.OPTION, f"--network must be one of {', '.join(networks)}, got {network}")
+    return networks[network]

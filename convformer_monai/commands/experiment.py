@@ -1,0 +1,82 @@
+"""``convformer-monai experiment``: networks trained and evaluated alike, and the table that compares them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from convformer_monai.bundle_run import bundle_folder, check_overrides, dataset_path, run_path
+from convformer_monai.commands.lists import names_in, numbers_in
+from convformer_monai.errors import EXIT_FAULT, InputRefused, RefusalCode
+
+__all__ = ["ExperimentOptions", "run_experiment"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExperimentOptions:
+    """Which cells of an experiment are done, and how.
+
+    Attributes:
+        preset: size of the nets.
+        nets: names, separated by commas; empty for all.
+        blocks: the same.
+        seeds: whole numbers, separated by commas.
+        jobs: cells at a time.
+        max_minutes: nothing begins after so many minutes; 0 for no limit.
+    """
+
+    preset: str = "small"
+    nets: str | None = None
+    blocks: str | None = None
+    seeds: str = "0"
+    jobs: int = 1
+    max_minutes: float = 0
+
+
+def run_experiment(
+    experiment: str,
+    bundle: str,
+    data: Path,
+    output_dir: Path | None,
+    options: ExperimentOptions,
+    overrides: Sequence[str] = (),
+) -> tuple[str, int]:
+    """Does what is left of an experiment.
+
+    Args:
+        experiment: one of :data:`convformer_monai.experiments.EXPERIMENTS`.
+        bundle: see :class:`convformer_monai.bundle.Bundle`; its data, training and evaluation are used.
+        data: folder that holds ``datalist.json``, or a datalist of another name.
+        output_dir: of the experiment; ``None`` for ``runs/<experiment>/<bundle>`` where the user stands.
+        options: which cells.
+        overrides: words ``--ID VALUE`` for ids of ``train.json``, for every training.
+
+    Returns:
+        The table, empty before the first cell is done, and the exit code.
+
+    Raises:
+        InputRefused: if the bundle, a path, an id or a name cannot be used.
+    """
+    root, dataset = bundle_folder(bundle), dataset_path(data)
+    checked, seeds = check_overrides(root, overrides), numbers_in(options.seeds, "--seeds")
+    folder = run_path(output_dir, bundle, experiment)
+    from convformer_monai.experiments import Runner, make_cells, write_table
+
+    try:
+        cells = make_cells(experiment, root, options.preset, names_in(options.nets), names_in(options.blocks))
+    except ValueError as error:
+        raise InputRefused(RefusalCode.OPTION, str(error)) from error
+    runner = Runner(root, str(dataset), folder, checked, options.max_minutes, options.jobs)
+    failed = runner.run(cells, seeds, lambda: write_table(runner, cells, seeds))
+    table = write_table(runner, cells, seeds)
+    if failed:
+        logger.error("failed: %s", "; ".join(failed))
+        return table, EXIT_FAULT
+    left = sum(not runner.is_done(cell, seed) for cell in cells for seed in seeds)
+    if left:
+        logger.info("%d trainings are left; the same command goes on", left)
+    return table, 0

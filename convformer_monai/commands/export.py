@@ -1,0 +1,45 @@
+"""``convformer-monai export``: a bundle's network out to other programs, or trained weights into a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from convformer_monai.errors import InputRefused, RefusalCode
+
+__all__ = ["export"]
+
+
+def export(
+    bundle: str | None, *, output: Path | None = None, weights: Path | None = None, overwrite: bool = False
+) -> None:
+    """Does one of the two.
+
+    Args:
+        bundle: see :class:`convformer_monai.bundle.Bundle`; ``None`` for the cardiac one, for the network only.
+        output: file of the network to write, see :func:`convformer_monai.export.export_network`.
+        weights: file of a state dict to put into the bundle, see :func:`convformer_monai.bundle.save_weights`.
+        overwrite: replace the file of the network.
+
+    Raises:
+        InputRefused: if not exactly one file is given, or it cannot be used.
+    """
+    if (output is None) == (weights is None):
+        raise InputRefused(
+            RefusalCode.OPTION, "give either --output FILE or --weights FILE; see convformer-monai export --help"
+        )
+    if output is not None:
+        from convformer_monai.export import export_network
+
+        export_network(bundle or "cardiac", output, overwrite=overwrite)
+    if weights is not None:
+        if bundle is None:
+            raise InputRefused(
+                RefusalCode.OPTION, "name the bundle that gets the weights: export BUNDLE --weights FILE"
+            )
+        if not weights.is_file():
+            raise InputRefused(
+                RefusalCode.FILE_NOT_FOUND, f"--weights {weights} does not exist; give the best.pt of a training"
+            )
+        from convformer_monai.bundle import Bundle, save_weights
+
+        save_weights(weights, Bundle(bundle).root)

@@ -1,0 +1,112 @@
+"""``convformer-monai train``: one training of a bundle's network, or all runs of the bundle's ``configs/runs.json``."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from convformer_monai.bundle_run import (
+    bundle_command,
+    bundle_folder,
+    check_overrides,
+    dataset_path,
+    hand_over,
+    run_path,
+)
+from convformer_monai.commands.lists import names_in
+from convformer_monai.errors import InputRefused, RefusalCode
+
+__all__ = ["TrainOptions", "train", "train_all", "train_command"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How a bundle is trained.
+
+    Attributes:
+        output_dir: folder of the run; ``None`` for ``runs/<bundle>`` where the user stands.
+        max_minutes: no run goes on beyond the end of an epoch after so many minutes; 0 for no limit.
+        processes: to train in, by torchrun and the bundle's ``multi_gpu_train.json`` if there are several.
+        restart: begin anew instead of going on from the last epoch.
+        all_runs: do every run of the bundle's ``configs/runs.json``.
+        networks: of these only the networks with these names, separated by commas; empty for all.
+        overrides: words ``--ID VALUE`` for ids of ``train.json``.
+    """
+
+    output_dir: Path | None = None
+    max_minutes: float = 0
+    processes: int = 1
+    restart: bool = False
+    all_runs: bool = False
+    networks: str | None = None
+    overrides: tuple[str, ...] = ()
+
+
+def train(bundle: str, data: Path, options: TrainOptions) -> int:
+    """Trains a bundle's network, in the place of this process unless all runs are asked for.
+
+    Args:
+        bundle: see :class:`convformer_monai.bundle.Bundle`.
+        data: folder that holds ``datalist.json``, or a datalist of another name.
+        options: how.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputRefused: if the bundle, a path or an option cannot be used.
+    """
+    if options.all_runs:
+        return train_all(bundle, data, options)
+    hand_over(train_command(bundle, data, options))
+
+
+def train_command(bundle: str, data: Path, options: TrainOptions) -> list[str]:
+    """The command that trains a bundle's network once; see :func:`train`."""
+    if options.networks:
+        raise InputRefused(RefusalCode.OPTION, "--networks chooses among the runs of --all")
+    root, dataset, folder, overrides = _checked(bundle, data, options)
+    if options.max_minutes:
+        overrides += ["--max_minutes", f"{options.max_minutes:g}"]
+    several = options.processes > 1
+    command = bundle_command(root, ["train", "multi_gpu_train"] if several else "train", dataset, folder, {})
+    if several:
+        command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(options.processes)]
+    return command + overrides
+
+
+def train_all(bundle: str, data: Path, options: TrainOptions) -> int:
+    """Does what is left of all runs of a bundle, one after another; see :func:`train`.
+
+    The runs go to ``<network>/<stage>`` in the output folder. No run begins after ``max_minutes``.
+    """
+    if options.processes > 1:
+        raise InputRefused(RefusalCode.OPTION, "--all trains in one process at a time: leave --processes out")
+    root, dataset, folder, overrides = _checked(bundle, data, options)
+    if not (root / "configs" / "runs.json").is_file():
+        raise InputRefused(RefusalCode.PLAN, f"{root} has no configs/runs.json for --all")
+    from convformer_monai.training.plan import run_plan
+
+    try:
+        done = run_plan(root, dataset, folder, overrides, names_in(options.networks), options.max_minutes)
+    except subprocess.CalledProcessError as error:
+        logger.error("a run failed with exit status %d; the same command goes on from its last epoch", error.returncode)
+        return int(error.returncode)
+    logger.info("all runs are done" if done else "the time is over; the same command goes on")
+    return 0
+
+
+def _checked(bundle: str, data: Path, options: TrainOptions) -> tuple[Path, str, Path, list[str]]:
+    """The bundle's folder, the data, the folder of the run and the ids to replace, as MONAI takes them."""
+    root, dataset = bundle_folder(bundle), str(dataset_path(data))
+    overrides = check_overrides(root, options.overrides)
+    return (
+        root,
+        dataset,
+        run_path(options.output_dir, bundle),
+        overrides + (["--resume", "False"] if options.restart else []),
+    )

@@ -1,0 +1,195 @@
+"""``train``, ``evaluate``, ``experiment`` and ``export``: what they check before any work, and what they pass on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from convformer_monai.cli import main
+from convformer_monai.cli.training import Experiment
+from convformer_monai.commands import evaluate as evaluating
+from convformer_monai.commands import train as training
+from convformer_monai.experiments import EXPERIMENTS
+from convformer_monai.training import plan
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
+    """The commands that took the place of the program; the user stands in a folder that holds ``data``."""
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    commands: list[list[str]] = []
+    for module in (training, evaluating):
+        monkeypatch.setattr(module, "hand_over", lambda command: commands.append(list(command)))
+    return commands
+
+
+def options_of(started: list[list[str]], *arguments: str) -> dict[str, str]:
+    """The options that MONAI gets."""
+    main([*arguments])
+    (command,) = started
+    assert command[:4] == [sys.executable, "-m", "monai.bundle", "run"]
+    return dict(zip(command[4::2], command[5::2], strict=True))
+
+
+def bundle(repository: Path, name: str) -> Path:
+    return next((repository / "bundles").glob(f"{name}_*"))
+
+
+def test_evaluate_passes_on_absolute_paths(started: list[list[str]], repository: Path, tmp_path: Path) -> None:
+    arguments = "evaluate cardiac --data data --overlays 3 --overlay_choice best --weights w.pt".split()
+    assert options_of(started, *arguments, "--output_dir", "my out") == {
+        "--bundle_root": f"{bundle(repository, 'cardiac')}",
+        "--config_file": f"{bundle(repository, 'cardiac')}/configs/evaluate.json",
+        "--dataset_dir": f"{tmp_path}/data",
+        "--output_dir": f"{tmp_path}/my out",
+        "--overlays": "3",
+        "--overlay_choice": "best",
+        "--weights": f"{tmp_path}/w.pt",
+        "--weights_sha256": "",
+    }
+
+
+def test_evaluate_takes_another_network(started: list[list[str]]) -> None:
+    definition = "{'_target_': 'MyNet', 'in_channels': 1}"
+    options = options_of(started, "evaluate", "cardiac", "--data", "data", "--network_def", definition)
+    assert options["--inference_overrides"] == f"{{'network_def': {definition}}}"
+
+
+def test_evaluate_cross_validates_the_runs_of_a_control(
+    started: list[list[str]], repository: Path, tmp_path: Path
+) -> None:
+    arguments = ["evaluate", "hemorrhage", "--data", "data", "--runs", "my runs", "--network", "conv"]
+    assert options_of(started, *arguments) == {
+        "--bundle_root": f"{bundle(repository, 'ct')}",
+        "--config_file": f"{bundle(repository, 'ct')}/configs/crossvalidate.json",
+        "--dataset_dir": f"{tmp_path}/data",
+        "--weights": f"{tmp_path}/my runs/conv/fold{{fold}}/best.pt",
+        "--inference_overrides": "{'network_def#block': 'conv'}",
+    }
+
+
+@pytest.mark.parametrize(
+    ("option", "name"), [("--doubt", "doubt.report_doubt"), ("--peaks", "confidence.report_peaks")]
+)
+def test_evaluate_prints_doubt_and_peaks(
+    started: list[list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    name: str,
+) -> None:
+    monkeypatch.setattr(f"convformer_monai.evaluation.{name}", lambda *given: " ".join(map(str, given[1:])))
+    assert main(["evaluate", "hemorrhage", "--data", "data", "--runs", "r", option, "--output_dir", "o"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/data {tmp_path}/o {tmp_path}/r/convformer\n"
+
+
+@pytest.mark.parametrize("dash", ["-", "_"])
+def test_train_passes_on_ids_of_the_config(
+    started: list[list[str]], repository: Path, tmp_path: Path, dash: str
+) -> None:
+    words = f"--max{dash}minutes 5 --crop#0 96 --restart --val{dash}interval=2".split()
+    assert options_of(started, "train", "cardiac", "--data", "data", *words) == {
+        "--bundle_root": f"{bundle(repository, 'cardiac')}",
+        "--config_file": f"{bundle(repository, 'cardiac')}/configs/train.json",
+        "--dataset_dir": f"{tmp_path}/data",
+        "--output_dir": f"{tmp_path}/runs/cardiac",
+        "--crop#0": "96",
+        "--val_interval": "2",
+        "--resume": "False",
+        "--max_minutes": "5",
+    }
+
+
+def test_train_takes_the_folder_of_a_bundle(started: list[list[str]], repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").symlink_to(bundle(repository, "cardiac"))
+    options = options_of(started, "train", "mine/", "--data", "data")
+    assert options["--bundle_root"] == f"{tmp_path}/mine" and options["--output_dir"] == f"{tmp_path}/runs/mine"
+
+
+def test_train_starts_several_processes(started: list[list[str]], repository: Path) -> None:
+    main(["train", "cardiac", "--data", "data", "--processes", "2"])
+    assert started[0][1:9] == "-m torch.distributed.run --standalone --nproc_per_node 2 -m monai.bundle run".split()
+    configs = bundle(repository, "cardiac") / "configs"
+    assert repr([f"{configs}/train.json", f"{configs}/multi_gpu_train.json"]) in started[0]
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_train_all_runs_the_plan(
+    started: list[list[str]], repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: bool
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(plan, "run_plan", lambda *given: asked.extend(given) or done)
+    words = "--all --networks conv --batch_size 4 --max_minutes 30 --output_dir out".split()
+    assert main(["train", "hemorrhage", "--data", "data", *words]) == 0
+    root = bundle(repository, "ct")
+    assert asked == [root, f"{tmp_path}/data", tmp_path / "out", ["--batch_size", "4"], ["conv"], 30]
+
+
+def test_experiments_are_those_of_the_package() -> None:
+    assert [experiment.value for experiment in Experiment] == list(EXPERIMENTS)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("evaluate", "Missing argument 'BUNDLE'"),
+        ("evaluate brain --data data", "brain is no bundle"),
+        ("evaluate cardiac", "Missing option '--data'"),
+        ("evaluate cardiac --data nowhere", "--data nowhere does not exist"),
+        ("evaluate cardiac --data data --sectoin val", "--sectoin"),
+        ("evaluate cardiac --data data --section", "--section' requires an argument"),
+        ("evaluate cardiac --data a#b", "'#'"),
+        ("evaluate cardiac --data data --runs runs", "has no folds"),
+        ("evaluate hemorrhage --data data --runs runs --weights w.pt", "--weights is not for a cross-validation"),
+        ("evaluate hemorrhage --data data --network cnov", "must be one of"),
+        ("evaluate hemorrhage --data data --network conv --network_def x", "--network-def is not for --network"),
+        ("evaluate hemorrhage --data data --peaks", "--peaks needs --runs"),
+        ("evaluate cardiac --data data --runs runs --peaks", "has no folds"),
+        ("evaluate cardiac --data data --doubt --section val", "--section is not for --doubt"),
+        ("train brain --data data", "brain is no bundle"),
+        ("train cardiac", "Missing option '--data'"),
+        ("train cardiac --data nowhere", "--data nowhere does not exist"),
+        ("train cardiac --data data --max_minuts 5", "no id max_minuts; did you mean --max_minutes?"),
+        ("train cardiac --data data --fold 1", "no id fold"),
+        ("train cardiac --data data --seed", "--seed needs a value"),
+        ("train cardiac --data data --seed --restart", "--seed needs a value"),
+        ("train cardiac --data data more", "unexpected argument more"),
+        ("train hemorrhage --data data --networks conv", "--all"),
+        ("train hemorrhage --data data --all --processes 2", "one process"),
+        ("train hemorrhage --data data --all --networks foo", "no network 'foo'"),
+        ("experiment table2 --task cardiac --data data", "'table2' is not one of 'table1', 'alpha', 'controls'"),
+        ("experiment table1 --data data", "Missing option"),
+        ("experiment table1 --task knee --data data", "knee is no bundle"),
+        ("experiment table1 --task cardiac", "Missing option '--data'"),
+        ("experiment table1 --task cardiac --data nowhere", "--data nowhere does not exist"),
+        ("experiment table1 --task cardiac --data data --max_epoch 8", "has no id max_epoch"),
+        ("experiment controls --task cardiac --data data --seeds a", "--seeds must be whole numbers"),
+        ("experiment controls --task cardiac --data data --jobs 0", "--jobs"),
+        ("experiment controls --task cardiac --data data --max_minutes -1", "--max-minutes"),
+        ("experiment controls --task cardiac --data data --nets foo", "nets must be among convformer, conv, basicunet"),
+        ("export cardiac", "either --output FILE or --weights FILE"),
+        ("export --weights data", "name the bundle"),
+        ("export cardiac --weights nowhere.pt", "--weights nowhere.pt does not exist"),
+        ("export cardiac --output x.tflite", "must end in"),
+    ],
+)
+def test_wrong_arguments_end_with_one_line_and_status_2(
+    started: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, message: str
+) -> None:
+    assert main(command.split()) == 2
+    out, err = capsys.readouterr()
+    (line,) = err.splitlines()
+    assert line.startswith("error[") and message in line and out == ""
+    assert not started and [file.name for file in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_command_that_takes_over_is_the_process_itself(repository: Path) -> None:
+    """Its exit status and its one line, from the real MONAI."""
+    command = [sys.executable, "-m", "convformer_monai.cli", "evaluate", "cardiac", "--data", str(repository / "docs")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error[DATALIST_MISSING]: ")
