@@ -31,6 +31,7 @@ import torch
 from monai.metrics import compute_average_surface_distance, compute_dice, compute_hausdorff_distance
 from numpy.typing import NDArray
 
+from convformer_monai.measurements.geometry import voxel_volume_ml
 from convformer_monai.tasks.task import Label
 
 __all__ = ["StructureScore", "VolumeScore", "score_structure", "score_volume"]
@@ -132,7 +133,7 @@ def score_volume(
     """
     columns = np.asarray(affine, dtype=np.float64)[:3, :3]
     spacing = [float(length) for length in np.linalg.norm(columns, axis=0)]
-    voxel_ml = abs(float(np.linalg.det(columns))) / 1000
+    voxel_ml = voxel_volume_ml(affine)
     return tuple(
         score_structure(label.name, predicted == label.index, reference == label.index, spacing, voxel_ml)
         for label in labels

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import cdist
 
-from convformer_monai.readers.series import ImageSeries
 from convformer_monai.tasks.task import Code
 from convformer_monai.transforms.geometry import slice_axis
 
@@ -18,9 +17,9 @@ __all__ = ["VOLUME", "Plane", "longest_diameter", "outline_points", "voxel_volum
 VOLUME = Code("SCT", "118565006", "Volume")
 
 
-def voxel_volume_ml(series: ImageSeries) -> float:
+def voxel_volume_ml(affine: NDArray[np.float64]) -> float:
     """Returns the volume of a voxel in mL: the determinant of the affine, right for tilted slices too."""
-    return abs(float(np.linalg.det(series.affine[:3, :3]))) / 1000
+    return abs(float(np.linalg.det(affine[:3, :3]))) / 1000
 
 
 @dataclass(frozen=True)

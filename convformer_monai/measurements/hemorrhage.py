@@ -42,7 +42,7 @@ def measure_hemorrhage(
         ``c_mm`` and ``abc2_ml``; ``voxel_volume_ml``; ``notes``.
     """
     (blood,) = table
-    unit = voxel_volume_ml(series)
+    unit = voxel_volume_ml(series.affine)
     mask = labels[0] == blood.index
     plane = Plane.of(series.affine, mask.shape)
     numbered, _ = ndimage.label(mask, np.ones((3, 3, 3)))  # 26 neighbours

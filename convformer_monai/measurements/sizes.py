@@ -42,7 +42,7 @@ def measure_sizes(
             for label in table
         ]
         return areas, {"notes": []}
-    unit = voxel_volume_ml(series)
+    unit = voxel_volume_ml(series.affine)
     volumes = [
         Measurement(
             f"{label.name}_volume",

@@ -51,7 +51,7 @@ def measure_ventricles(
         ``voxel_volume_ml``; ``myocardial_density_g_per_ml``; ``notes``.
     """
     right, wall, left = table
-    unit = voxel_volume_ml(series)
+    unit = voxel_volume_ml(series.affine)
     volumes = {
         label.name: [float(np.count_nonzero(volume == label.index)) * unit for volume in labels] for label in table
     }

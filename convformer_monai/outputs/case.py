@@ -47,7 +47,7 @@ def process(
         InputRefused: if the image or an option cannot be used, or a result cannot be written; nothing is left then.
             What options, header and folder tell is refused before the network runs.
     """
-    from convformer_monai.measurements.measure import check_phases, measure
+    from convformer_monai.measurements.measure import measure
 
     base = folder_for(output_dir, case.name)
     _refuse_existing(base, options)
@@ -59,14 +59,7 @@ def process(
         resample_uneven=options.resample_uneven,
     )
     seconds = {"read": time.perf_counter() - start}
-    check_phases(series, bundle.task, options.ed, options.es, bundle.name)
-    if options.phase in MOMENTS and (
-        options.phase not in bundle.task.moments
-        or (len(series.phases) == 1 and getattr(options, options.phase) is None)
-    ):
-        raise _no_such_moment(series, options.phase)
-    for writer in options.writers():
-        writer.check_image(series)
+    _check_before(series, bundle, options)
     found = segmenter.run(series)
     seconds.update(found.seconds)
     start = time.perf_counter()
@@ -96,6 +89,19 @@ def process(
     for flag in measurements.flags:
         logger.warning("%s: %s", case.name, flag.message)
     return tuple(result.written), measurements.to_dict()
+
+
+def _check_before(series: ImageSeries, bundle: Bundle, options: Options) -> None:
+    """Refuses before the network runs what the image tells."""
+    from convformer_monai.measurements.measure import check_phases
+
+    check_phases(series, bundle.task, options.ed, options.es, bundle.name)
+    if options.phase in MOMENTS:
+        is_only = len(series.phases) == 1 and getattr(options, options.phase) is None
+        if is_only or options.phase not in bundle.task.moments:
+            raise _no_such_moment(series, options.phase)
+    for writer in options.writers():
+        writer.check_image(series)
 
 
 def _kept(result: Result, phase: str) -> Result:

@@ -1,8 +1,8 @@
 """What NRRD and MetaImage headers say, read strictly before ITK sees them.
 
 ITK fills in what a header leaves out (spacing 1, no rotation), takes any named space it does not know for LPS, follows
-data files anywhere on the disk, and its MetaImage parser crashes the process on malformed numbers. So only headers of known
-fields with plain values pass, and their voxels must be there in full.
+data files anywhere on the disk, and its MetaImage parser crashes the process on malformed numbers. So only headers of
+known fields with plain values pass, and their voxels must be there in full.
 """
 
 from __future__ import annotations

@@ -24,11 +24,11 @@ import torch.nn.functional as F
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
-from convformer_monai.networks.blocks.patches import PatchEmbedding
-from convformer_monai.networks.blocks.pooling import PoolingStem, conv_norm_relu, stem_channels
+from convformer_monai.networks.blocks.pooling import conv_norm_relu
 from convformer_monai.networks.checks import check_positive
 from convformer_monai.networks.encoder import Encoder
-from convformer_monai.networks.registry import BLOCKS, NETS, lookup
+from convformer_monai.networks.nets.parts.transformer import make_stem
+from convformer_monai.networks.registry import NETS
 
 HEADS = ("light", "pup")
 PUP_CHANNELS = 256
@@ -102,15 +102,7 @@ class SETR(nn.Module):
         if hidden_size < 4 or hidden_size % 4:
             raise ValueError(f"hidden_size must be a multiple of 4, got {hidden_size}")
         self.patch_size = patch_size
-        self.stem: nn.Module
-        if getattr(lookup(BLOCKS, block), "needs_position_embedding", False):
-            size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-            if len(size) != 2 or min(size) < 1:
-                raise ValueError(f"img_size must hold two numbers of at least 1, got {img_size}")
-            grid = [-(-pixels // patch_size) for pixels in size]
-            self.stem = PatchEmbedding(2, in_channels, hidden_size, patch_size, grid, dropout_rate)
-        else:
-            self.stem = PoolingStem(2, in_channels, stem_channels(patch_size, hidden_size))
+        self.stem = make_stem(in_channels, hidden_size, patch_size, img_size, dropout_rate, block)
         self.encoder = Encoder(
             2,
             hidden_size,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from convformer_monai.errors import InputRefused, RefusalCode, need_highdicom
 from convformer_monai.readers.cases import is_dicom
+from convformer_monai.readers.dicom.geometry import LPS_TO_RAS
 from convformer_monai.readers.dicom.parsing import UNREADABLE, as_refusal, read_header, silent_pydicom
 from convformer_monai.readers.memory import series_from
 from convformer_monai.readers.series import ImageSeries
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["find_dicom_masks", "read_dicom_masks"]
 
 SEG_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # Segmentation, Label Map Segmentation
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 GRID_TOLERANCE = 0.01  # voxels between the phases
 
 

@@ -119,7 +119,7 @@ def _refuse_incomplete(levels: Sequence[Sequence[FrameHeader]], key: str | None)
     shown = "; ".join(missing[:6]) + (f"; and {len(missing) - 6} more slices" if len(missing) > 6 else "")
     raise InputRefused(
         RefusalCode.INCOMPLETE_PHASES,
-        f"{full[0].path.parent} has not all phases of a cine: {shown} (slices and phases from 0); fetch the whole series",
+        f"{full[0].path.parent} has not all phases of a cine: {shown} (counted from 0); fetch the whole series",
     )
 
 

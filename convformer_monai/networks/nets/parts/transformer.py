@@ -23,6 +23,31 @@ class ChannelLayerNorm(nn.LayerNorm):
         return x.movedim(-1, 1)
 
 
+def make_stem(
+    in_channels: int, hidden_size: int, patch_size: int, img_size: int | Sequence[int], dropout_rate: float, block: str
+) -> nn.Module:
+    """What makes a grid of patches of an image: with position embeddings for blocks that need them, else by pooling.
+
+    Args:
+        in_channels: channels of the image.
+        hidden_size: channels of the grid.
+        patch_size: pixels along the edge of a patch.
+        img_size: pixels of the image that position embeddings are made for.
+        dropout_rate: on linearly embedded patches.
+        block: name of the block.
+
+    Raises:
+        ValueError: an argument is out of its range, or no block has that name.
+    """
+    if not getattr(lookup(BLOCKS, block), "needs_position_embedding", False):
+        return PoolingStem(2, in_channels, stem_channels(patch_size, hidden_size))
+    size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"img_size must hold two numbers of at least 1, got {img_size}")
+    grid = [-(-pixels // patch_size) for pixels in size]
+    return PatchEmbedding(2, in_channels, hidden_size, patch_size, grid, dropout_rate)
+
+
 class Transformer(nn.Module):
     """Blocks on patches of an image or feature map, in two dimensions.
 
@@ -64,18 +89,9 @@ class Transformer(nn.Module):
         final_norm: bool = True,
     ) -> None:
         super().__init__()
-        self.stem: nn.Module
-        self.norm: nn.Module = nn.Identity()
-        if getattr(lookup(BLOCKS, block), "needs_position_embedding", False):
-            size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-            if len(size) != 2 or min(size) < 1:
-                raise ValueError(f"img_size must hold two numbers of at least 1, got {img_size}")
-            grid = [-(-pixels // patch_size) for pixels in size]
-            self.stem = PatchEmbedding(2, in_channels, hidden_size, patch_size, grid, dropout_rate)
-            if final_norm:
-                self.norm = ChannelLayerNorm(hidden_size)
-        else:
-            self.stem = PoolingStem(2, in_channels, stem_channels(patch_size, hidden_size))
+        self.stem = make_stem(in_channels, hidden_size, patch_size, img_size, dropout_rate, block)
+        norm = final_norm and isinstance(self.stem, PatchEmbedding)
+        self.norm: nn.Module = ChannelLayerNorm(hidden_size) if norm else nn.Identity()
         extra = {"mlp_dim": mlp_dim, "dropout_rate": dropout_rate, **(block_kwargs or {})}
         self.encoder = Encoder(2, hidden_size, num_layers, num_heads, head_dim, block, **extra)
 
