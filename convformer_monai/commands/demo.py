@@ -62,8 +62,8 @@ def run_demo(
 
     task, truth = Bundle(bundle).task, None
     if image is None:
-        make = resolve(task.phantom or "")
-        image, truth = make().save(folder_for(output_dir, "").parent, make.__name__)
+        name = f"{bundle}_phantom"
+        image, truth = resolve(task.phantom or "")().save(folder_for(output_dir, "").parent, name)
     command = ["convformer-monai", "segment", "-i", str(image), "-o", str(output_dir), "-b", bundle, "--overwrite"]
     logger.info("$ %s", shlex.join(command))
     summary = segment_cases(image, output_dir, bundle, Options(overwrite=True), device=device)
