@@ -54,7 +54,7 @@ class RefusalCode(str, Enum):
     DATA_FILE = "DATA_FILE", "a header names a data file that is not beside it"
     TRUNCATED = "TRUNCATED", "the file was cut short"
     CODEC_MISSING = "CODEC_MISSING", "the compression needs `pip install 'convformer_monai[dicom]'`"
-    TOO_LARGE = "TOO_LARGE", "the image is larger than the limits; told from headers, before memory is taken"
+    TOO_LARGE = "TOO_LARGE", "the image is larger than the limits; headers say so before memory is taken"
     TOO_MANY_FILES = "TOO_MANY_FILES", "a folder holds more files than the limit"
     OUT_OF_MEMORY = "OUT_OF_MEMORY", "the image does not fit into the memory of this machine"
     SEVERAL_SERIES = "SEVERAL_SERIES", "a folder holds several series; `--series-uid` chooses one"

@@ -96,7 +96,7 @@ def _run_pt2(path: Path, batch: Tensor) -> Tensor:
 
 
 def _write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
-    import onnxscript  # noqa: F401 (its absence is told before torch fails in its own words)
+    import onnxscript  # noqa: F401 (its absence is reported before torch fails in its own words)
 
     torch.onnx.export(
         network,

@@ -66,7 +66,7 @@ def test_missing_label_and_patient_are_told_as_such_where_that_is_asked_for(writ
         ({"train": [ENTRY]}, "DATALIST_SECTION", "no section 'val', it has 'train'"),
         ([ENTRY], "DATALIST_SECTION", "no section at all"),
         ("{", "DATALIST_INVALID", "JSON"),
-        ({"val": ["a.nii.gz"]}, "DATALIST_INVALID", "no object"),
+        ({"val": ["a.nii.gz"]}, "DATALIST_INVALID", "not an object"),
         ({"val": [{"image": "a.nii.gz"}]}, "DATALIST_INVALID", "names no label"),
         ({"val": [{**ENTRY, "image": 3}]}, "DATALIST_INVALID", "names no image"),
         ({"val": [ENTRY, {**ENTRY, "label": "a.nii.gz"}]}, "DATALIST_INVALID", "'a' is used 2 times"),

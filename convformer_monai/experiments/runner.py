@@ -100,7 +100,7 @@ class Runner:
         """Does what is left; a cell that fails does not stop the others.
 
         Args:
-            cells: in the order wanted.
+            cells: in the order in which to run.
             seeds: of the training; all cells with the first, then all with the next.
             after_each: called when a cell is done with a seed.
 

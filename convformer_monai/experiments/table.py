@@ -41,7 +41,7 @@ def write_table(runner: Runner, cells: Sequence[Cell], seeds: Sequence[int]) -> 
     Args:
         runner: of the experiment.
         cells: in the order of the rows.
-        seeds: wanted.
+        seeds: to show.
 
     Returns:
         The Markdown table; empty if no cell is done.

@@ -34,7 +34,7 @@ __all__ = ["ConvFormerApp"]
 
 logger = logging.getLogger(__name__)
 
-STOCK_FILTER = {"Modality": "CT"}  # what MONAI Label searches for unless told otherwise
+STOCK_FILTER = {"Modality": "CT"}  # what MONAI Label searches for by default
 
 
 class ConvFormerApp(MONAILabelApp):  # type: ignore[misc]

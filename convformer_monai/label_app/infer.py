@@ -73,11 +73,11 @@ class SegmentTask(InferTask):  # type: ignore[misc]
         """Segments an image.
 
         Args:
-            request: ``image`` (a path); ``result_extension``, ``phase`` and ``device`` if wanted. The phase is counted
+            request: ``image`` (a path); ``result_extension``, ``phase`` and ``device`` as options. The phase is counted
                 from 0; without it all are segmented, or as NRRD, in which viewers want one volume, the first.
 
         Returns:
-            The mask's file, in the folder for temporary files, and what is told beside it.
+            The mask's file, in the folder for temporary files, and what is sent with it.
 
         Raises:
             InputRefused: if the image or a wish cannot be met.

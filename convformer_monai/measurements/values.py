@@ -65,7 +65,7 @@ class Measurements:
         case: name of the case.
         bundle: name of the bundle that made the mask, or of its task.
         labels: its structures.
-        items: the numbers, the most wanted first.
+        items: the numbers, the most important first.
         flags: doubts.
         details: how the numbers came about, ready for JSON; see the task's ``measure``.
     """
@@ -117,7 +117,7 @@ class Measurements:
     def to_text(self) -> str:
         """Returns an aligned table for people: title, value and unit of each item, then notes and flags.
 
-        Of measurements that are repeated for each phase beside others, only the number is told.
+        Of measurements that are repeated for each phase beside others, only the number is given.
         """
         times = Counter(item.name for item in self.items)
         shown = [item for item in self.items if times[item.name] == 1] or list(self.items)
@@ -159,7 +159,7 @@ def to_csv(cases: Iterable[Measurements], header: bool = True) -> str:
     """Returns the CSV of one or many cases, a row for each measurement.
 
     Args:
-        cases: in the order wanted; of any bundles, the columns are always the same.
+        cases: in the order of the rows; of any bundles, the columns are always the same.
         header: begin with the names of the columns; leave out to append to a file that has them.
     """
     text = io.StringIO()

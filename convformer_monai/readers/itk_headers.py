@@ -69,7 +69,7 @@ class _Payload:
 
 
 def check_header(path: Path) -> tuple[str, ...]:
-    """Checks all that can be told without decoding voxels into memory.
+    """Checks all that can be known without decoding voxels into memory.
 
     Args:
         path: an NRRD or MetaImage file, by its name.
@@ -114,7 +114,7 @@ def _check_nrrd(head: bytes, path: Path) -> tuple[_Payload, tuple[str, ...]]:
 
 
 def _check_nrrd_space(fields: Mapping[str, str], dimension: int, path: Path) -> tuple[str, ...]:
-    """Checks that position and orientation in the patient are told, in mm."""
+    """Checks that position and orientation in the patient are stated, in mm."""
     warnings: tuple[str, ...] = ()
     space = fields.get("space", "").lower()
     if dimension == 4 and not space and fields.get("space dimension") == "4":
@@ -238,7 +238,7 @@ def _sizes(text: str, dimension: str, kind: str, path: Path) -> tuple[int, ...]:
 
 
 def _numbers(text: str, count: int, what: str, path: Path) -> list[float]:
-    """Returns the numbers of a field if they are as many as wanted, finite and not beyond all measure."""
+    """Returns the numbers of a field if they are as many as needed, finite and not beyond all measure."""
     try:
         values = [float(value) for value in text.split()]
     except ValueError:

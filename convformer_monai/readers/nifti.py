@@ -125,7 +125,7 @@ class _Volume:
 
 
 def _checked_header(path: Path) -> _Volume:
-    """Checks all that can be told without the voxels."""
+    """Checks all that can be known without the voxels."""
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise InputRefused(RefusalCode.FILE_NOT_FOUND, f"{path} {what}; give the path of a .nii or .nii.gz file")

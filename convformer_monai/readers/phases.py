@@ -1,4 +1,4 @@
-"""Which phases of a cine are wanted; the same for every format."""
+"""Which phases of a cine to read; the same for every format."""
 
 from __future__ import annotations
 

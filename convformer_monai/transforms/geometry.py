@@ -7,7 +7,7 @@ short-axis with the chest wall above and the liver below, as the public data set
 
 Why not MONAI's ``Spacingd``: it resamples the volume in 3-D and float64, without a filter when it makes an image
 smaller. Here each slice is resized by itself, so that slices can never blend, with an antialiasing filter; the field of
-view is kept exactly, so the spacing met is the wanted one up to the rounding of the size to whole pixels.
+view is kept exactly, so the spacing is the one asked for up to the rounding of the size to whole pixels.
 """
 
 from __future__ import annotations
@@ -124,10 +124,10 @@ class InPlaneOrientation(InvertibleTransform):
 
 
 class InPlaneSpacing(InvertibleTransform):
-    """Resizes each slice of (C, X, Y, Z) to a wanted pixel spacing; the slice axis (the last) is left as it is.
+    """Resizes each slice of (C, X, Y, Z) to a given pixel spacing; the slice axis (the last) is left as it is.
 
     Args:
-        pixdim: wanted spacing of the first two spatial axes in mm.
+        pixdim: spacing asked for of the first two spatial axes in mm.
         mode: ``bilinear`` or ``nearest``.
     """
 
@@ -253,7 +253,7 @@ class InPlaneSpacingd(MapTransform, InvertibleTransform):
 
     Args:
         keys: the volumes.
-        pixdim: wanted spacing of the first two spatial axes in mm.
+        pixdim: spacing asked for of the first two spatial axes in mm.
         mode: ``bilinear`` (images) or ``nearest`` (labels), one for all keys or one for each.
         allow_missing_keys: do not fail if a key is missing.
     """

@@ -25,11 +25,11 @@ SMALLEST_SIDE = 16
 
 
 def size_of_area(size: Sequence[int], area: int) -> tuple[int, int]:
-    """Computes the size of a picture of the same shape and about a wanted area.
+    """Computes the size of a picture of the same shape and about a given area.
 
     Args:
         size: (X, Y).
-        area: wanted number of pixels.
+        area: number of pixels aimed at.
 
     Returns:
         Whole numbers of at least 16; a very narrow picture is therefore stretched.
@@ -48,7 +48,7 @@ class ResizeToAread(MapTransform, InvertibleTransform):
 
     Args:
         keys: the pictures.
-        area: wanted number of pixels.
+        area: number of pixels aimed at.
         mode: ``bilinear`` (images, class scores) or ``nearest`` (labels), one for all keys or one for each.
         allow_missing_keys: do not fail if a key is missing.
 

@@ -45,7 +45,7 @@ class TestReadScores:
     def test_other_files_are_refused(self, tmp_path: Path) -> None:
         (tmp_path / "text").write_text("what,else\n1,2\n")
         for name in ("text", "missing"):
-            with pytest.raises(InputRefused, match="no per_case.csv"):
+            with pytest.raises(InputRefused, match="not a per_case.csv"):
                 read_scores([tmp_path / name])
 
 

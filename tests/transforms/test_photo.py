@@ -54,7 +54,7 @@ def test_labels_stay_labels():
 
 
 def test_volume_is_no_photograph():
-    with pytest.raises(InputRefused, match="no photograph"):
+    with pytest.raises(InputRefused, match="not a photograph"):
         ResizeToAread("image", area=900)({"image": MetaTensor(torch.zeros(1, 20, 20, 3))})
 
 

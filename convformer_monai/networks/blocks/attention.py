@@ -155,7 +155,7 @@ class ViTBlock(nn.Module):
 
         Args:
             x: ``(B, C, *spatial)``.
-            queries: ``(Q,)`` tokens, in row-major order, whose rows are wanted; None for all N.
+            queries: ``(Q,)`` tokens, in row-major order, whose rows to return; None for all N.
 
         Returns:
             ``(B, heads, Q, N)``.

@@ -6,7 +6,7 @@ distance d_ij is measured in fractions of the grid,
     G_ij = exp(-d_ij^2 / (2 s^2)) / sum_j exp(-d_ij^2 / (2 s^2))
 
 d^2 is a sum over axes, so G is the outer product of one row-normalised matrix an axis (:func:`axis_factors`), and is
-never stored: :func:`distance_rows` makes the rows that are wanted. Before its rows are normalised, such a matrix is
+never stored: :func:`distance_rows` makes the rows that are needed. Before its rows are normalised, such a matrix is
 symmetric, positive definite and, unless s is small, of low rank: :func:`axis_roots` factors it.
 
 Deviation, optional: distances can be measured in units of a fixed number of grid points (``unit``).

@@ -4,7 +4,7 @@ Paper: Lin et al., "ConvFormer", MICCAI 2023 (arXiv 2309.05674), section 2.2: A 
 the Gaussian distance map of :mod:`convformer_monai.networks.blocks.gaussian`. The paper computes A as it stands. Here:
 
 * :func:`mix_directly` takes some queries at a time, so that their scores stay in the processor's cache and the peak
-  memory does not grow with N^2. When gradients of a large grid are wanted, the scores are recomputed in the backward
+  memory does not grow with N^2. When gradients of a large grid are needed, the scores are recomputed in the backward
   pass. Keys too far away to matter can be left out (``reach``).
 * :func:`mix_separably` makes no scores. There is no softmax, so the output is linear in the products k v^T, and G is
   separable and along one axis a product of two thin matrices of rank r (10 to 20 for most heads): 2 N r d^2

@@ -66,10 +66,10 @@ class RefinedAttention(SelfAttention):
         """Rows ``start`` to ``stop`` of the changed maps.
 
         Args:
-            maps: rows of the softmax maps, those wanted and ``halo`` more on each side, as far as there are any:
+            maps: rows of the softmax maps, those needed and ``halo`` more on each side, as far as there are any:
                 ``(B, heads, rows, M)``, in 3-D ``(B, heads, 1, rows, M)``.
-            start: first row wanted, among those given.
-            stop: row after the last one wanted.
+            start: first row needed, among those given.
+            stop: row after the last one needed.
 
         Raises:
             NotImplementedError: the subclass does not define it.

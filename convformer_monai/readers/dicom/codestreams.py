@@ -81,7 +81,7 @@ def check_pixel_data(dataset: Dataset, path: Path) -> None:
     if not _is_complete(dataset["PixelData"], path):
         raise truncated
     if syntax == RLELossless:
-        return  # its size is not told twice
+        return  # its size is not stated twice
     tables = dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths")
     found = 0
     for stream in generate_frames(data, number_of_frames=frames, extended_offsets=tables if all(tables) else None):

@@ -76,7 +76,7 @@ class Instance:
 
     @property
     def is_classic(self) -> bool:
-        """Whether its geometry is told once, for its one frame, instead of in functional groups."""
+        """Whether its geometry is stated once, for its one frame, instead of in functional groups."""
         return self.class_uid in CLASSIC
 
     @property

@@ -51,7 +51,7 @@ def read_pixels(grid: Sequence[Sequence[FrameHeader]]) -> NDArray[np.float32]:
 
 
 def _read_file(path: Path, pairs: Sequence[tuple[FrameHeader, NDArray[np.float32]]]) -> None:
-    """Decodes the wanted frames of one file and writes their values."""
+    """Decodes the frames of one file and writes their values."""
     dataset = read_dataset(path, (*KEYWORDS, *PADDING_AND_LUT))
     check_codec(str(dataset.file_meta.TransferSyntaxUID), path)
     with as_refusal(path):

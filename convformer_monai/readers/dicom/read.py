@@ -121,7 +121,7 @@ def source_datasets(series: ImageSeries) -> list[Dataset]:
 
 
 def _in_hounsfield(frame: FrameHeader) -> bool:
-    """Tells whether the values are in Hounsfield units, which is so where nothing is told (PS3.3 C.8.2.1.1.2)."""
+    """Tells whether the values are in Hounsfield units, which is so where nothing is stated (PS3.3 C.8.2.1.1.2)."""
     return frame.rescale is not None and frame.rescale.units in ("", "HU")
 
 

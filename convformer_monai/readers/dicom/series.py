@@ -23,8 +23,8 @@ def find_series(path: Path, series_uid: str | None, modalities: Sequence[str]) -
 
     Args:
         path: a file, or a folder that is searched with its sub-folders.
-        series_uid: the wanted series, if there are several.
-        modalities: those that are wanted; all if empty.
+        series_uid: the series to take, if there are several.
+        modalities: those to take; all if empty.
 
     Returns:
         Its frames, and what was left out.

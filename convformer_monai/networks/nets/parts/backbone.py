@@ -1,4 +1,4 @@
-"""ResNet as a backbone: the stages of MONAI's, as many as are wanted.
+"""ResNet as a backbone: the stages of MONAI's, as many as asked for.
 
 Paper: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv 1512.03385); the blocks are MONAI's
 (:class:`monai.networks.nets.resnet.ResNet`), untrained. Sizes that are odd are rounded up at each halving.
