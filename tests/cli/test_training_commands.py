@@ -39,11 +39,15 @@ def bundle(repository: Path, name: str) -> Path:
     return next((repository / "bundles").glob(f"{name}_*"))
 
 
+def configs(root: Path, overlay: str) -> str:
+    return str([f"{root}/configs/{name}.json" for name in ("inference", overlay)])
+
+
 def test_evaluate_passes_on_absolute_paths(started: list[list[str]], repository: Path, tmp_path: Path) -> None:
     arguments = "evaluate cardiac --data data --overlays 3 --overlay_choice best --weights w.pt".split()
     assert options_of(started, *arguments, "--output_dir", "my out") == {
         "--bundle_root": f"{bundle(repository, 'cardiac')}",
-        "--config_file": f"{bundle(repository, 'cardiac')}/configs/evaluate.json",
+        "--config_file": configs(bundle(repository, "cardiac"), "evaluate"),
         "--dataset_dir": f"{tmp_path}/data",
         "--output_dir": f"{tmp_path}/my out",
         "--overlays": "3",
@@ -56,7 +60,7 @@ def test_evaluate_passes_on_absolute_paths(started: list[list[str]], repository:
 def test_evaluate_takes_another_network(started: list[list[str]]) -> None:
     definition = "{'_target_': 'MyNet', 'in_channels': 1}"
     options = options_of(started, "evaluate", "cardiac", "--data", "data", "--network_def", definition)
-    assert options["--inference_overrides"] == f"{{'network_def': {definition}}}"
+    assert options["--network_def"] == definition
 
 
 def test_evaluate_cross_validates_the_runs_of_a_control(
@@ -65,10 +69,10 @@ def test_evaluate_cross_validates_the_runs_of_a_control(
     arguments = ["evaluate", "hemorrhage", "--data", "data", "--runs", "my runs", "--network", "conv"]
     assert options_of(started, *arguments) == {
         "--bundle_root": f"{bundle(repository, 'ct')}",
-        "--config_file": f"{bundle(repository, 'ct')}/configs/crossvalidate.json",
+        "--config_file": configs(bundle(repository, "ct"), "crossvalidate"),
         "--dataset_dir": f"{tmp_path}/data",
         "--weights": f"{tmp_path}/my runs/conv/fold{{fold}}/best.pt",
-        "--inference_overrides": "{'network_def#block': 'conv'}",
+        "--network_def#block": "conv",
     }
 
 
@@ -138,7 +142,7 @@ def test_experiments_are_those_of_the_package() -> None:
     ("command", "message"),
     [
         ("evaluate", "Missing argument 'BUNDLE'"),
-        ("evaluate brain --data data", "brain is no bundle"),
+        ("evaluate brain --data data", "brain is not a bundle"),
         ("evaluate cardiac", "Missing option '--data'"),
         ("evaluate cardiac --data nowhere", "--data nowhere does not exist"),
         ("evaluate cardiac --data data --sectoin val", "--sectoin"),
@@ -151,7 +155,7 @@ def test_experiments_are_those_of_the_package() -> None:
         ("evaluate hemorrhage --data data --peaks", "--peaks needs --runs"),
         ("evaluate cardiac --data data --runs runs --peaks", "has no folds"),
         ("evaluate cardiac --data data --doubt --section val", "--section is not for --doubt"),
-        ("train brain --data data", "brain is no bundle"),
+        ("train brain --data data", "brain is not a bundle"),
         ("train cardiac", "Missing option '--data'"),
         ("train cardiac --data nowhere", "--data nowhere does not exist"),
         ("train cardiac --data data --max_minuts 5", "no id max_minuts; did you mean --max_minutes?"),
@@ -164,7 +168,7 @@ def test_experiments_are_those_of_the_package() -> None:
         ("train hemorrhage --data data --all --networks foo", "no network 'foo'"),
         ("experiment table2 --task cardiac --data data", "'table2' is not one of 'table1', 'alpha', 'controls'"),
         ("experiment table1 --data data", "Missing option"),
-        ("experiment table1 --task knee --data data", "knee is no bundle"),
+        ("experiment table1 --task knee --data data", "knee is not a bundle"),
         ("experiment table1 --task cardiac", "Missing option '--data'"),
         ("experiment table1 --task cardiac --data nowhere", "--data nowhere does not exist"),
         ("experiment table1 --task cardiac --data data --max_epoch 8", "has no id max_epoch"),
