@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.tasks import Task, generic_task, get_task
-from convformer_monai.tasks.task import Label
+from convformer_monai.tasks.task import PHOTOGRAPH, Label
 
 if TYPE_CHECKING:
     import torch
@@ -116,7 +116,7 @@ class Bundle:
     @property
     def is_photo(self) -> bool:
         """Whether it takes photographs."""
-        return self.channels == 3
+        return self.task.image == PHOTOGRAPH
 
     @property
     def modality(self) -> str | None:
@@ -137,7 +137,7 @@ class Bundle:
             task = get_task(str(self.metadata.get(TASK_KEY, "")))
         except ValueError as error:
             logger.warning("%s: %r names no known task, so sizes are measured and no more: %s", where, TASK_KEY, error)
-            return generic_task(names, self.is_photo)
+            return generic_task(names, photograph=self.channels == 3)
         if set(names) != {label.index for label in task.labels}:
             raise InputRefused(
                 RefusalCode.BUNDLE_UNUSABLE,
