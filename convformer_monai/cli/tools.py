@@ -98,15 +98,15 @@ def label(
 
     Labels go to the folder's labels/final, or into the PACS as DICOM SEG. Training makes a new version of the weights;
     the shipped ones are never changed, and --version goes back. Needs MONAI Label, in an environment of its own; the
-    command that installs it is printed where it lacks.
+    command that installs it is printed where it is missing.
     """
     start_logging(quiet)
     from convformer_monai.label_app.launch import launch, prepare
 
-    place, options = prepare(studies, bundle, work, device, version)
+    source, options = prepare(studies, bundle, work, device, version)
     if versions:
         current = options.versions.current
         for one in options.versions.all():
             typer.echo(f"{one}{' (in use)' if one == current else ''}")
         return
-    raise typer.Exit(launch(place, options, host, port))
+    raise typer.Exit(launch(source, options, host, port))

@@ -51,7 +51,7 @@ def check_name(name: str, what: str) -> str:
         InputRefused: ``NAME``.
     """
     if not NAME.fullmatch(name) or name.startswith("."):
-        raise InputRefused(RefusalCode.NAME, f"{name!r} is no {what}")
+        raise InputRefused(RefusalCode.NAME, f"{name!r} is not a valid {what}")
     return name
 
 

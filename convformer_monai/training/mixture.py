@@ -48,10 +48,10 @@ def read_mixture(
         fold = part.get("fold")
         if fold is not None and not 0 <= fold < folds:
             raise ValueError(f"fold of {section!r} must be None or 0 to {folds - 1}, got {fold}")
-        for case, place in zip(found, assign_folds(found, folds, seed), strict=True):
-            if (place == fold) == held_out:
+        for case, number in zip(found, assign_folds(found, folds, seed), strict=True):
+            if (number == fold) == held_out:
                 about = _about(case["source"] or section, sources)
-                cases.append({**case, "section": section, "weight": part.get("weight", 1), "fold": place, **about})
+                cases.append({**case, "section": section, "weight": part.get("weight", 1), "fold": number, **about})
     return cases
 
 
@@ -80,8 +80,8 @@ def assign_folds(cases: Sequence[Mapping[str, str]], folds: int, seed: int = 0) 
         raise ValueError(f"folds must be at least 1, got {folds}")
     nameless = [index for index, case in enumerate(cases) if not case["patient"]]
     result = [0] * len(cases)
-    for place, index in enumerate(nameless):
-        result[index] = place * folds // len(nameless)
+    for number, index in enumerate(nameless):
+        result[index] = number * folds // len(nameless)
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for index, case in enumerate(cases):
         if case["patient"]:

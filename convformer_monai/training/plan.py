@@ -36,7 +36,7 @@ def read_plan(bundle_root: Path) -> dict[str, Any]:
     """Reads and checks a bundle's plan.
 
     Raises:
-        InputRefused: if there is none, or it is no plan.
+        InputRefused: if there is none, or it is not a plan.
     """
     path = bundle_root / "configs" / "runs.json"
     try:
@@ -45,7 +45,7 @@ def read_plan(bundle_root: Path) -> dict[str, Any]:
         networks = list(plan["networks"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputRefused(
-            RefusalCode.PLAN, f"{path} is no plan of trainings ({type(error).__name__}): {error}"
+            RefusalCode.PLAN, f"{path} is not a plan of trainings ({type(error).__name__}): {error}"
         ) from error
     if not networks or not stages or len(set(stages)) < len(stages):
         raise InputRefused(RefusalCode.PLAN, f"{path} must name networks, and stages each of its own name")
@@ -124,11 +124,11 @@ def run_stages(
         subprocess.CalledProcessError: if a run fails.
     """
     started = time.monotonic()
-    places = {stage["name"]: output_dir / stage["name"] for stage in stages}
-    best = {name: str(folder / BEST) for name, folder in places.items()}
+    folders = {stage["name"]: output_dir / stage["name"] for stage in stages}
+    best = {name: str(folder / BEST) for name, folder in folders.items()}
     for stage in stages:
-        place = places[stage["name"]]
-        if is_finished(place):
+        folder = folders[stage["name"]]
+        if is_finished(folder):
             continue
         left = max_minutes and max_minutes - (time.monotonic() - started) / 60
         if left < 0:
@@ -138,8 +138,8 @@ def run_stages(
         changes = {key: value.format(**best) if isinstance(value, str) else value for key, value in changes.items()}
         if left:
             changes["max_minutes"] = left
-        _train(bundle_root, dataset_dir, place, changes, options, environment, log)
-        if not is_finished(place):
+        _train(bundle_root, dataset_dir, folder, changes, options, environment, log)
+        if not is_finished(folder):
             return False
     return True
 
@@ -147,14 +147,14 @@ def run_stages(
 def _train(
     bundle_root: Path,
     dataset_dir: str,
-    place: Path,
+    folder: Path,
     values: Mapping[str, Any],
     options: Sequence[str],
     environment: Mapping[str, str] | None,
     log: Path | None,
 ) -> None:
-    place.mkdir(parents=True, exist_ok=True)
-    command = bundle_command(bundle_root, "train", dataset_dir, place, values)
+    folder.mkdir(parents=True, exist_ok=True)
+    command = bundle_command(bundle_root, "train", dataset_dir, folder, values)
     run_logged([*command, *options], environment, log)
 
 
@@ -176,14 +176,14 @@ def run_logged(command: Sequence[str], environment: Mapping[str, str] | None = N
         subprocess.run(command, check=True, env=environment, stdout=file, stderr=subprocess.STDOUT)
 
 
-def is_finished(place: Path) -> bool:
+def is_finished(folder: Path) -> bool:
     """Tells whether a run reached its last epoch.
 
     Args:
-        place: its output folder.
+        folder: its output folder.
     """
-    file = place / CHECKPOINT
-    if not (file.is_file() and (place / BEST).is_file()):
+    file = folder / CHECKPOINT
+    if not (file.is_file() and (folder / BEST).is_file()):
         return False
     trainer = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["trainer"]
     return bool(trainer["iteration"] >= trainer["max_epochs"] * trainer["epoch_length"])

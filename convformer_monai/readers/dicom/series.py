@@ -1,4 +1,4 @@
-"""Which images below a path are the one series to read: scouts and copies left out, everything else told apart."""
+"""Which images below a path are the one series to read: scouts and copies left out, everything else distinguished."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ def enlarge(x: Tensor, factor: int, like: Tensor) -> Tensor:
     """``x`` enlarged exactly ``factor`` times, then cropped at its end to the size of ``like``.
 
     A grid that was made by halving with rounding up has its last points partly outside the image. Resizing it to the
-    size wanted would shift it against the image; cropping does not.
+    target size would shift it against the image; cropping does not.
 
     Args:
         x: ``(B, C, h, w)``.
