@@ -2,7 +2,7 @@
 
 The asymmetry is the share of the lesion that does not overlap its mirror image, averaged over its two principal axes
 (through its centroid, along the eigenvectors of its second moments): 0% for an ellipse, 9% for half a disc, 17% for a
-slender triangle with two equal sides. It regards the outline only, not the colours, so it differs from the "A" of the ABCD rule.
+slender triangle with two equal sides. It regards the outline only; the "A" of the ABCD rule regards the colours, too.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class FrameHeader:
         position: centre of the first pixel, LPS mm.
         orientation: direction of growing column index, then of growing row index, LPS.
         spacing: mm between rows, and between columns.
-        thickness: distance to the next slice, or if not stated the slice's thickness, mm; ``None`` if neither is stated.
+        thickness: distance to the next slice, or if not stated the slice's thickness, mm; ``None`` without either.
         rescale: from stored to real values; ``None`` where a lookup table says it.
         times: a value for each of ``TIME_KEYS`` that the header tells.
         kind: what must be equal in frames that differ by time only.
