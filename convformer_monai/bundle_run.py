@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from convformer_monai.bundle import Bundle
 from convformer_monai.errors import InputRefused, RefusalCode
 
 __all__ = ["bundle_command", "bundle_folder", "check_overrides", "dataset_path", "hand_over", "monai_path", "run_path"]
@@ -24,8 +24,6 @@ def bundle_folder(bundle: str) -> Path:
     Raises:
         InputRefused: if there is none, or it is a zip.
     """
-    from convformer_monai.bundle import Bundle
-
     if Path(bundle).is_file():
         raise InputRefused(RefusalCode.BUNDLE_UNUSABLE, f"{bundle} is a file, and MONAI runs folders; unpack it first")
     return monai_path(Bundle(bundle).root)
@@ -76,10 +74,10 @@ def check_overrides(bundle_root: Path, words: Sequence[str]) -> list[str]:
     Raises:
         InputRefused: if the config has no such id, or a value is missing.
     """
-    file = bundle_root / "configs" / "train.json"
-    if not file.is_file():
+    bundle = Bundle(bundle_root)
+    if not bundle.has("train"):
         raise InputRefused(RefusalCode.OPTION, f"{bundle_root} has no configs/train.json")
-    ids = json.loads(file.read_text(encoding="utf-8"))
+    ids = bundle.read("train")
     checked, rest = [], list(words)
     while rest:
         option, equals, value = rest.pop(0).partition("=")
@@ -113,7 +111,7 @@ def bundle_command(
     """
     command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(bundle_root)]
     names = [config] if isinstance(config, str) else config
-    files = [str(bundle_root / "configs" / f"{name}.json") for name in names]
+    files = [str(Bundle(bundle_root).path(name)) for name in names]
     command += ["--config_file", files[0] if len(files) == 1 else repr(files)]
     command += ["--dataset_dir", dataset_dir]
     if output_dir is not None:

@@ -30,8 +30,8 @@ RUNS = {  # name: (shape, phases)
 
 def run_bundle(image: Path, output: Path) -> tuple[float, float]:
     """Segments a file as the README says; returns seconds and the peak resident memory in MB."""
-    bundle = Bundle("cardiac").root
-    options = ["--config_file", str(bundle / "configs" / "inference.json"), "--bundle_root", str(bundle)]
+    bundle = Bundle("cardiac")
+    options = ["--config_file", str(bundle.path("inference")), "--bundle_root", str(bundle.root)]
     options += ["--datalist", repr([str(image)]), "--output_dir", str(output), "--device", "cpu"]
     return run_python(["-m", "monai.bundle", "run", *options])
 

@@ -58,9 +58,9 @@ def run(repeats: int, size: int) -> None:
         repeats: of each command.
         size: pixels a side of the CT, at least 16.
     """
-    bundle = Bundle("cardiac").root
-    baseline = ["-m", "monai.bundle", "run", "--config_file", str(bundle / "configs" / "inference.json")]
-    baseline += ["--bundle_root", str(bundle), "--device", "cpu"]
+    bundle = Bundle("cardiac")
+    baseline = ["-m", "monai.bundle", "run", "--config_file", str(bundle.path("inference"))]
+    baseline += ["--bundle_root", str(bundle.root), "--device", "cpu"]
     write = sys.stdout.write
     write("convformer-monai segment: DICOM in; NIfTI, DICOM SEG, SR, measurements and preview out; start-up included\n")
     write("baseline: python -m monai.bundle run, the same voxels as NIfTI in, NIfTI out\n\n")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from convformer_monai.bundle import Bundle
 from convformer_monai.bundle_run import bundle_command, bundle_folder, dataset_path, hand_over, monai_path
 from convformer_monai.errors import InputRefused, RefusalCode
 
@@ -116,17 +116,17 @@ def evaluate_report(bundle: str, data: Path, options: EvaluateOptions, peaks: bo
 
 def _network_runs(root: Path, options: EvaluateOptions) -> Path:
     """The folder of one network's folds."""
-    if not (root / "configs" / f"{CROSS_VALIDATION}.json").is_file():
+    if not Bundle(root).has(CROSS_VALIDATION):
         raise InputRefused(RefusalCode.OPTION, f"{root.name} has no folds: leave --runs out")
     return monai_path(options.runs or Path()) / (options.network or NETWORK)
 
 
 def _control(root: Path, network: str) -> dict[str, Any]:
     """What a network of ``configs/runs.json`` changes in ``inference.json``."""
-    file = root / "configs" / "runs.json"
-    if not file.is_file():
+    bundle = Bundle(root)
+    if not bundle.has("runs"):
         raise InputRefused(RefusalCode.PLAN, f"{root.name} has no configs/runs.json: leave --network out")
-    networks: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["networks"]
+    networks: dict[str, dict[str, Any]] = bundle.read("runs")["networks"]
     if network not in networks:
         raise InputRefused(RefusalCode.OPTION, f"--network must be one of {', '.join(networks)}, got {network}")
     return networks[network]

@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from convformer_monai.bundle import Bundle
 from convformer_monai.bundle_run import (
     bundle_command,
     bundle_folder,
@@ -87,7 +88,7 @@ def train_all(bundle: str, data: Path, options: TrainOptions) -> int:
     if options.processes > 1:
         raise InputRefused(RefusalCode.OPTION, "--all trains in one process at a time: leave --processes out")
     root, dataset, folder, overrides = _checked(bundle, data, options)
-    if not (root / "configs" / "runs.json").is_file():
+    if not Bundle(root).has("runs"):
         raise InputRefused(RefusalCode.PLAN, f"{root} has no configs/runs.json for --all")
     from convformer_monai.training.plan import run_plan
 

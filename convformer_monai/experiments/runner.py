@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from convformer_monai.bundle import component, load_weights
+from convformer_monai.bundle import Bundle, component, load_weights
 from convformer_monai.bundle_run import bundle_command
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.experiments.cells import Cell
@@ -68,7 +68,7 @@ class Runner:
         self.options = list(options)
         self.deadline = time.monotonic() + 60 * max_minutes if max_minutes else None
         self.jobs = jobs
-        self.cross_validated = (bundle_root / "configs" / f"{FOLDS}.json").is_file()
+        self.cross_validated = Bundle(bundle_root).has(FOLDS)
         self.stages = [stage for stage in read_plan(bundle_root)["stages"] if not stage.get("for_shipping")]
         self._keep_options()
 

@@ -12,7 +12,6 @@ writes to ``OUT/<network>/<stage>``. Started again, the command goes on where it
 
 from __future__ import annotations
 
-import json
 import logging
 import subprocess
 import time
@@ -22,6 +21,7 @@ from typing import Any
 
 import torch
 
+from convformer_monai.bundle import Bundle
 from convformer_monai.bundle_run import bundle_command
 from convformer_monai.errors import InputRefused, RefusalCode
 
@@ -38,15 +38,15 @@ def read_plan(bundle_root: Path) -> dict[str, Any]:
     Raises:
         InputRefused: if there is none, or it is not a plan.
     """
-    path = bundle_root / "configs" / "runs.json"
+    bundle = Bundle(bundle_root)
+    path = bundle.path("runs")
     try:
-        plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        plan: dict[str, Any] = bundle.read("runs")
         stages = [str(stage["name"]) for stage in plan["stages"]]
         networks = list(plan["networks"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputRefused(
-            RefusalCode.PLAN, f"{path} is not a plan of trainings ({type(error).__name__}): {error}"
-        ) from error
+    except (InputRefused, KeyError, TypeError) as error:
+        reason = error.message if isinstance(error, InputRefused) else f"{type(error).__name__}: {error}"
+        raise InputRefused(RefusalCode.PLAN, f"{path} is not a plan of trainings; {reason}") from error
     if not networks or not stages or len(set(stages)) < len(stages):
         raise InputRefused(RefusalCode.PLAN, f"{path} must name networks, and stages each of its own name")
     return plan
