@@ -114,7 +114,7 @@ def test_untrained_is_said_in_the_figures(image: Path, tmp_path: Path, monkeypat
     explain(image, tmp_path / "b", options=ExplainOptions(slice=2), device="cpu")
     said = [figure.get_suptitle() for figure in titles]
     assert len(said) == 6 and all("slice 2 of 0 to 2, pixel" in title for title in said)
-    assert all(title.startswith("FATNet (convformer, small), untrained; bundle cardiac_mri") for title in said[:3])
+    assert all(title.startswith("FATNet (convformer, small), untrained; bundle Cardiac MRI") for title in said[:3])
     assert not any("untrained" in title for title in said[3:])
 
 
