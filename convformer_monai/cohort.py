@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,9 +18,10 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from convformer_monai.bundle import Bundle
-from convformer_monai.errors import EXIT_FAULT, EXIT_REFUSED, InputRefused, RefusalCode, find_refusal
+from convformer_monai.errors import DEBUG, EXIT_FAULT, EXIT_REFUSED, InputRefused, RefusalCode, find_refusal
+from convformer_monai.outputs.atomic import write_text
 from convformer_monai.outputs.case import finished, folder_for, merge_measurements, process
-from convformer_monai.outputs.writer import Options
+from convformer_monai.outputs.writer import Options, path_for
 from convformer_monai.readers.cases import Case, find_cases
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ __all__ = ["CaseResult", "Summary", "segment_cases"]
 
 logger = logging.getLogger(__name__)
 
+FAULT = "_fault.txt"
 DONE, SKIPPED, REFUSED, FAILED = "done", "skipped", "refused", "failed"
 
 
@@ -96,7 +100,8 @@ def segment_cases(
 ) -> Summary:
     """Segments one image or a folder of cases, and writes the results.
 
-    In a folder, cases whose results are complete are skipped, and a bad case does not stop the others.
+    In a folder, cases whose results are complete are skipped, and a bad case does not stop the others. A fault of ours
+    leaves its traceback in ``<case>_fault.txt``; with ``CONVFORMER_DEBUG`` set it goes to stderr, too.
 
     Args:
         path: a file, a DICOM folder or a folder of cases.
@@ -162,10 +167,24 @@ def _one(
     except Exception as error:
         if not several:
             raise
-        refusal = find_refusal(error)
-        status = FAILED if refusal is None else REFUSED
-        message = f"error[FAULT]: {type(error).__name__}, a fault of ours" if refusal is None else str(refusal)
-        return CaseResult(case, status, message, time.perf_counter() - start)
+        seconds, refusal = time.perf_counter() - start, find_refusal(error)
+        if refusal is not None:
+            return CaseResult(case, REFUSED, str(refusal), seconds)
+        return CaseResult(case, FAILED, _kept_fault(error, output_dir, case), seconds)
+
+
+def _kept_fault(error: Exception, output_dir: Path, case: Case) -> str:
+    """Writes the traceback of a fault beside the results, with the debug variable to stderr too; the line for users."""
+    text = "".join(traceback.format_exception(error))
+    if os.environ.get(DEBUG):
+        sys.stderr.write(text)
+    message = f"error[FAULT]: {type(error).__name__}, a fault of ours"
+    path = path_for(folder_for(output_dir, case.name), FAULT)
+    try:
+        write_text(path, text, overwrite=True)
+    except InputRefused:
+        return message
+    return f"{message}; report {path}"
 
 
 def _log_case(result: CaseResult, several: bool, quiet: bool) -> None:

@@ -17,6 +17,7 @@ __all__ = [
 ]
 
 EXIT_FAULT, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 130
+DEBUG = "CONVFORMER_DEBUG"  # the environment variable that shows tracebacks
 
 
 class RefusalCode(str, Enum):

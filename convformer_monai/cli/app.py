@@ -14,12 +14,11 @@ import typer
 
 from convformer_monai import __version__
 from convformer_monai.cli import benchmarks, phantoms, segmenting, tools, training
-from convformer_monai.errors import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_REFUSED, find_refusal
+from convformer_monai.errors import DEBUG, EXIT_FAULT, EXIT_INTERRUPTED, EXIT_REFUSED, find_refusal
 
 __all__ = ["app", "main", "run"]
 
 PROGRAM = "convformer-monai"
-DEBUG = "CONVFORMER_DEBUG"
 # For the commands that take --ID VALUE for the ids of a config.
 TAKES_IDS = {"allow_extra_args": True, "ignore_unknown_options": True}
 

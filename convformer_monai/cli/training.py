@@ -84,6 +84,7 @@ def evaluate(
     network_def: Annotated[str | None, typer.Option(help="Definition of that network, as train took it.")] = None,
     doubt: Annotated[bool, typer.Option("--doubt", help="Do flips disagree more where masks are bad?")] = False,
     peaks: Annotated[bool, typer.Option("--peaks", help="What does a mask without unsure parts gain?")] = False,
+    flags: Annotated[bool, typer.Option("--flags", help="How often are the experts' own masks flagged?")] = False,
 ) -> None:
     """Compare a bundle's masks with labels, on the images' own grids.
 
@@ -95,10 +96,11 @@ def evaluate(
     RUNS/NETWORK/foldK/best.pt that never saw its patient.
 
     --doubt writes doubt.csv and doubt.json: flagged cases beside the others. --peaks writes peaks.csv: what each
-    threshold for unsure parts does on the validation slices.
+    threshold for unsure parts does on the validation slices. --flags writes flags.csv: how often each flag of doubt is
+    raised on the experts' masks of the lists in --section (comma-separated).
     """
     start_logging()
-    from convformer_monai.commands.evaluate import EvaluateOptions, evaluate, evaluate_report
+    from convformer_monai.commands.evaluate import EvaluateOptions, evaluate, evaluate_flags, evaluate_report
 
     options = EvaluateOptions(
         section=section,
@@ -111,7 +113,9 @@ def evaluate(
         network=network,
         network_def=network_def,
     )
-    if doubt or peaks:
+    if flags:
+        typer.echo(evaluate_flags(bundle, data, options))
+    elif doubt or peaks:
         typer.echo(evaluate_report(bundle, data, options, peaks=not doubt))
     else:
         evaluate(bundle, data, options)

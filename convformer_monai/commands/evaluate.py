@@ -10,7 +10,7 @@ from convformer_monai.bundle import Bundle
 from convformer_monai.bundle_run import bundle_command, bundle_folder, dataset_path, hand_over, monai_path
 from convformer_monai.errors import InputRefused, RefusalCode
 
-__all__ = ["EvaluateOptions", "evaluate", "evaluate_command", "evaluate_report"]
+__all__ = ["EvaluateOptions", "evaluate", "evaluate_command", "evaluate_flags", "evaluate_report"]
 
 CROSS_VALIDATION = "crossvalidate"
 NETWORK = "convformer"
@@ -112,6 +112,28 @@ def evaluate_report(bundle: str, data: Path, options: EvaluateOptions, peaks: bo
     from convformer_monai.evaluation.confidence import report_peaks
 
     return report_peaks(root, dataset, folder, runs)
+
+
+def evaluate_flags(bundle: str, data: Path, options: EvaluateOptions) -> str:
+    """Measures how often each flag is raised on the experts' masks; writes ``flags.csv``.
+
+    Args:
+        bundle: see :func:`evaluate_command`.
+        data: see there.
+        options: of which it takes the sections, separated by commas, and the output folder.
+
+    Returns:
+        The table, for people.
+
+    Raises:
+        InputRefused: if the bundle, a path, an option or the data cannot be used.
+    """
+    options.refuse("overlays overlay_choice device weights runs network network_def", "--flags")
+    root, dataset = bundle_folder(bundle), dataset_path(data)
+    from convformer_monai.evaluation.flag_rates import report_flags
+
+    sections = [name.strip() for name in (options.section or "val").split(",")]
+    return report_flags(root, dataset, monai_path(options.output_dir or root / "eval"), sections)
 
 
 def _network_runs(root: Path, options: EvaluateOptions) -> Path:

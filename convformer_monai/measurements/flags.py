@@ -49,7 +49,7 @@ def find_flags(
     flags += _resampling_flags(series)
     if modality is not None:
         flags += intensity_flags(series, modality)
-    flags += mask_flags(labels, series, task.labels, task.max_parts)
+    flags += mask_flags(labels, series, task)
     for find in task.flags:
         flags += resolve(find)(items)
     if disagreement is not None:
@@ -92,42 +92,58 @@ def intensity_flags(series: ImageSeries, modality: str) -> list[Flag]:
     return []
 
 
-def mask_flags(
-    labels: NDArray[np.uint8], series: ImageSeries, table: Sequence[Label], max_parts: int | None
-) -> list[Flag]:
-    """Flags what is wrong with the mask by itself: empty, cut off by the image border, in pieces."""
+def mask_flags(labels: NDArray[np.uint8], series: ImageSeries, task: Task) -> list[Flag]:
+    """Flags what is wrong with the mask: empty, cut off by the image border, in pieces; one flag for each cause."""
     if not labels.any():
-        what = f"no {' or '.join(label.long_name for label in table)}" if table else "nothing"
+        what = f"no {task.labels[0].long_name}" if len(task.labels) == 1 else "nothing"
         return [Flag("MASK_EMPTY", f"{what} was found")]
     phases = labels if labels.ndim == 4 else labels[None, :, :, None]  # (phases, X, Y, Z)
     stack = 2 if series.is_photo else slice_axis(series.affine, phases.shape[1:])
-    flags = []
-    for label in table:
+    found: dict[str, list[tuple[Label, list[bool]]]] = {code: [] for code in _MESSAGES}
+    for label in task.labels:
         masks = phases == label.index
         checks = {
             "STRUCTURE_MISSING": [not mask.any() for mask in masks],
             "MASK_AT_BORDER": [_touches(mask, [axis for axis in range(3) if axis != stack]) for mask in masks],
-            "MASK_AT_LAST_SLICE": [mask.shape[stack] > 1 and _touches(mask, [stack]) for mask in masks],
+            "MASK_AT_LAST_SLICE": [
+                task.within_stack and mask.shape[stack] > 1 and _touches(mask, [stack]) for mask in masks
+            ],
+            "MANY_PARTS": [task.max_parts is not None and _parts(mask) > task.max_parts for mask in masks],
         }
-        for code, found in checks.items():
-            if any(found):
-                flags.append(Flag(code, _MESSAGES[code].format(label.long_name) + _in_phases(found, series.phases)))
-        if max_parts is None:
-            continue
-        counts = [int(ndimage.label(mask, np.ones((3, 3, 3)))[1]) for mask in masks]
-        if max(counts) > max_parts:
-            where = _in_phases([count > max_parts for count in counts], series.phases)
-            flags.append(Flag("MANY_PARTS", f"{label.long_name} is in {max(counts)} separate parts{where}"))
-    if not series.is_photo and phases.shape[1 + stack] == 1:
-        flags.append(Flag("SINGLE_SLICE", "the image has one slice only: volumes are those within this slice"))
+        for code, by_phase in checks.items():
+            if any(by_phase):
+                found[code].append((label, by_phase))
+    flags = []
+    for code, entries in found.items():
+        if entries:
+            names = _listed([label for label, _ in entries], "or" if code == "STRUCTURE_MISSING" else "and")
+            message = _MESSAGES[code].format(
+                names, "" if len(entries) > 1 else "es", "are" if len(entries) > 1 else "is"
+            )
+            anywhere = [any(one) for one in zip(*(by_phase for _, by_phase in entries), strict=True)]
+            flags.append(Flag(code, message + _in_phases(anywhere, series.phases)))
     return flags
 
 
 _MESSAGES = {
-    "STRUCTURE_MISSING": "no {} was found",
-    "MASK_AT_BORDER": "{} touches the border of the image and may be cut off",
-    "MASK_AT_LAST_SLICE": "{} reaches the first or last slice: what lies beyond is not measured",
+    "MASK_AT_BORDER": "{0} touch{1} the border of the image and may be cut off",
+    "MASK_AT_LAST_SLICE": "{0} reach{1} the first or last slice: what lies beyond is not measured",
+    "STRUCTURE_MISSING": "no {0} was found",
+    "MANY_PARTS": "{0} {2} in more separate parts than is usual",
 }
+
+
+def _listed(labels: Sequence[Label], last: str) -> str:
+    """The name of a structure; of several the short names: A, B and C."""
+    if len(labels) == 1:
+        return labels[0].long_name
+    names = [label.name for label in labels]
+    return f"{', '.join(names[:-1])} {last} {names[-1]}"
+
+
+def _parts(mask: NDArray[np.bool_]) -> int:
+    """Counts the separate parts of a mask (X, Y, Z)."""
+    return int(ndimage.label(mask, np.ones((3, 3, 3)))[1])
 
 
 def _touches(mask: NDArray[np.bool_], axes: Iterable[int]) -> bool:

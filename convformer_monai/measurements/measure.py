@@ -56,6 +56,8 @@ def measure(
     check_phases(series, task, ed, es, name)
     phases = {moment: {"ed": ed, "es": es}[moment] for moment in task.moments}
     items, details = resolve(task.measure)(labels, series, task.labels, **phases)
+    if not series.is_photo and 1 in series.image.shape[1:]:
+        details["notes"].append("the image has one slice only: volumes are those within this slice")
     flags = find_flags(
         labels,
         series,

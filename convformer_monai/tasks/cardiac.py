@@ -36,6 +36,7 @@ CARDIAC = register_task(
         moments=("ed", "es"),
         flags=("convformer_monai.measurements.ventricles.ventricle_flags",),
         max_parts=2,
+        within_stack=False,
         preview=Preview(widest_first=True),
         phantom="convformer_monai.phantoms.cardiac_phantom",
         phantom_dice=(("LV", 0.8),),

@@ -96,6 +96,8 @@ class Task:
         moments: phases that ``measure`` takes from the user or finds: ``("ed", "es")``, or none.
         flags: each from the measurements to flags: numbers that are not plausible.
         max_parts: separate parts of a structure in one phase; more are flagged. ``None`` for any number.
+        within_stack: a whole structure lies between the first and the last slice, so that a mask which reaches these is
+            flagged. Not so a heart in a short-axis stack, which ends at its base.
         preview: how results are drawn.
         scores: the evaluation's handler: ``(labels, listeners)`` to a ``ScoreMasks``.
         report: what the evaluation writes; see :func:`convformer_monai.evaluation.write_report`.
@@ -111,6 +113,7 @@ class Task:
     moments: tuple[str, ...] = ()
     flags: tuple[Function, ...] = ()
     max_parts: int | None = None
+    within_stack: bool = True
     preview: Preview = Preview()
     scores: Function = "convformer_monai.evaluation.ScoreVolumes"
     report: Function = "convformer_monai.evaluation.write_report"

@@ -431,3 +431,18 @@ def test_export(tmp_path, capsys, ending):
 def test_export_knows_its_formats(tmp_path, capsys):
     assert main(["export", "-o", str(tmp_path / "net.pth")]) == 2
     assert "error[EXPORT_FORMAT]" in capsys.readouterr().err
+
+
+def test_a_fault_in_a_folder_is_kept_beside_the_results(phantom, tmp_path, monkeypatch, capsys):
+    for name in ("a", "b"):
+        phantom.save(tmp_path / "in", name)
+    monkeypatch.setattr("convformer_monai.cohort.process", lambda *_: 1 / 0)
+    arguments = ["segment", "-i", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert f"error[FAULT]: ZeroDivisionError, a fault of ours; report {tmp_path}/out/a_fault.txt" in error
+    assert "Traceback" not in error
+    assert "ZeroDivisionError" in (tmp_path / "out" / "b_fault.txt").read_text()
+    monkeypatch.setenv("CONVFORMER_DEBUG", "1")
+    assert main(arguments) == 1
+    assert capsys.readouterr().err.count("Traceback") == 2

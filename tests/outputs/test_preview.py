@@ -246,12 +246,12 @@ class TestWords:
         labels = blob()
         labels[1, 14:18, 14:26, 1:7] = 2
         labels[:, 5:10, 10:30, 1:7] = 1
-        labels[:, 10, 10, 7] = 1
+        labels[:, 0, 10, 3] = 1
         picture = drawn(labels, volume_series(labels.shape, HEART, 0.0 * labels), CARDIAC)
         top = picture[: panels(picture)[0][0].start]
         assert shows(top, CARDIAC.name) and shows(top, "Left ventricular ejection fraction 33.3 %")
         assert shows(top, "Left ventricular end-diastolic volume 27.6 mL")
-        assert shows(top, "MASK_AT_LAST_SLICE: right ventricle cavity reaches the first or last slice")
+        assert shows(top, "MASK_AT_BORDER: right ventricle cavity touches the border of the image")
         legend = picture[panels(picture)[-1][0].stop :]
         places = [np.argwhere(coloured(legend, colour))[:, 1] for colour in (RV, MYO, LV)]
         assert all(len(place) > 20 for place in places)
