@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.readers.glance import Glance
 from convformer_monai.tasks import Task, generic_task, get_task
-from convformer_monai.tasks.task import PHOTOGRAPH, Label
+from convformer_monai.tasks.task import PHOTOGRAPH, VOLUME, Label
 
 if TYPE_CHECKING:
     import torch
@@ -146,6 +147,28 @@ class Bundle:
             )
         return task
 
+    def check_kind(self, path: Path, seen: Glance, force_modality: bool = False) -> None:
+        """Refuses an image of another kind or modality, and names the bundle that takes it.
+
+        Args:
+            path: of the image.
+            seen: what a look at it showed.
+            force_modality: take any modality.
+
+        Raises:
+            InputRefused: ``WRONG_KIND`` or ``WRONG_MODALITY``.
+        """
+        if seen.image is not None and self.task.image not in (None, seen.image):
+            what = f"is a {seen.image}, and {self.name} takes {self.task.image}s"
+            raise InputRefused(RefusalCode.WRONG_KIND, f"{path} {what}{_others(seen)}")
+        modality = None if force_modality or seen.image != VOLUME else self.task.modality
+        if modality and seen.modalities and modality not in seen.modalities:
+            found = " and ".join(sorted(seen.modalities))
+            raise InputRefused(
+                RefusalCode.WRONG_MODALITY,
+                f"{path} holds {found}, and {self.name} takes {modality}{_others(seen)}, or --force-modality",
+            )
+
     @property
     def labels(self) -> tuple[Label, ...]:
         """The structures."""
@@ -232,6 +255,20 @@ class Bundle:
         )
         workflow.initialize()
         return workflow
+
+
+def _others(seen: Glance) -> str:
+    """The shipped bundles that take such an image, as the end of a refusal."""
+    fitting = []
+    for name in BUNDLES:
+        try:
+            task = Bundle(name).task
+        except InputRefused:
+            continue
+        modality = task.modality if task.image == VOLUME else None
+        if task.image == seen.image and (not seen.modalities or modality in seen.modalities):
+            fitting.append(f"-b {name}")
+    return f"; use {' or '.join(fitting)}" if fitting else "; use another bundle"
 
 
 def _named(name: str) -> Path:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 import time
 import traceback
 from collections import Counter
@@ -23,6 +24,7 @@ from convformer_monai.outputs.atomic import write_text
 from convformer_monai.outputs.case import finished, folder_for, merge_measurements, process
 from convformer_monai.outputs.writer import Options, path_for
 from convformer_monai.readers.cases import Case, find_cases
+from convformer_monai.readers.glance import glance
 
 if TYPE_CHECKING:
     from convformer_monai.segmenter import Segmenter
@@ -32,6 +34,7 @@ __all__ = ["CaseResult", "Summary", "segment_cases"]
 logger = logging.getLogger(__name__)
 
 FAULT = "_fault.txt"
+PATIENCE_SECONDS = 2.0
 DONE, SKIPPED, REFUSED, FAILED = "done", "skipped", "refused", "failed"
 
 
@@ -122,11 +125,14 @@ def segment_cases(
     cases = find_cases(path, leave_out=output_dir)
     clashes = {name for name, count in Counter(case.name for case in cases).items() if count > 1}
     folder_for(output_dir, "")
+    several = len(cases) > 1 or cases[0].path != path
+    if not several:
+        opened.check_kind(path, glance(path), force_modality)
     from convformer_monai.segmenter import Segmenter
 
-    segmenter = Segmenter(opened, device, flips=flips, force_modality=force_modality)
+    with _notice(f"loading the network of {opened.name}"):
+        segmenter = Segmenter(opened, device, flips=flips, force_modality=force_modality)
     results: list[CaseResult] = []
-    several = len(cases) > 1 or cases[0].path != path
     with _bar(cases, quiet or not several) as bar:
         for case in bar:
             result = _one(segmenter, case, output_dir, options, several, case.name in clashes)
@@ -142,9 +148,23 @@ def segment_cases(
 
 @contextlib.contextmanager
 def _bar(cases: list[Case], hidden: bool) -> Iterator[tqdm[Case]]:
+    """A bar on a terminal; elsewhere the line that each case gets is the progress."""
+    hidden = hidden or not sys.stderr.isatty()
     with logging_redirect_tqdm([logging.getLogger()]):
         with tqdm(cases, unit="case", disable=hidden, file=sys.stderr, dynamic_ncols=True) as bar:
             yield bar
+
+
+@contextlib.contextmanager
+def _notice(text: str) -> Iterator[None]:
+    """Says what is being done if it takes longer than a moment."""
+    timer = threading.Timer(PATIENCE_SECONDS, logger.info, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _one(
@@ -162,7 +182,8 @@ def _one(
             before = finished(case, output_dir, segmenter, options)
             if before is not None:
                 return CaseResult(case, SKIPPED, "done before", measurements=before)
-        files, measurements = process(segmenter, case, output_dir, options)
+        with contextlib.nullcontext() if several else _notice(f"segmenting {case.path}"):
+            files, measurements = process(segmenter, case, output_dir, options)
         return CaseResult(case, DONE, "", time.perf_counter() - start, files, measurements)
     except Exception as error:
         if not several:

@@ -19,7 +19,9 @@ from convformer_monai.bundle import Bundle, file_sha256, load_weights
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.measurements.overlap import dice
 from convformer_monai.readers import ImageSeries, read_series
+from convformer_monai.readers.glance import Glance
 from convformer_monai.readers.memory import like, series_from
+from convformer_monai.tasks.task import PHOTOGRAPH, VOLUME
 
 __all__ = ["Segmentation", "Segmenter", "choose_device"]
 
@@ -188,12 +190,7 @@ class Segmenter:
         return Segmentation(series, labels, seconds, disagreement, tuple(notes))
 
     def _check(self, series: ImageSeries) -> None:
-        if series.is_photo != self.bundle.is_photo:
-            kind = "a photograph" if series.is_photo else "not a photograph"
-            name = self.bundle.name
-            raise InputRefused(
-                RefusalCode.WRONG_KIND, f"{series.path.name} is {kind}; the bundle {name} does not take that"
-            )
+        self.bundle.check_kind(Path(series.path.name), Glance(PHOTOGRAPH if series.is_photo else VOLUME))
 
     def scores(self, image: Tensor) -> Tensor:
         """Class scores of an image that :meth:`prepare` made, on the CPU.

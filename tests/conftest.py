@@ -1,8 +1,9 @@
 """Fixtures that every test may use."""
 
+import logging
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,15 @@ def data_dir() -> Path:
 def bundle_root() -> Path:
     """The cardiac bundle's folder."""
     return REPOSITORY / "bundles" / "cardiac_mri_convformer_segmentation"
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Commands set the level of our messages; no test leaves it behind."""
+    ours = logging.getLogger("convformer_monai")
+    level = ours.level
+    yield
+    ours.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

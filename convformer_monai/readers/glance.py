@@ -1,0 +1,89 @@
+"""A look at a path that costs no torch: is it an image, of which kind, and of which modality."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.readers.cases import ITK_SUFFIXES, NIFTI_SUFFIXES, PHOTO_SUFFIXES, is_dicom
+from convformer_monai.tasks.task import PHOTOGRAPH, VOLUME
+
+__all__ = ["Glance", "glance"]
+
+MODALITIES = ("CT", "MR", "PT")  # others are not named: a header may hold anything
+MOST_FILES = 64  # of a DICOM folder; of a larger one nothing is said
+PHOTO_CLASSES = "1.2.840.10008.5.1.4.1.1.77."
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What a look at names and headers shows.
+
+    Attributes:
+        image: ``volume`` or ``photograph``; ``None`` if it takes more than a look.
+        modalities: of DICOM files; empty where they are not known.
+    """
+
+    image: str | None = None
+    modalities: frozenset[str] = frozenset()
+
+
+def glance(path: Path) -> Glance:
+    """Looks at a file, or at a folder of DICOM files.
+
+    Args:
+        path: of one case.
+
+    Raises:
+        InputRefused: ``NOT_AN_IMAGE`` if a file is no image that can be read.
+    """
+    if path.is_dir() or is_dicom(path):
+        return _dicom(path)
+    name = path.name.lower()
+    if name.endswith((*NIFTI_SUFFIXES, *ITK_SUFFIXES)):
+        return Glance(VOLUME)
+    if name.endswith(PHOTO_SUFFIXES) or _is_picture(path):
+        return Glance(PHOTOGRAPH)
+    raise InputRefused(
+        RefusalCode.NOT_AN_IMAGE,
+        f"{path} is not an image (DICOM, NIfTI, NRRD, MetaImage or photograph); give another file",
+    )
+
+
+def _dicom(path: Path) -> Glance:
+    """Looks at the headers of DICOM files."""
+    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file() and is_dicom(file))
+    if len(files) > MOST_FILES:
+        return Glance()
+    headers = [header for file in files if (header := _header(file))]
+    if not headers or len(headers) < len(files):
+        return Glance()
+    photos = [header.get("SOPClassUID", "").startswith(PHOTO_CLASSES) for header in headers]
+    kind = PHOTOGRAPH if all(photos) else None if any(photos) else VOLUME
+    modalities = {header.get("Modality", "") for header in headers}
+    return Glance(kind, frozenset(modalities) if modalities <= set(MODALITIES) else frozenset())
+
+
+def _header(file: Path) -> dict[str, str]:
+    """What a DICOM header says of the kind of image; nothing if it cannot be parsed."""
+    from convformer_monai.readers.dicom.parsing import read_header, silent_pydicom
+
+    keywords = ("SOPClassUID", "Modality")
+    try:
+        with silent_pydicom:
+            dataset, _ = read_header(file, keywords)
+        return {name: str(dataset[name].value) for name in keywords if name in dataset}
+    except InputRefused:  # the reader will say what is wrong with it
+        return {}
+
+
+def _is_picture(path: Path) -> bool:
+    """Tells whether Pillow knows the file, whatever its name."""
+    from PIL import Image
+
+    try:
+        with Image.open(path):
+            return True
+    except Exception:  # whatever Pillow stumbles over: it is none of ours
+        return False
