@@ -22,6 +22,9 @@ ForceModality = Annotated[
     bool, typer.Option("--force-modality", help="Take images of a modality that the bundle was not made for.")
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; made if missing.")]
+PixelSize = Annotated[
+    float | None, typer.Option("--mm-per-pixel", help="Side of a pixel of a photograph, for sizes in mm.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]

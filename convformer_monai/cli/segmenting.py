@@ -18,6 +18,7 @@ from convformer_monai.cli.options import (
     Json,
     Output,
     Overwrite,
+    PixelSize,
     Quiet,
     ResampleUneven,
     Series,
@@ -46,6 +47,7 @@ def segment(
     es: Es = None,
     series_uid: Series = None,
     resample_uneven: ResampleUneven = False,
+    mm_per_pixel: PixelSize = None,
     force_modality: ForceModality = False,
     flips: Annotated[
         bool, typer.Option("--flips", help="Average over flipped images and report how far they disagree; slower.")
@@ -72,6 +74,7 @@ def segment(
         es=es,
         series_uid=series_uid,
         resample_uneven=resample_uneven,
+        mm_per_pixel=mm_per_pixel,
         overwrite=overwrite,
     )
     summary = segment_cases(
@@ -97,6 +100,7 @@ def measure(
     ] = None,
     ed: Ed = None,
     es: Es = None,
+    mm_per_pixel: PixelSize = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -105,7 +109,9 @@ def measure(
     start_logging(quiet)
     from convformer_monai.outputs.case import measure_mask
 
-    measurements = measure_mask(mask, bundle, ed=ed, es=es, output=output, overwrite=overwrite)
+    measurements = measure_mask(
+        mask, bundle, ed=ed, es=es, mm_per_pixel=mm_per_pixel, output=output, overwrite=overwrite
+    )
     if as_json:
         print_json(measurements.to_dict())
     elif not quiet:

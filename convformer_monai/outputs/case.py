@@ -17,7 +17,7 @@ from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.measurements.values import Measurements
 from convformer_monai.outputs.atomic import AtomicFiles, check_writable, write_text
 from convformer_monai.outputs.measurements import write_measurements
-from convformer_monai.outputs.writer import MOMENTS, Options, Result, path_for
+from convformer_monai.outputs.writer import MOMENTS, Options, Result, check_pixel_size, path_for
 from convformer_monai.readers.cases import Case, stem
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ def process(
         phase=options.phase_to_read,
         resample_uneven=options.resample_uneven,
     )
+    if options.mm_per_pixel is not None:
+        series = series.with_pixel_size(options.mm_per_pixel)
     seconds = {"read": time.perf_counter() - start}
     _check_before(series, bundle, options)
     found = segmenter.run(series)
@@ -207,6 +209,7 @@ def measure_mask(
     *,
     ed: int | None = None,
     es: int | None = None,
+    mm_per_pixel: float | None = None,
     output: Path | None = None,
     overwrite: bool = False,
 ) -> Measurements:
@@ -218,6 +221,7 @@ def measure_mask(
         bundle: whose structures its labels are.
         ed: end-diastolic phase; ``None`` to find it.
         es: end-systolic phase; ``None`` to find it.
+        mm_per_pixel: side of a pixel of a photograph's mask; ``None`` counts pixels.
         output: folder for ``<mask>_measurements.json`` and ``.csv``; ``None`` writes nothing.
         overwrite: replace results that exist.
 
@@ -228,10 +232,13 @@ def measure_mask(
     from convformer_monai.readers import read_series
     from convformer_monai.readers.dicom.masks import find_dicom_masks, read_dicom_masks
 
+    check_pixel_size(mm_per_pixel)
     source = Bundle(bundle)
     table = source.labels
     segmentations = find_dicom_masks(mask)
     series = read_dicom_masks(segmentations, table) if segmentations else read_series(mask, phase="all")
+    if mm_per_pixel is not None:
+        series = series.with_pixel_size(mm_per_pixel)
     values = series.image.numpy()
     if series.is_photo:
         values = (values.max(axis=0) > 127).astype(np.uint8)

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from convformer_monai.outputs.atomic import AtomicFiles
     from convformer_monai.readers.series import ImageSeries
 
-__all__ = ["Options", "Result", "Writer", "path_for", "register_writer", "writers"]
+__all__ = ["Options", "Result", "Writer", "check_pixel_size", "path_for", "register_writer", "writers"]
 
 MOMENTS = ("ed", "es")
+PIXEL_SIZES_MM = (0.0001, 10.0)  # of a photograph
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Options:
         es: end-systolic phase; ``None`` to find it.
         series_uid: DICOM series to take.
         resample_uneven: see :func:`convformer_monai.readers.read_series`.
+        mm_per_pixel: side of a pixel of a photograph; ``None`` for what a DICOM header says, else pixels are counted.
         overwrite: replace results that exist.
     """
 
@@ -54,6 +56,7 @@ class Options:
     es: int | None = None
     series_uid: str | None = None
     resample_uneven: bool = False
+    mm_per_pixel: float | None = None
     overwrite: bool = False
 
     def check(self) -> None:
@@ -74,6 +77,7 @@ class Options:
             raise InputRefused(
                 RefusalCode.OPTION, f"--phase {self.phase!r} is unknown; give all, ed, es or a number from 0"
             )
+        check_pixel_size(self.mm_per_pixel)
         for writer in self.writers():
             writer.check(self)
 
@@ -91,6 +95,17 @@ class Options:
         options = asdict(self)
         del options["overwrite"]
         return {**options, "formats": list(self.formats)}
+
+
+def check_pixel_size(mm_per_pixel: float | None) -> None:
+    """Refuses a pixel size of a photograph that cannot be.
+
+    Raises:
+        InputRefused: ``OPTION``.
+    """
+    low, high = PIXEL_SIZES_MM
+    if mm_per_pixel is not None and not low <= mm_per_pixel <= high:
+        raise InputRefused(RefusalCode.OPTION, f"--mm-per-pixel must be from {low:g} to {high:g}, got {mm_per_pixel:g}")
 
 
 @dataclass(frozen=True)

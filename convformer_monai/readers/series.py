@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from monai.data import MetaTensor
 from monai.utils import convert_to_numpy
 from numpy.typing import NDArray
+
+from convformer_monai.errors import InputRefused, RefusalCode
 
 __all__ = ["Frame", "ImageSeries"]
 
@@ -76,6 +79,23 @@ class ImageSeries:
     def grid(self) -> tuple[int, ...]:
         """Shape of its label map: ``(phases, X, Y, Z)``, of a photograph ``(X, Y)``."""
         return tuple(self.image.shape)[1 if self.is_photo else 0 :]
+
+    def with_pixel_size(self, millimetres: float) -> ImageSeries:
+        """A photograph with the pixel size that the user knows, e.g. from a ruler in it.
+
+        Args:
+            millimetres: side of a pixel.
+
+        Raises:
+            InputRefused: ``OPTION`` if this is not a photograph.
+        """
+        if not self.is_photo:
+            raise InputRefused(
+                RefusalCode.OPTION,
+                f"--mm-per-pixel is for photographs, and {self.path.name} is a volume, whose header tells the spacing",
+            )
+        affine = torch.diag(torch.tensor([-millimetres, -millimetres, 1.0, 1.0], dtype=torch.float64))
+        return replace(self, image=MetaTensor(self.image.as_tensor(), affine=affine), spacing_known=True)
 
     def check_grid(self, labels: NDArray[np.uint8]) -> None:
         """Checks a label map.

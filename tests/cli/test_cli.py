@@ -18,6 +18,7 @@ from dicom_series import write_volume
 from convformer_monai import __version__
 from convformer_monai.cli import main
 from convformer_monai.errors import InputRefused
+from convformer_monai.phantoms import dermoscopy_phantom
 from convformer_monai.phantoms.cardiac import Phantom, cardiac_phantom
 from convformer_monai.phantoms.dicom import Identity
 
@@ -446,3 +447,31 @@ def test_a_fault_in_a_folder_is_kept_beside_the_results(phantom, tmp_path, monke
     monkeypatch.setenv("CONVFORMER_DEBUG", "1")
     assert main(arguments) == 1
     assert capsys.readouterr().err.count("Traceback") == 2
+
+
+def test_sizes_of_photographs_in_mm(tmp_path, capsys):
+    photo, truth = dermoscopy_phantom(size=(160, 120)).save(tmp_path, "x")
+    assert main(["measure", "-m", str(truth), "-b", "dermoscopy", "--json"]) == 0
+    pixels = json.loads(capsys.readouterr().out)["measurements"]
+    assert main(["measure", "-m", str(truth), "-b", "dermoscopy", "--mm-per-pixel", "0.05", "--json"]) == 0
+    sizes = json.loads(capsys.readouterr().out)["measurements"]
+    assert (pixels[0]["unit"], sizes[0]["unit"]) == ("{pixel}", "mm2")
+    assert sizes[0]["value"] == pytest.approx(0.05**2 * pixels[0]["value"])
+    out = str(tmp_path / "out")
+    assert main(["segment", "-i", str(photo), "-o", out, "-b", "dermoscopy", "--mm-per-pixel", "0.05", "-q"]) == 0
+    report = json.loads((tmp_path / "out" / "x_report.json").read_text())
+    assert report["options"]["mm_per_pixel"] == 0.05 and report["input"]["spacing_mm"] == [0.05, 0.05]
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "11", "nan"])
+def test_pixel_sizes_that_cannot_be(value, tmp_path, capsys):
+    photo, _ = dermoscopy_phantom(size=(80, 60)).save(tmp_path, "x")
+    arguments = ["segment", "-i", str(photo), "-o", str(tmp_path), "-b", "dermoscopy", "--mm-per-pixel", value]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith("error[OPTION]: --mm-per-pixel must be from 0.0001 to 10")
+
+
+def test_the_pixel_size_is_for_photographs(phantom, tmp_path, capsys):
+    image, _ = phantom.save(tmp_path, "x")
+    assert main(["segment", "-i", str(image), "-o", str(tmp_path), "--mm-per-pixel", "1"]) == 2
+    assert "--mm-per-pixel is for photographs" in capsys.readouterr().err
