@@ -15,6 +15,7 @@ from convformer_monai.training.intensity import GreyIntensity
 from convformer_monai.training.mixture import read_mixture
 from convformer_monai.training.photo import PhotoArtefacts, PhotoColours
 from convformer_monai.training.processes import leave_process_group
+from convformer_monai.training.progress import TrainingProgress, ValidateAtEnd
 from convformer_monai.training.slices import SliceBatches, SliceDataset, WeightedBatches
 
 __all__ = [
@@ -32,6 +33,8 @@ __all__ = [
     "SeedEpoch",
     "SliceBatches",
     "SliceDataset",
+    "TrainingProgress",
+    "ValidateAtEnd",
     "WeightedBatches",
     "leave_process_group",
     "read_mixture",

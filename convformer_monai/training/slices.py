@@ -50,6 +50,7 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
         dtype: torch.dtype = torch.float16,
     ) -> None:
         self.data = data
+        logger.info("reading %d files", len(data))
         images, labels, weights = [], [], []
         for case in data:
             volume = transform(dict(case))
