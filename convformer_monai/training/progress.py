@@ -55,7 +55,7 @@ class TrainingProgress:
         self.losses = []
 
     def _iteration(self, engine: Engine) -> None:
-        self.losses.append(engine.state.output["loss"].item())  # type: ignore[index,call-overload]
+        self.losses.append(engine.state.output["loss"].item())  # type: ignore[index]
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(f"epoch {engine.state.epoch} step {engine.state.iteration} loss {self.losses[-1]:.5f}\n")
 
