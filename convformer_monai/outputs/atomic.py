@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.outputs.journal import Journal
 
 __all__ = ["AtomicFiles", "CannotWrite", "check_writable", "transaction", "write_atomically", "write_text"]
 
@@ -41,7 +42,8 @@ class AtomicFiles:
 
     Each is written under a hidden, unique name in the folder of its target, flushed to the disk, read back and checked.
     At the end all are renamed; if one cannot be, those before it are undone and what they replaced is put back. A file
-    that somebody else makes in the meantime is not overwritten either.
+    that somebody else makes in the meantime is not overwritten either. A run that is killed leaves a journal, by which
+    :func:`convformer_monai.outputs.journal.tidy_up` ends what it began.
 
     Args:
         overwrite: replace files that exist.
@@ -50,6 +52,7 @@ class AtomicFiles:
     def __init__(self, *, overwrite: bool = False) -> None:
         self.overwrite = overwrite
         self._staged: list[_Staged] = []
+        self._journal: Journal | None = None
 
     def __enter__(self) -> AtomicFiles:
         return self
@@ -62,6 +65,8 @@ class AtomicFiles:
                 self._commit()
         finally:
             self._discard()
+            if self._journal is not None:
+                self._journal.close()
 
     def write(
         self, path: str | os.PathLike[str], write: Callable[[Path], object], check: Callable[[Path], bool]
@@ -82,8 +87,11 @@ class AtomicFiles:
             raise _exists(target)
         suffix = ".nii.gz" if target.name.lower().endswith(".nii.gz") else target.suffix
         temporary = _hidden(target, f".partial{suffix}")
-        self._staged.append(_Staged(target, temporary))
         try:
+            if self._journal is None:
+                self._journal = Journal(target.parent)
+            self._journal.note(target=self._relative(target), temporary=self._relative(temporary))
+            self._staged.append(_Staged(target, temporary))
             write(temporary)
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
@@ -104,6 +112,8 @@ class AtomicFiles:
 
     def _commit(self) -> None:
         """Gives every file its name, or none."""
+        if self._journal is not None:
+            self._journal.note(commit=True, new=not self.overwrite)
         for index, file in enumerate(self._staged):
             try:
                 self._put(file)
@@ -125,9 +135,16 @@ class AtomicFiles:
         else:
             if os.path.lexists(file.target) and len(self._staged) > 1:
                 file.backup = _hidden(file.target, ".old")
+                if self._journal is not None:
+                    self._journal.note(target=self._relative(file.target), backup=self._relative(file.backup))
                 _set_aside(file.target, file.backup)
             os.replace(file.temporary, file.target)
         file.placed = True
+
+    def _relative(self, path: Path) -> str:
+        """A path as the journal notes it: seen from its folder."""
+        assert self._journal is not None
+        return os.path.relpath(path, self._journal.path.parent)
 
     def _discard(self) -> None:
         """Removes what is not under its own name."""

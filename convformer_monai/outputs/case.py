@@ -16,6 +16,7 @@ from convformer_monai.bundle import Bundle
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.measurements.values import Measurements
 from convformer_monai.outputs.atomic import AtomicFiles, check_writable, write_text
+from convformer_monai.outputs.journal import tidy_up
 from convformer_monai.outputs.measurements import write_measurements
 from convformer_monai.outputs.writer import MOMENTS, Options, Result, check_pixel_size, path_for
 from convformer_monai.readers.cases import Case, stem
@@ -136,7 +137,7 @@ def _no_such_moment(series: ImageSeries, phase: str) -> InputRefused:
 
 
 def folder_for(output_dir: Path, name: str) -> Path:
-    """Makes the folder of a case's results.
+    """Makes the folder of a case's results, and tidies up after runs that were killed there.
 
     Args:
         output_dir: output folder.
@@ -150,6 +151,7 @@ def folder_for(output_dir: Path, name: str) -> Path:
     """
     base = Path(output_dir).expanduser() / name if name else Path(output_dir).expanduser() / "x"
     check_writable(base.parent, "give another --output")
+    tidy_up(base.parent)
     return base
 
 
