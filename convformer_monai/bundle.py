@@ -57,7 +57,11 @@ class Bundle:
 
     def __init__(self, bundle: str | Path) -> None:
         self.root = _named(str(bundle)) if str(bundle) in BUNDLES else Path(bundle).expanduser()
-        if self.root.is_file() and zipfile.is_zipfile(self.root):
+        if self.root.is_file() and not zipfile.is_zipfile(self.root):
+            raise InputRefused(
+                RefusalCode.BUNDLE_UNUSABLE, f"{bundle} is a file, but not a zip of a bundle; get it again"
+            )
+        if self.root.is_file():
             self._unpacked = tempfile.TemporaryDirectory(prefix="convformer-bundle-", ignore_cleanup_errors=True)
             self.root = _unzipped(self.root, Path(self._unpacked.name))
         if not (self.root / CONFIG).is_file():
@@ -79,6 +83,11 @@ class Bundle:
             formats = content["network_data_format"]
             int(formats["inputs"]["image"]["num_channels"])
             {int(index): str(name) for index, name in formats["outputs"]["pred"]["channel_def"].items()}
+            if not isinstance(content.get("weights_sha256"), str):
+                raise InputRefused(
+                    RefusalCode.BUNDLE_UNUSABLE,
+                    f"{path} must name the hash of models/model.pt as the text weights_sha256; export --weights does",
+                )
         except (OSError, ValueError) as error:
             raise InputRefused(RefusalCode.BUNDLE_UNUSABLE, f"{path} cannot be read as JSON: {error}") from error
         except (KeyError, TypeError, AttributeError) as error:
@@ -364,6 +373,8 @@ def load_weights(
         raise InputRefused(
             RefusalCode.WEIGHTS_NOT_FOUND, f"{file} does not exist; give the bundle's root with --bundle_root"
         )
+    if sha256 is not None and not isinstance(sha256, str):
+        raise InputRefused(RefusalCode.WEIGHTS_HASH, f"weights_sha256 must be a text, got {sha256!r}")
     if sha256:
         found = file_sha256(file)
         if found != sha256.lower():
@@ -376,10 +387,18 @@ def load_weights(
         logger.warning("%s: no SHA-256 to check it against", file.name)
     try:
         state = torch.load(file, map_location=device, weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, KeyError) as error:
+        # torch's own words advise to load what may hold code
+        raise InputRefused(
+            RefusalCode.WEIGHTS_MISFIT, f"{file} cannot be read as a plain state dict; save network.state_dict()"
+        ) from error
+    try:
         network.load_state_dict(state, strict=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError) as error:
+    except (RuntimeError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputRefused(RefusalCode.WEIGHTS_MISFIT, f"{file} does not fit the network: {reason}") from error
+    if not all(bool(value.isfinite().all()) for value in state.values() if value.is_floating_point()):
+        raise InputRefused(RefusalCode.WEIGHTS_MISFIT, f"{file} holds weights that are not finite numbers")
     return network
 
 

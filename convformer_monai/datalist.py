@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ __all__ = ["datalist_path", "find_images", "read_cases"]
 logger = logging.getLogger(__name__)
 
 DATALIST = "datalist.json"
+OUTSIDE = "CONVFORMER_OUTSIDE"  # environment variable: datalists may name files outside of their folder
 
 
 def read_cases(
@@ -105,6 +107,10 @@ def _case(entry: object, path: Path, section: str, without_labels: bool, patient
         if not isinstance(name, str) or not name:
             raise _invalid(path, section, f"{dict(entry)!r} names no {key} file")
         files[key] = str((path.parent / name).absolute())
+        if not (os.environ.get(OUTSIDE) or _is_inside(path.parent, name)):
+            raise _invalid(
+                path, section, f"{name!r} leads out of the folder of the datalist; set {OUTSIDE}=1 if you trust it"
+            )
     name = str(entry.get("id") or stem(Path(files["image"])))
     patient, phase, source = entry.get("patient"), entry.get("phase"), entry.get("source")
     unknown = name.split("_")[0] if patient_from_id else ""
@@ -116,6 +122,12 @@ def _case(entry: object, path: Path, section: str, without_labels: bool, patient
         **files,
         "image_path": files["image"],
     }
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    """Whether a name stays in a folder as it is written; links inside of it are the user's own."""
+    inside = os.path.normpath(os.path.join(os.path.abspath(folder), name))
+    return Path(inside).is_relative_to(os.path.abspath(folder))
 
 
 def _once(cases: list[dict[str, str]], path: Path, section: str) -> list[dict[str, str]]:

@@ -124,7 +124,12 @@ class FolderDatastore(Checked, LocalDatastore):  # type: ignore[misc]
         entry = self._datastore.objects.get(image_id)
         if entry is None:
             raise InputRefused(RefusalCode.IMAGE_NOT_FOUND, f"there is no image {image_id!r} in the datastore")
-        return self.folder / str(self._filename(image_id, entry.image.ext))
+        path = self.folder / str(self._filename(image_id, entry.image.ext))
+        if not path.resolve().is_relative_to(self.folder):
+            raise InputRefused(
+                RefusalCode.FORBIDDEN, f"the image {image_id!r} is a link that leads out of the folder of images"
+            )
+        return path
 
     def get_image_uri(self, image_id: str) -> str:
         """The file for viewers; empty if there is no such image."""

@@ -21,6 +21,7 @@ import numpy as np
 from monailabel.interfaces.tasks.train import TrainTask
 
 from convformer_monai.bundle_run import bundle_command
+from convformer_monai.datalist import OUTSIDE
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.label_app.labels_in import read_labels
 from convformer_monai.label_app.options import LabelOptions
@@ -125,7 +126,8 @@ class FineTuneTask(TrainTask):  # type: ignore[misc]
         command = bundle_command(self.options.bundle.root, ["train", "finetune"], str(folder), folder, values)
         logger.info("training on %d images, validating on %d: %s", len(train), len(val), folder / LOG)
         try:
-            run_logged(command, {**os.environ, "OMP_NUM_THREADS": str(os.cpu_count() or 1)}, folder / LOG)
+            threads = str(os.cpu_count() or 1)
+            run_logged(command, {**os.environ, "OMP_NUM_THREADS": threads, OUTSIDE: "1"}, folder / LOG)
         except subprocess.CalledProcessError as error:
             said = [line for line in (folder / LOG).read_text(errors="replace").splitlines() if line.strip()]
             last = said[-1].strip() if said else f"exit code {error.returncode}"

@@ -78,7 +78,7 @@ def find_cases(path: Path, leave_out: Path | None = None) -> list[Case]:
     A folder with DICOM files in it is one case (DICOM photographs: one a file), and so is a folder whose sub-folders
     all hold series of one DICOM study. Every other image file is a case. Sub-folders are searched. Files whose name
     ends in ``_gt``, ``_seg``, ``_segmentation``, ``_truth``, ``_label``, ``_preview`` or, of DICOM files, ``_sr`` are
-    masks and results, no images.
+    masks and results, no images. Links are followed, to each real folder once.
 
     Args:
         path: a file or folder.
@@ -96,7 +96,7 @@ def find_cases(path: Path, leave_out: Path | None = None) -> list[Case]:
         raise InputRefused(
             RefusalCode.FILE_NOT_FOUND, f"{path} does not exist; give a file, a DICOM folder or a folder of cases"
         )
-    found = list(_cases_in(path, leave_out.resolve() if leave_out else None))
+    found = list(_cases_in(path, {leave_out.resolve()} if leave_out else set()))
     if not found:
         raise InputRefused(
             RefusalCode.NO_IMAGES,
@@ -111,8 +111,14 @@ def _name(case: Path, root: Path) -> str:
     return case.relative_to(root).with_name(stem(case)).as_posix()
 
 
-def _cases_in(folder: Path, leave_out: Path | None) -> Iterator[Path]:
-    """Yields the image files and DICOM folders of a folder, itself among them."""
+def _cases_in(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """Yields the image files and DICOM folders of a folder, itself among them.
+
+    Args:
+        folder: to search.
+        seen: real folders that are left out; grows, so that links lead to each folder once.
+    """
+    seen.add(folder.resolve())
     try:
         entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
@@ -127,9 +133,9 @@ def _cases_in(folder: Path, leave_out: Path | None) -> Iterator[Path]:
         if _is_image(file) or (first_dicom is not None and _may_be_dicom(file) and is_dicom_photo(file)):
             yield file
     below = [
-        list(_cases_in(entry, leave_out))
+        list(_cases_in(entry, seen))
         for entry in entries
-        if entry.is_dir() and entry.resolve() != leave_out and first_dicom is None
+        if entry.is_dir() and entry.resolve() not in seen and first_dicom is None
     ]
     cases = [case for group in below for case in group]
     if len(cases) > 1 and not any(map(_is_image, files)) and _are_one_study(cases):

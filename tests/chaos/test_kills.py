@@ -20,7 +20,9 @@ from convformer_monai.outputs.journal import Journal, tidy_up
 from convformer_monai.phantoms import cardiac_phantom
 
 NAMES = ("x_seg.nii.gz", "x_measurements.json", "x_report.json")
-CHILD = f"NAMES = {NAMES}" + """
+CHILD = (
+    f"NAMES = {NAMES}"
+    + """
 import os, signal, sys
 from pathlib import Path
 from convformer_monai.outputs import atomic, journal
@@ -51,6 +53,7 @@ with atomic.AtomicFiles(overwrite=overwrite) as files:
     for name in NAMES:
         files.write(folder / name, lambda path: path.write_text("new"), lambda path: path.read_text() == "new")
 """
+)
 
 
 def contents(folder: Path) -> list[str]:

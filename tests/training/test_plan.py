@@ -19,6 +19,7 @@ PLAN = {
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     (tmp_path / "bundle" / "configs").mkdir(parents=True)
+    (tmp_path / "bundle" / "configs" / "inference.json").write_text("{}")
     (tmp_path / "bundle" / "configs" / "runs.json").write_text(json.dumps(PLAN))
     return tmp_path / "bundle"
 
