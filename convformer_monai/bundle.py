@@ -35,6 +35,7 @@ BUNDLES = {
     "hemorrhage": "ct_hemorrhage_convformer_segmentation",
 }
 FOLDER_VARIABLE = "CONVFORMER_BUNDLES"
+INSTALLED = "_bundles"  # where setup.py puts them
 TASK_KEY = "convformer_task"
 CONFIG = Path("configs") / "inference.json"
 MAX_UNZIPPED = 4 * 2**30
@@ -45,7 +46,8 @@ class Bundle:
 
     Args:
         bundle: short name (see :data:`BUNDLES`), or path of a folder or zip. Bundles with a short name are looked for
-            in ``$CONVFORMER_BUNDLES``, then in ``bundles`` beside the package, where a clone has them.
+            in ``$CONVFORMER_BUNDLES``, then in ``bundles`` beside the package, where a clone has them, then in the
+            installed package.
 
     Attributes:
         root: its folder.
@@ -236,15 +238,15 @@ class Bundle:
 
 def _named(name: str) -> Path:
     """Finds a bundle by its short name."""
-    beside = Path(__file__).resolve().parents[1] / "bundles"
+    package = Path(__file__).resolve().parent
     chosen = os.environ.get(FOLDER_VARIABLE)
-    for folder in [*([Path(chosen)] if chosen else []), beside]:
-        if (folder / BUNDLES[name]).is_dir():
+    for folder in [*([Path(chosen)] if chosen else []), package.parent / "bundles", package / INSTALLED]:
+        if (folder / BUNDLES[name] / CONFIG).is_file():
             return folder / BUNDLES[name]
     raise InputRefused(
         RefusalCode.BUNDLE_NOT_FOUND,
-        f"the bundle {BUNDLES[name]} is not here: clone the repository and set {FOLDER_VARIABLE} to its folder "
-        "'bundles'",
+        f"the bundle {BUNDLES[name]} is not here: install convformer_monai again from its wheel, or set "
+        f"{FOLDER_VARIABLE} to the folder that holds it",
     )
 
 
