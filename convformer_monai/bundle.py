@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from monai.bundle import ConfigWorkflow
 
-__all__ = ["BUNDLES", "Bundle", "component", "file_sha256", "load_weights", "save_weights", "task_of"]
+__all__ = ["BUNDLES", "NOT_STATED", "Bundle", "component", "file_sha256", "load_weights", "save_weights", "task_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ BUNDLES = {
 }
 FOLDER_VARIABLE = "CONVFORMER_BUNDLES"
 INSTALLED = "_bundles"  # where setup.py puts them
+NOT_STATED = "not stated"
 TASK_KEY = "convformer_task"
 CONFIG = Path("configs") / "inference.json"
 MAX_UNZIPPED = 4 * 2**30
@@ -51,6 +52,7 @@ class Bundle:
 
     Attributes:
         root: its folder.
+        unpacked: whether the folder is a temporary one, of a zip.
 
     Raises:
         InputRefused: ``BUNDLE_NOT_FOUND`` if there is no such bundle, ``BUNDLE_UNUSABLE`` if it cannot be unpacked.
@@ -58,7 +60,8 @@ class Bundle:
 
     def __init__(self, bundle: str | Path) -> None:
         self.root = _named(str(bundle)) if str(bundle) in BUNDLES else Path(bundle).expanduser()
-        if self.root.is_file() and zipfile.is_zipfile(self.root):
+        self.unpacked = self.root.is_file() and zipfile.is_zipfile(self.root)
+        if self.unpacked:
             self._unpacked = tempfile.TemporaryDirectory(prefix="convformer-bundle-", ignore_cleanup_errors=True)
             self.root = _unzipped(self.root, Path(self._unpacked.name))
         if not (self.root / CONFIG).is_file():
@@ -99,6 +102,18 @@ class Bundle:
     def version(self) -> str:
         """Its version, or ``unknown``."""
         return str(self.metadata.get("version", "unknown"))
+
+    def licence(self, weights_sha256: str | None = None) -> dict[str, str]:
+        """The licences of its code and of weights, which differ.
+
+        Args:
+            weights_sha256: of the weights meant; of others than its own nothing is known. ``None`` for its own.
+        """
+        own = weights_sha256 in (None, self.metadata.get("weights_sha256"))
+        weights = (
+            self.metadata.get("license_weights", NOT_STATED) if own else "not stated: not the bundle's own weights"
+        )
+        return {"code": str(self.metadata.get("license_code", NOT_STATED)), "weights": str(weights)}
 
     @property
     def weights(self) -> Path:
