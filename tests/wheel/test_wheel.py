@@ -120,7 +120,7 @@ def test_zips_are_bundles_for_us_and_for_monai(home: Path, repository: Path, nam
     code = (
         "import monai.bundle, sys\n"
         "for _ in range(2):\n"
-        "    net = monai.bundle.load(sys.argv[1], version=sys.argv[2], source='monaihosting', bundle_dir='zoo',\n"
+        "    net = monai.bundle.load(sys.argv[1], version=sys.argv[2], source='github', bundle_dir='zoo',\n"
         "                            workflow_type='inference', device='cpu')\n"
         "print(sum(one.numel() for one in net.parameters()))"
     )
