@@ -13,6 +13,7 @@ from convformer_monai.training.handlers import (
 from convformer_monai.training.head_ct import HeadCTIntensity
 from convformer_monai.training.intensity import GreyIntensity
 from convformer_monai.training.mixture import read_mixture
+from convformer_monai.training.phantom_data import data_or_phantoms
 from convformer_monai.training.photo import PhotoArtefacts, PhotoColours
 from convformer_monai.training.processes import leave_process_group
 from convformer_monai.training.slices import SliceBatches, SliceDataset, WeightedBatches
@@ -33,6 +34,7 @@ __all__ = [
     "SliceBatches",
     "SliceDataset",
     "WeightedBatches",
+    "data_or_phantoms",
     "leave_process_group",
     "read_mixture",
 ]

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 SECTIONS = {"train": 4, "val": 2}
 WINDOW = (0.0, 80.0)  # Hounsfield units, of slices written as pictures
-HEAD: dict[str, Any] = {"shape": (256, 256, 10), "spacing": (0.9, 0.9, 12.0)}
+HEAD: dict[str, Any] = {"shape": (144, 144, 8), "spacing": (1.6, 1.6, 15.0)}
 
 
 def data_or_phantoms(
