@@ -25,7 +25,17 @@ if TYPE_CHECKING:
     import torch
     from monai.bundle import ConfigWorkflow
 
-__all__ = ["BUNDLES", "NOT_STATED", "Bundle", "component", "file_sha256", "load_weights", "save_weights", "task_of"]
+__all__ = [
+    "BUNDLES",
+    "INSTALLED",
+    "NOT_STATED",
+    "Bundle",
+    "component",
+    "file_sha256",
+    "load_weights",
+    "save_weights",
+    "task_of",
+]
 
 logger = logging.getLogger(__name__)
 
