@@ -7,10 +7,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from convformer_monai import __version__
-from convformer_monai.bundle import BUNDLES, Bundle
-from convformer_monai.errors import InputRefused
+from convformer_monai.bundle import BUNDLES, NOT_STATED, Bundle
+from convformer_monai.errors import InputRefused, RefusalCode
 
-__all__ = ["about", "about_networks", "as_text", "networks_as_text"]
+__all__ = ["about", "about_networks", "as_text", "bundle_path", "networks_as_text"]
 
 CHANNELS = (1, 4)  # of image and result, for which the networks' parameters are counted
 COUNTED_BLOCKS = ("vit", "convformer")
@@ -35,6 +35,21 @@ def about(bundle: str | None = None) -> dict[str, Any]:
     }
 
 
+def bundle_path(bundle: str) -> str:
+    """The folder of a bundle, for other programs.
+
+    Args:
+        bundle: short name or folder.
+
+    Raises:
+        InputRefused: if it is not there, or a zip, which has no folder.
+    """
+    found = Bundle(bundle)
+    if found.unpacked:
+        raise InputRefused(RefusalCode.BUNDLE_NOT_FOUND, f"{bundle} is a zip; unpack it, and give its folder")
+    return str(found.root.resolve())
+
+
 def as_text(content: dict[str, Any]) -> str:
     """Lays :func:`about` out for reading."""
     lines = [f"convformer_monai {content['convformer_monai']}, Python {content['python']}"]
@@ -54,6 +69,7 @@ def as_text(content: dict[str, Any]) -> str:
             f"  weights  SHA-256 {bundle['weights_sha256'][:16]}...",
             f"  folder   {bundle['folder']}",
             f"  use      {bundle['intended_use']}",
+            f"  licence  of the code {bundle['licence']['code']}; of the weights {bundle['licence']['weights']}",
         ]
     return "\n".join(lines)
 
@@ -116,11 +132,12 @@ def _about_bundle(name: str, must_exist: bool) -> dict[str, Any]:
         "name": name,
         "title": bundle.name,
         "version": bundle.version,
-        "task": metadata.get("task", "not stated"),
-        "input": metadata.get("image_classes", "not stated"),
-        "output": metadata.get("label_classes", "not stated"),
+        "task": metadata.get("task", NOT_STATED),
+        "input": metadata.get("image_classes", NOT_STATED),
+        "output": metadata.get("label_classes", NOT_STATED),
         "eval_metrics": metadata.get("eval_metrics", {}),
-        "intended_use": metadata.get("intended_use", "not stated"),
+        "intended_use": metadata.get("intended_use", NOT_STATED),
+        "licence": bundle.licence(),
         "weights_sha256": metadata.get("weights_sha256", ""),
         "folder": str(bundle.root),
     }

@@ -26,7 +26,17 @@ if TYPE_CHECKING:
     import torch
     from monai.bundle import ConfigWorkflow
 
-__all__ = ["BUNDLES", "Bundle", "component", "file_sha256", "load_weights", "save_weights", "task_of"]
+__all__ = [
+    "BUNDLES",
+    "INSTALLED",
+    "NOT_STATED",
+    "Bundle",
+    "component",
+    "file_sha256",
+    "load_weights",
+    "save_weights",
+    "task_of",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +46,8 @@ BUNDLES = {
     "hemorrhage": "ct_hemorrhage_convformer_segmentation",
 }
 FOLDER_VARIABLE = "CONVFORMER_BUNDLES"
+INSTALLED = "_bundles"  # where setup.py puts them
+NOT_STATED = "not stated"
 TASK_KEY = "convformer_task"
 CONFIG = Path("configs") / "inference.json"
 MAX_UNZIPPED = 4 * 2**30
@@ -46,10 +58,12 @@ class Bundle:
 
     Args:
         bundle: short name (see :data:`BUNDLES`), or path of a folder or zip. Bundles with a short name are looked for
-            in ``$CONVFORMER_BUNDLES``, then in ``bundles`` beside the package, where a clone has them.
+            in ``$CONVFORMER_BUNDLES``, then in ``bundles`` beside the package, where a clone has them, then in the
+            installed package.
 
     Attributes:
         root: its folder.
+        unpacked: whether the folder is a temporary one, of a zip.
 
     Raises:
         InputRefused: ``BUNDLE_NOT_FOUND`` if there is no such bundle, ``BUNDLE_UNUSABLE`` if it cannot be unpacked.
@@ -61,7 +75,8 @@ class Bundle:
             raise InputRefused(
                 RefusalCode.BUNDLE_UNUSABLE, f"{bundle} is a file, but not a zip of a bundle; get it again"
             )
-        if self.root.is_file():
+        self.unpacked = self.root.is_file()
+        if self.unpacked:
             self._unpacked = tempfile.TemporaryDirectory(prefix="convformer-bundle-", ignore_cleanup_errors=True)
             self.root = _unzipped(self.root, Path(self._unpacked.name))
         if not (self.root / CONFIG).is_file():
@@ -107,6 +122,18 @@ class Bundle:
     def version(self) -> str:
         """Its version, or ``unknown``."""
         return str(self.metadata.get("version", "unknown"))
+
+    def licence(self, weights_sha256: str | None = None) -> dict[str, str]:
+        """The licences of its code and of weights, which differ.
+
+        Args:
+            weights_sha256: of the weights meant; of others than its own nothing is known. ``None`` for its own.
+        """
+        own = weights_sha256 in (None, self.metadata.get("weights_sha256"))
+        weights = (
+            self.metadata.get("license_weights", NOT_STATED) if own else "not stated: not the bundle's own weights"
+        )
+        return {"code": str(self.metadata.get("license_code", NOT_STATED)), "weights": str(weights)}
 
     @property
     def weights(self) -> Path:
@@ -282,15 +309,15 @@ def _others(seen: Glance) -> str:
 
 def _named(name: str) -> Path:
     """Finds a bundle by its short name."""
-    beside = Path(__file__).resolve().parents[1] / "bundles"
+    package = Path(__file__).resolve().parent
     chosen = os.environ.get(FOLDER_VARIABLE)
-    for folder in [*([Path(chosen)] if chosen else []), beside]:
-        if (folder / BUNDLES[name]).is_dir():
+    for folder in [*([Path(chosen)] if chosen else []), package.parent / "bundles", package / INSTALLED]:
+        if (folder / BUNDLES[name] / CONFIG).is_file():
             return folder / BUNDLES[name]
     raise InputRefused(
         RefusalCode.BUNDLE_NOT_FOUND,
-        f"the bundle {BUNDLES[name]} is not here: clone the repository and set {FOLDER_VARIABLE} to its folder "
-        "'bundles'",
+        f"the bundle {BUNDLES[name]} is not here: install convformer_monai again from its wheel, or set "
+        f"{FOLDER_VARIABLE} to the folder that holds it",
     )
 
 

@@ -9,10 +9,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from convformer_monai.bundle import Bundle
+from convformer_monai.bundle import INSTALLED, Bundle
 from convformer_monai.errors import InputRefused, RefusalCode
 
-__all__ = ["bundle_command", "bundle_folder", "check_overrides", "dataset_path", "hand_over", "monai_path", "run_path"]
+__all__ = [
+    "bundle_command",
+    "bundle_folder",
+    "check_overrides",
+    "dataset_path",
+    "eval_path",
+    "hand_over",
+    "monai_path",
+    "run_path",
+]
 
 
 def bundle_folder(bundle: str) -> Path:
@@ -59,6 +68,15 @@ def dataset_path(path: Path) -> Path:
 def run_path(output_dir: Path | None, bundle: str, experiment: str = "") -> Path:
     """The folder of a run: the user's, or ``runs/<experiment>/<bundle>`` where the user stands."""
     return monai_path(output_dir or Path("runs") / experiment / Path(os.path.abspath(bundle)).name)
+
+
+def eval_path(output_dir: Path | None, bundle_root: Path) -> Path:
+    """The folder of an evaluation: the user's, or ``eval`` in the bundle.
+
+    Nothing is written into an installed package: of its bundles it is ``eval/<bundle>`` where the user stands.
+    """
+    installed = bundle_root.parent.name == INSTALLED
+    return monai_path(output_dir or (Path("eval", bundle_root.name) if installed else bundle_root / "eval"))
 
 
 def check_overrides(bundle_root: Path, words: Sequence[str]) -> list[str]:

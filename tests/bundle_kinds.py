@@ -67,6 +67,11 @@ KINDS = {
         Kind("hemorrhage", "ct_hemorrhage_convformer_segmentation", 1, 2, (0.0, 80.0)),
     )
 }
+SMALL = {  # options of `train.json`
+    "cardiac": {"canvas": [96, 96], "crop": [64, 64]},
+    "dermoscopy": {"canvas": [64, 48], "sizes": [[48, 64], [64, 48]]},
+    "hemorrhage": {"canvas": [96, 96], "crop": [64, 64]},
+}
 VOLUMES = [kind.name for kind in KINDS.values() if not kind.is_photo]
 
 
@@ -80,6 +85,21 @@ def blobs(*shape: int, seed: int = 0) -> np.ndarray:
         phases.append((waves + np.exp(-((grid[0] - 2) ** 2)) + 1.3) / 3.6)
     data = np.stack(phases, axis=-1)
     return data if len(shape) == 4 else data[..., 0]
+
+
+def random_data(kind: Kind, folder: Path, size: tuple[int, int] = (96, 80)) -> None:
+    """Writes a datalist with the sections train and val, of images and masks of blobs on the images' own grids."""
+    content: dict[str, list[dict[str, str]]] = {"train": [], "val": []}
+    for number, section in enumerate(["train", "train", "val", "val"]):
+        image = kind.write(folder, f"{section}{number}", seed=number, size=size)
+        mask = (blobs(*size, 3, seed=number) * kind.classes * 0.99).astype(np.uint8)
+        if kind.is_photo:
+            label = folder / f"{section}{number}_truth.png"
+            Image.fromarray(mask[..., 0].T * np.uint8(255)).save(label)
+        else:
+            label = save(folder / f"{section}{number}_truth.nii.gz", mask, affine((1.5, 1.5, 8.0)))
+        content[section].append({"image": image.name, "label": label.name})
+    (folder / "datalist.json").write_text(json.dumps(content))
 
 
 def training_data(kind: Kind, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from monai.bundle import verify_net_in_out
 from monai.inferers import Inferer
 from monai.transforms import Compose
 from nifti_files import affine, save
+from packaging.specifiers import SpecifierSet
 from torch import nn
 
 import convformer_monai
@@ -228,15 +230,29 @@ class TestMetadata:
             assert isinstance(metadata[name], dict), name
         assert re.fullmatch(r"([0-9a-f]{64})?", metadata["weights_sha256"])
 
-    def test_versions_are_the_ones_we_test_with(self, metadata: dict, repository: Path) -> None:
-        assert metadata["required_packages_version"]["convformer_monai"] == convformer_monai.__version__
+    def test_tested_versions_are_the_ones_we_test_with(self, metadata: dict, repository: Path) -> None:
         lines = (repository / "constraints.txt").read_text(encoding="utf-8").splitlines()
         pinned = dict(re.findall(r"^([\w-]+)==([\w.]+)(?:; python_version >=.*)?$", line)[0] for line in lines
                       if re.match(r"^[\w-]+==[\w.]+(; python_version >=.*)?$", line))  # fmt: skip
-        stated = {**metadata["required_packages_version"], "monai": metadata["monai_version"]}
-        stated |= {"torch": metadata["pytorch_version"], "numpy": metadata["numpy_version"]}
-        del stated["convformer_monai"]
+        stated = {**metadata["tested_packages_version"], "monai": metadata["monai_version"]}
+        stated |= {"torch": metadata["pytorch_version"]}
+        del stated["python"]
         assert stated == {name: pinned[name] for name in stated}
+        # The model zoo's checks install exactly this one, on Python 3.10.
+        assert f'numpy=={metadata["numpy_version"]}; python_version < "3.11"' in lines
+
+    def test_required_versions_are_the_package_s_own_ranges(self, metadata: dict, repository: Path) -> None:
+        config = configparser.ConfigParser()
+        config.read(repository / "setup.cfg", encoding="utf-8")
+        lines = config["options"]["install_requires"].split()
+        ranges = dict(re.fullmatch(r"([\w-]+)([<>=].*)", line).groups() for line in lines)  # type: ignore[union-attr]
+        required = dict(metadata["required_packages_version"])
+        ours = SpecifierSet(required.pop("convformer_monai"))
+        assert convformer_monai.__version__ in ours and "0.1.0" not in ours
+        assert required == {name: ranges[name] for name in required}
+        assert set(metadata["tested_packages_version"]) - {"python", "numpy"} == set(required)
+        for name, version in metadata["tested_packages_version"].items():
+            assert name == "python" or version in SpecifierSet(ranges[name])
 
     def test_data_format(self, metadata: dict, bundle_root: Path) -> None:
         config = json.loads((bundle_root / "configs" / "inference.json").read_text(encoding="utf-8"))

@@ -1,6 +1,7 @@
 """The files around the package agree with each other."""
 
 import configparser
+import json
 import os
 import re
 import shutil
@@ -40,11 +41,13 @@ def test_one_version(repository: Path, setup_cfg: configparser.ConfigParser) -> 
     newest = re.search(r"^## \[(.+?)\]", (repository / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert newest is not None
     stated = {
-        "setup.cfg": setup_cfg["metadata"]["version"],
         "CHANGELOG.md": newest.group(1),
         "CITATION.cff": citation(repository)["version"],
     }
-    assert stated == dict.fromkeys(stated, convformer_monai.__version__)
+    for bundle in (repository / "bundles").glob("*/configs/metadata.json"):
+        stated[bundle.parts[-3]] = json.loads(bundle.read_text(encoding="utf-8"))["version"]
+    assert len(stated) == 5 and stated == dict.fromkeys(stated, convformer_monai.__version__)
+    assert setup_cfg["metadata"]["version"] == "attr: convformer_monai.__version__"
 
 
 def test_citation_names_the_paper_and_the_software(repository: Path) -> None:

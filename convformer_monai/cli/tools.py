@@ -15,12 +15,19 @@ __all__ = ["demo", "export", "info", "label"]
 
 def info(
     bundle: Annotated[str | None, typer.Option("-b", "--bundle", help="One bundle only.")] = None,
+    path_of: Annotated[
+        str | None,
+        typer.Option("--bundle-path", metavar="BUNDLE", help="Print the folder of a bundle and nothing else."),
+    ] = None,
     networks: Annotated[bool, typer.Option("--networks", help="The networks and blocks to choose from.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show versions, devices and bundles; or the networks."""
-    from convformer_monai.about import about, about_networks, as_text, networks_as_text
+    from convformer_monai.about import about, about_networks, as_text, bundle_path, networks_as_text
 
+    if path_of is not None:
+        typer.echo(bundle_path(path_of))
+        return
     content = about_networks() if networks else about(bundle)
     if as_json:
         print_json(content)

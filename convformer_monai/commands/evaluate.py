@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from convformer_monai.bundle import Bundle
-from convformer_monai.bundle_run import bundle_command, bundle_folder, dataset_path, hand_over, monai_path
+from convformer_monai.bundle_run import bundle_command, bundle_folder, dataset_path, eval_path, hand_over, monai_path
 from convformer_monai.errors import InputRefused, RefusalCode
 
 __all__ = ["EvaluateOptions", "evaluate", "evaluate_command", "evaluate_flags", "evaluate_report"]
@@ -22,7 +22,7 @@ class EvaluateOptions:
 
     Attributes:
         section: of the datalist; ``None`` for the config's own.
-        output_dir: folder for the results; ``None`` for ``eval`` in the bundle.
+        output_dir: folder for the results; ``None`` for that of :func:`eval_path`.
         overlays: number of pictures to draw.
         overlay_choice: which cases they show: ``worst``, ``best`` or ``first``.
         device: to run on.
@@ -80,8 +80,7 @@ def evaluate_command(bundle: str, data: Path, options: EvaluateOptions) -> list[
         values |= _control(root, options.network)
     elif options.network_def is not None:
         values["network_def"] = options.network_def
-    output_dir = None if options.output_dir is None else monai_path(options.output_dir)
-    return bundle_command(root, ["inference", config], str(dataset), output_dir, values)
+    return bundle_command(root, ["inference", config], str(dataset), eval_path(options.output_dir, root), values)
 
 
 def evaluate_report(bundle: str, data: Path, options: EvaluateOptions, peaks: bool) -> str:
@@ -102,7 +101,7 @@ def evaluate_report(bundle: str, data: Path, options: EvaluateOptions, peaks: bo
     options.refuse("section overlays overlay_choice device weights network_def", "--peaks" if peaks else "--doubt")
     root, dataset = bundle_folder(bundle), dataset_path(data)
     runs = None if options.runs is None else _network_runs(root, options)
-    folder = monai_path(options.output_dir or root / "eval")
+    folder = eval_path(options.output_dir, root)
     if not peaks:
         from convformer_monai.evaluation.doubt import report_doubt
 

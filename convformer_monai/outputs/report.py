@@ -45,6 +45,7 @@ class ReportWriter(Writer):
             measurements=result.measurements,
             bundle=result.bundle.name,
             bundle_version=result.bundle.version,
+            licence=result.bundle.licence(result.run["weights_sha256"]),
             options=result.options.recorded(),
             files=result.written,
             **result.run,
@@ -59,6 +60,7 @@ def make_report(
     measurements: Measurements,
     bundle: str,
     bundle_version: str,
+    licence: Mapping[str, str],
     weights_sha256: str,
     device: str,
     seconds: Mapping[str, float],
@@ -75,6 +77,7 @@ def make_report(
         measurements: of its mask.
         bundle: name of the bundle.
         bundle_version: its version.
+        licence: of its ``code`` and of the ``weights``.
         weights_sha256: SHA-256 of its weights.
         device: on which it ran.
         seconds: time taken by each stage.
@@ -89,6 +92,7 @@ def make_report(
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
         "bundle": {"name": bundle, "version": bundle_version, "weights_sha256": weights_sha256},
+        "licence": dict(licence),
         "input": describe(series),
         **{moment: dict(details[moment]) for moment in ("ed", "es") if moment in details},
         "flags": [{"code": flag.code, "message": flag.message} for flag in measurements.flags],

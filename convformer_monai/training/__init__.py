@@ -13,6 +13,7 @@ from convformer_monai.training.handlers import (
 from convformer_monai.training.head_ct import HeadCTIntensity
 from convformer_monai.training.intensity import GreyIntensity
 from convformer_monai.training.mixture import read_mixture
+from convformer_monai.training.phantom_data import data_or_phantoms
 from convformer_monai.training.photo import PhotoArtefacts, PhotoColours
 from convformer_monai.training.processes import leave_process_group
 from convformer_monai.training.progress import TrainingProgress, ValidateAtEnd
@@ -36,6 +37,7 @@ __all__ = [
     "TrainingProgress",
     "ValidateAtEnd",
     "WeightedBatches",
+    "data_or_phantoms",
     "leave_process_group",
     "read_mixture",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,17 @@ FILES = {
     "docs/data_license.txt",
 }
 OPTIONAL = {"configs/runs.json", "configs/crossvalidate.json", "models/model.pt"}
-SECTIONS = ("Intended use", "Use", "Data", "Network and training", "Accuracy", "Cost on a CPU", "Limits", "References")
+# Those of the model zoo's cards.
+SECTIONS = (
+    "Overview",
+    "Data",
+    "Training configuration",
+    "Performance",
+    "Commands",
+    "Limitations",
+    "License",
+    "References",
+)
 USED = (  # by the segmenter, the scripts and the other configs
     "device datalist dataset_dir output_dir weights weights_sha256 amp flips slice_batch_size reader preparation "
     "preprocessing network_def network inferer native_labels postprocessing evaluator run modality"
@@ -66,11 +77,36 @@ def test_metadata_agree_with_network_and_labels(kind: Kind, bundle_root: Path) -
 def test_model_card_says_what_every_card_says(bundle_root: Path) -> None:
     card = (bundle_root / "docs" / "README.md").read_text()
     headings = [line.removeprefix("## ") for line in card.splitlines() if line.startswith("## ")]
-    assert [heading for heading in headings if heading in SECTIONS] == list(SECTIONS)
-    assert "not a medical device" in card
+    assert headings == list(SECTIONS)
+    assert "not a medical device" in card and "### Cost on a CPU" in card
+
+
+def test_model_card_works_where_the_bundle_is_unzipped(bundle_root: Path) -> None:
+    card = (bundle_root / "docs" / "README.md").read_text()
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", card)
+    assert links
+    for link in links:
+        assert (bundle_root / "docs" / link).resolve().is_relative_to(bundle_root), link
+        assert (bundle_root / "docs" / link).exists(), link
+    assert not re.search(r"scripts/|\.\./shared|bundles/", card), "these are in the repository only"
 
 
 def test_data_licence_names_the_terms_of_data_and_weights(bundle_root: Path) -> None:
     text = (bundle_root / "docs" / "data_license.txt").read_text()
     assert "Weights" in text and "not part of this bundle" in text
-    assert "Apache License" in (bundle_root / "LICENSE").read_text()
+    licence = (bundle_root / "LICENSE").read_text()
+    first, _, apache = licence.partition("\n---")
+    assert "weights (models/model.pt" in first and "no commercial use" in first and "docs/data_license.txt" in first
+    assert "Apache License" in apache
+
+
+def test_licences_of_code_and_weights_are_told_apart(bundle_root: Path) -> None:
+    bundle = Bundle(bundle_root)
+    assert bundle.licence() == {
+        "code": "Apache-2.0",
+        "weights": bundle.metadata["license_weights"],
+    }
+    assert re.search("research use only|no commercial use", bundle.licence()["weights"])
+    assert bundle.licence("ab" * 32)["weights"].startswith("not stated")
+    card = (bundle_root / "docs" / "README.md").read_text().partition("## License")[2]
+    assert "Apache-2.0" in card and re.search("no commercial use|for research use only", card)

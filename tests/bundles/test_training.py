@@ -8,15 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from bundle_kinds import Kind, training_data
+from bundle_kinds import SMALL, Kind, training_data
 from monai.bundle import ConfigWorkflow
 
 COMMON = ["--batch_size", "4", "--val_interval", "1", "--warmup_epochs", "1"]
-TINY = {
-    "cardiac": ["--canvas", "[96,96]", "--crop", "[64,64]"],
-    "dermoscopy": ["--canvas", "[64,48]", "--sizes", "[[48,64],[64,48]]"],
-    "hemorrhage": ["--canvas", "[96,96]", "--crop", "[64,64]"],
-}
 PICTURES = {"cardiac": 8, "dermoscopy": 8, "hemorrhage": 5 + 18 + 5}
 
 
@@ -44,7 +39,7 @@ def train(kind: Kind, data: Path, output: Path, *options: str, processes: int = 
         "--output_dir",
         str(output),
         *COMMON,
-        *TINY[kind.name],
+        *(word for option, value in SMALL[kind.name].items() for word in (f"--{option}", str(value))),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run([*command, *options], cwd=output.parent, env=environment, capture_output=True, text=True)

@@ -87,6 +87,20 @@ def test_info_imports_no_torch():
     assert len(cardiac["weights_sha256"]) == 64 and cardiac["eval_metrics"]["dice_mean"] > 0.8
 
 
+def test_info_tells_the_licences_of_code_and_weights(capsys):
+    assert main(["info", "-b", "cardiac"]) == 0
+    assert "licence  of the code Apache-2.0; of the weights CC BY-NC-SA 4.0" in capsys.readouterr().out
+
+
+def test_info_prints_the_path_of_a_bundle_and_nothing_else(capsys):
+    assert main(["info", "--bundle-path", "cardiac"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert (Path(line) / "models" / "model.pt").is_file()
+    assert main(["info", "--bundle-path", "nothing"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error[BUNDLE_NOT_FOUND]: nothing is not a bundle") and err.count("\n") == 1
+
+
 def test_info_of_the_networks(capsys):
     assert main(["info", "--networks", "--json"]) == 0
     content = json.loads(capsys.readouterr().out)

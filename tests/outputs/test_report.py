@@ -29,7 +29,20 @@ from convformer_monai.tasks.cardiac import CARDIAC
 from convformer_monai.tasks.dermoscopy import DERMOSCOPY
 from convformer_monai.tasks.task import Task
 
-KEYS = ["schema", "schema_version", "created", "versions", "bundle", "input", "ed", "es", "flags", "warnings", "notes"]
+KEYS = [
+    "schema",
+    "schema_version",
+    "created",
+    "versions",
+    "bundle",
+    "licence",
+    "input",
+    "ed",
+    "es",
+    "flags",
+    "warnings",
+    "notes",
+]
 KEYS += ["options", "device", "seconds", "files"]
 AFFINE = np.diag([-1.5, -1.25, 8.0, 1.0])
 SHAPE = (2, 6, 5, 4)
@@ -51,6 +64,7 @@ def report_of(series: ImageSeries, mask: np.ndarray | None = None, task: Task = 
         "measurements": measure(mask, series, task, case="x"),
         "bundle": task.name,
         "bundle_version": "0.1.0",
+        "licence": {"code": "Apache-2.0", "weights": "no commercial use"},
         "weights_sha256": "ab" * 32,
         "device": "cpu",
         "seconds": {"read": 0.1234567, "network": 2},
@@ -72,6 +86,7 @@ class TestContent:
         assert report["versions"]["monai"] == version("monai") and report["versions"]["torch"] == version("torch")
         assert set(report["versions"]) == {"convformer_monai", "monai", "torch", "numpy", "python"}
         assert report["bundle"] == {"name": CARDIAC.name, "version": "0.1.0", "weights_sha256": "ab" * 32}
+        assert report["licence"] == {"code": "Apache-2.0", "weights": "no commercial use"}
         assert report["input"] == {
             "fingerprint": fingerprint(cine()),
             "format": "nifti",
