@@ -103,18 +103,34 @@ def test_no_large_file_is_tracked(tracked: list[Path]) -> None:
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_package_and_the_sample_app(repository: Path, tmp_path: Path) -> None:
+def test_clone_and_sdist_build_one_wheel_with_bundles_and_sample_app(
+    repository: Path, tracked: list[Path], tmp_path: Path
+) -> None:
     """What an editable install does not show; MONAI Label lists what lies under its sample-apps."""
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(repository / name, source)
-    shutil.copytree(repository / "convformer_monai", source / "convformer_monai")
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)]
-    subprocess.run([*command, str(source)], check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-    assert {"convformer_monai/py.typed", "convformer_monai/label_app/sample_app/main.py"} <= set(names)
+    clone = tmp_path / "clone"
+    for file in tracked:
+        if file.relative_to(repository).parts[0] not in ("tests", "docs") and file.is_file():
+            copy = clone / file.relative_to(repository)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, copy)
+    left_there = clone / "bundles" / "dermoscopy_convformer_segmentation" / "eval" / "summary.json"
+    left_there.parent.mkdir()
+    left_there.write_text("{}")
+    sdist = "from setuptools.build_meta import build_sdist; build_sdist('../sdist')"
+    subprocess.run([sys.executable, "-c", sdist], cwd=clone, check=True, capture_output=True)
+    wheel = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+    wheels = []
+    for source in (next((tmp_path / "sdist").iterdir()), clone):
+        folder = tmp_path / f"wheel of {source.name}"
+        subprocess.run([*wheel, str(folder), str(source)], check=True, capture_output=True)
+        with zipfile.ZipFile(next(folder.iterdir())) as archive:
+            wheels.append({name: archive.read(name) for name in archive.namelist() if not name.endswith("RECORD")})
+    assert wheels[0] == wheels[1]
+    names = set(wheels[0])
+    assert {"convformer_monai/py.typed", "convformer_monai/label_app/sample_app/main.py"} <= names
     assert any(name.endswith(".data/data/monailabel/sample-apps/convformer/main.py") for name in names)
-    assert not [name for name in names if name.startswith("tests")]
+    assert not [name for name in names if name.startswith(("tests", "bundles", "setup"))]
+    bundles = {str(file.relative_to(repository / "bundles")): file.read_bytes() for file in tracked
+               if file.is_relative_to(repository / "bundles")}  # fmt: skip
+    shipped = {name.partition("_bundles/")[2]: data for name, data in wheels[0].items() if "_bundles/" in name}
+    assert shipped == bundles

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from convformer_monai.bundle_run import eval_path
 from convformer_monai.cli import main
 from convformer_monai.cli.training import Experiment
 from convformer_monai.commands import evaluate as evaluating
@@ -71,9 +72,17 @@ def test_evaluate_cross_validates_the_runs_of_a_control(
         "--bundle_root": f"{bundle(repository, 'ct')}",
         "--config_file": configs(bundle(repository, "ct"), "crossvalidate"),
         "--dataset_dir": f"{tmp_path}/data",
+        "--output_dir": f"{bundle(repository, 'ct')}/eval",
         "--weights": f"{tmp_path}/my runs/conv/fold{{fold}}/best.pt",
         "--network_def#block": "conv",
     }
+
+
+def test_evaluations_write_nothing_into_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert eval_path(None, Path("/python/convformer_monai/_bundles/hearts")) == tmp_path / "eval" / "hearts"
+    assert eval_path(None, Path("/clone/bundles/hearts")) == Path("/clone/bundles/hearts/eval")
+    assert eval_path(Path("mine"), Path("/python/convformer_monai/_bundles/hearts")) == tmp_path / "mine"
 
 
 @pytest.mark.parametrize(
