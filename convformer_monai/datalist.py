@@ -27,8 +27,12 @@ OUTSIDE = "CONVFORMER_OUTSIDE"  # environment variable: datalists may name files
 
 
 def read_cases(
-    dataset_dir: object, section: str = "val", without_labels: bool = False, patient_from_id: bool = True
-) -> list[dict[str, str]]:
+    dataset_dir: object,
+    section: str = "val",
+    without_labels: bool = False,
+    patient_from_id: bool = True,
+    keep: Sequence[str] = (),
+) -> list[dict[str, Any]]:
     """Reads and checks one section of a datalist.
 
     The JSON is ``{"val": [{"image": ..., "label": ..., "id": ..., "phase": ..., "patient": ...}], ...}``. Only
@@ -39,19 +43,23 @@ def read_cases(
     Args:
         dataset_dir: folder that holds ``datalist.json``, or the path of a datalist of another name.
         section: which list of it.
-        without_labels: accept ``"label": null``, of images that show nothing to label.
+        without_labels: accept entries without a label (or with ``"label": null``).
         patient_from_id: where the datalist names no patient, take the id up to its first underscore; else ``patient``
             is empty.
+        keep: further keys of the entries to keep, unchecked; None where an entry does not have them.
 
     Returns:
         For each case ``id``, ``patient``, ``phase``, ``source`` (the last two maybe empty), ``image``, ``label`` and
-        ``image_path``, which is ``image`` again and survives its loading. ``label`` is empty for null.
+        ``image_path``, which is ``image`` again and survives its loading. ``label`` is empty where there is none.
 
     Raises:
         InputRefused: if the datalist, the section, or a file is missing, empty or unusable.
     """
     path = datalist_path(dataset_dir)
-    cases = [_case(entry, path, section, without_labels, patient_from_id) for entry in _section(path, str(section))]
+    cases = [
+        {**_case(entry, path, section, without_labels, patient_from_id), **{key: entry.get(key) for key in keep}}
+        for entry in _section(path, str(section))
+    ]
     cases = _once(cases, path, section)
     for name, count in Counter(case["id"] for case in cases).items():
         if count > 1:
@@ -101,7 +109,7 @@ def _case(entry: object, path: Path, section: str, without_labels: bool, patient
     files: dict[str, str] = {}
     for key in ("image", "label"):
         name = entry.get(key)
-        if without_labels and key == "label" and key in entry and name is None:
+        if without_labels and key == "label" and name is None:
             files[key] = ""
             continue
         if not isinstance(name, str) or not name:
@@ -130,9 +138,9 @@ def _is_inside(folder: Path, name: str) -> bool:
     return Path(inside).is_relative_to(os.path.abspath(folder))
 
 
-def _once(cases: list[dict[str, str]], path: Path, section: str) -> list[dict[str, str]]:
+def _once(cases: list[dict[str, Any]], path: Path, section: str) -> list[dict[str, Any]]:
     """Drops exact repetitions of an entry, which would count twice."""
-    different = list({tuple(case.items()): case for case in cases}.values())
+    different = list({json.dumps(case): case for case in cases}.values())
     if len(different) < len(cases):
         logger.warning("%s, section %s: %d entries repeat others; left out", path, section, len(cases) - len(different))
     return different

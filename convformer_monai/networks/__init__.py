@@ -14,7 +14,7 @@ from convformer_monai.networks.blocks import (
     ViTBlock,
 )
 from convformer_monai.networks.encoder import Encoder
-from convformer_monai.networks.nets import SETR, ConvFormerUNet, FATNet, Patcher, TransFuse, TransUNet
+from convformer_monai.networks.nets import SETR, ConvFormerUNet, FATNet, Patcher, TransFuse, TransUNet, Windowed
 from convformer_monai.networks.presets import PRESETS, make_net
 from convformer_monai.networks.registry import BLOCKS, NETS
 
@@ -39,6 +39,7 @@ __all__ = [
     "SETR",
     "TransFuse",
     "TransUNet",
+    "Windowed",
     "ViTBlock",
     "make_net",
 ]

@@ -10,16 +10,27 @@ from convformer_monai.training.handlers import (
     ScheduleByIteration,
     SeedEpoch,
 )
-from convformer_monai.training.head_ct import HeadCTIntensity
+from convformer_monai.training.head_ct import DropNeighbours, HeadCTIntensity
+from convformer_monai.training.head_ct_pool import HeadCTPool
 from convformer_monai.training.intensity import GreyIntensity
+from convformer_monai.training.mixed_batches import HardNegatives, MixedBatches
 from convformer_monai.training.mixture import read_mixture
+from convformer_monai.training.painting import PaintedBlood, RenderedHeads
 from convformer_monai.training.phantom_data import data_or_phantoms
 from convformer_monai.training.photo import PhotoArtefacts, PhotoColours
 from convformer_monai.training.processes import leave_process_group
 from convformer_monai.training.progress import TrainingProgress, ValidateAtEnd
 from convformer_monai.training.slices import SliceBatches, SliceDataset, WeightedBatches
+from convformer_monai.training.unknown import KnownPixelsLoss
 
 __all__ = [
+    "DropNeighbours",
+    "HardNegatives",
+    "HeadCTPool",
+    "KnownPixelsLoss",
+    "MixedBatches",
+    "PaintedBlood",
+    "RenderedHeads",
     "AverageWeights",
     "BatchAugmentation",
     "BatchGeometry",

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convformer_monai.training.unknown import UNKNOWN
+
 
 class BatchGeometry:
     """Scale, rotation, shear, elastic bending, flips, shift and crop, drawn for each image of a batch.
@@ -84,7 +86,7 @@ class BatchGeometry:
         """Centre of each crop, (B, 2) in pixels (row, column)."""
         batch, _, rows, columns = label.shape
         size = torch.tensor([rows, columns], device=label.device, dtype=torch.float32)
-        marked = (label[:, 0] > 0).float()
+        marked = ((label[:, 0] > 0) & (label[:, 0] != UNKNOWN)).float()
         mass = marked.sum((1, 2))
         row = (marked.sum(2) @ torch.arange(rows, device=label.device, dtype=torch.float32)) / mass.clamp(min=1)
         column = (marked.sum(1) @ torch.arange(columns, device=label.device, dtype=torch.float32)) / mass.clamp(min=1)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+import random
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from monai.utils import set_determinism
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
@@ -71,7 +72,10 @@ class SeedEpoch:
         engine.add_event_handler(Events.EPOCH_STARTED, self._seed)
 
     def _seed(self, engine: Engine) -> None:
-        set_determinism(self.seed + 1000 * engine.state.epoch)
+        seed = self.seed + 1000 * engine.state.epoch
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
 
 
 class AverageWeights:
@@ -133,17 +137,29 @@ class ScheduleByIteration:
 
     Args:
         scheduler: counted in iterations.
+        minutes: go through the schedule in this time instead, for a run that ends by the clock; 0 for no limit.
+        total: iterations of the whole schedule; needed with ``minutes``.
     """
 
-    def __init__(self, scheduler: LRScheduler) -> None:
+    def __init__(self, scheduler: LRScheduler, minutes: float = 0, total: int = 0) -> None:
         self.scheduler = scheduler
+        self.seconds = 60 * minutes
+        self.total = total
+        self.started = 0.0
 
     def attach(self, engine: Engine) -> None:
         """Watch ``engine``."""
+        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
 
+    def _start(self, _engine: Engine) -> None:
+        self.started = time.monotonic()
+
     def _step(self, engine: Engine) -> None:
-        self.scheduler.last_epoch = engine.state.iteration - 1
+        done = engine.state.iteration
+        if self.seconds:
+            done = max(done, round(self.total * min(1.0, (time.monotonic() - self.started) / self.seconds)))
+        self.scheduler.last_epoch = done - 1
         self.scheduler.step()
 
 

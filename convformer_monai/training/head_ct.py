@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convformer_monai.training.intensity import chosen, uniform
 
-__all__ = ["HeadCTIntensity", "strip_skull"]
+__all__ = ["DropNeighbours", "HeadCTIntensity", "strip_skull"]
 
 WINDOW = (0.0, 80.0)  # what an 8-bit source is taken for when its window is not known
 WIDE = (120.0, 260.0)
@@ -27,30 +27,42 @@ LEAST_BRAIN = 0.1
 class HeadCTIntensity:
     """Noise, resolution, window, quantisation, background and skull, each for part of the batch.
 
+    Slices come as stacks (below, itself, above) or alone. Copies of one slice stay copies.
+
     Args:
         probability: of noise, of low resolution and of another window.
         wide: probability of a wide window, which leaves the brain dark.
-        strip: probability of a stripped skull.
+        strip: probability of a stripped skull; the neighbours are then copies of the slice.
         background: probability of a grey background instead of black.
+        full: probability that a slice keeps all its Hounsfield units instead of becoming an 8-bit picture.
     """
 
     def __init__(
-        self, probability: float = 0.4, wide: float = 0.1, strip: float = 0.1, background: float = 0.15
+        self,
+        probability: float = 0.4,
+        wide: float = 0.1,
+        strip: float = 0.1,
+        background: float = 0.15,
+        full: float = 0.0,
     ) -> None:
         self.probability = probability
         self.wide = wide
         self.strip = strip
         self.background = background
+        self.full = full
 
     def __call__(self, image: Tensor, label: Tensor) -> Tensor:
-        """Change a batch of slices (B, 1, X, Y) in Hounsfield units, with labels (B, 1, X, Y)."""
+        """Change a batch of slices (B, C, X, Y) in Hounsfield units, with labels (B, 1, X, Y)."""
         batch, device = image.shape[0], image.device
         stripped = chosen(self.strip, batch, device).flatten().nonzero().flatten()
         if len(stripped):
-            image = image.index_copy(0, stripped, strip_skull(image[stripped], label[stripped]))
-        image = self._windowed(self._scanned(image))
+            middle = image[stripped, image.shape[1] // 2][:, None]
+            image = image.index_copy(0, stripped, strip_skull(middle, label[stripped]).expand_as(image[stripped]))
+        image = self._scanned(image)
+        picture = self._windowed(image)
         grey = uniform(0, 14, batch, device) * chosen(self.background, batch, device)
-        return torch.where(image <= AIR, grey.expand_as(image), image)
+        picture = torch.where(picture <= AIR, grey.expand_as(picture), picture)
+        return torch.where(chosen(self.full, batch, device), image, picture)
 
     def _scanned(self, image: Tensor) -> Tensor:
         """Resolution and noise of another scanner; air stays air."""
@@ -59,7 +71,7 @@ class HeadCTIntensity:
         small = F.interpolate(image, scale_factor=factor, mode="area")
         coarse = F.interpolate(small, size=image.shape[2:], mode="bilinear", align_corners=False)
         image = torch.where(chosen(p / 2, batch, device), coarse, image)
-        noise = torch.randn_like(image) * uniform(0.0, 7.0, batch, device) * chosen(p, batch, device)
+        noise = torch.randn_like(image[:, :1]) * uniform(0.0, 7.0, batch, device) * chosen(p, batch, device)
         smooth = F.avg_pool2d(noise, 3, stride=1, padding=1) * 2
         noise = torch.where(chosen(0.5, batch, device), smooth, noise)
         return torch.where(image > AIR, image + noise, image)
@@ -81,6 +93,27 @@ class HeadCTIntensity:
         levels = torch.where(chosen(0.2, batch, device), 63.0, 255.0)
         rounded = torch.where(chosen(0.7, batch, device), (unit * levels).round() / levels, unit)
         return low + rounded * (high - low)
+
+
+class DropNeighbours:
+    """Copies a slice over its neighbours, for part of the batch, so that a network does without them; or swaps them.
+
+    Args:
+        probability: of copies.
+        flip: probability that above and below are swapped.
+    """
+
+    def __init__(self, probability: float = 0.4, flip: float = 0.5) -> None:
+        self.probability = probability
+        self.flip = flip
+
+    def __call__(self, image: Tensor, _label: Tensor) -> Tensor:
+        """Change a batch of stacks (B, C, X, Y), the slice itself in their middle."""
+        batch, device = image.shape[0], image.device
+        image = torch.where(chosen(self.flip, batch, device), image.flip(1), image)
+        middle = image.shape[1] // 2
+        alone = image[:, middle : middle + 1].expand_as(image)
+        return torch.where(chosen(self.probability, batch, device), alone, image)
 
 
 def strip_skull(image: Tensor, label: Tensor) -> Tensor:

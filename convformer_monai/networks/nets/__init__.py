@@ -6,5 +6,6 @@ from convformer_monai.networks.nets.patcher import Patcher
 from convformer_monai.networks.nets.setr import SETR
 from convformer_monai.networks.nets.transfuse import TransFuse
 from convformer_monai.networks.nets.transunet import TransUNet
+from convformer_monai.networks.nets.windowed import Windowed
 
-__all__ = ["ConvFormerUNet", "FATNet", "Patcher", "SETR", "TransFuse", "TransUNet"]
+__all__ = ["ConvFormerUNet", "FATNet", "Patcher", "SETR", "TransFuse", "TransUNet", "Windowed"]
