@@ -69,6 +69,7 @@ class RefusalCode(str, Enum):
     INCOMPLETE_PHASES = "INCOMPLETE_PHASES", "a cine has phases without all slices"
     SEVERAL_PHASES = "SEVERAL_PHASES", "a cine was given where one phase is needed"
     PHASE_NOT_FOUND = "PHASE_NOT_FOUND", "the image has no such phase"
+    MOSAIC = "MOSAIC", "a Siemens mosaic: the slices are tiled in one picture; dcm2niix makes a volume of it"
     NO_GEOMETRY = "NO_GEOMETRY", "the file does not say where the image lies in the patient"
     NO_SPACING = "NO_SPACING", "the file does not say how large a voxel is"
     GEOMETRY_DISAGREES = "GEOMETRY_DISAGREES", "the file says two different things about the geometry"

@@ -16,6 +16,7 @@ from pydicom.uid import (
     UID,
     EncapsulatedPDFStorage,
     ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLosslessSV1,
     RLELossless,
@@ -169,6 +170,23 @@ def test_missing_slice_is_named(tmp_path: Path) -> None:
     paths = save_series(linear_series(OBLIQUE), tmp_path)
     paths[MIDDLE].unlink()
     check_refused(tmp_path, "MISSING_SLICES", "0003.dcm", "0005.dcm")
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("tiled", ["image type", "private tag", "another maker's tag"])
+def test_mosaic(tmp_path: Path, tiled: str, syntax: UID) -> None:
+    series = linear_series(OBLIQUE, modality="MR")
+    for dataset in series:
+        if tiled == "image type":
+            dataset.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
+        else:
+            maker = "SIEMENS MR HEADER" if tiled == "private tag" else "ANOTHER MAKER"
+            dataset.private_block(0x0019, maker, create=True).add_new(0x0A, "US", 36)
+    save_series(series, tmp_path, transfer_syntax=syntax)
+    if tiled == "another maker's tag":
+        assert read_series(tmp_path).image.ndim == 4
+    else:
+        check_refused(tmp_path, "MOSAIC", "tiled", "dcm2niix")
 
 
 def test_several_series_are_listed(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ CLASS_MODALITY: dict[str, str] = {
 }
 CLASSIC = (uid.CTImageStorage, uid.MRImageStorage, uid.PositronEmissionTomographyImageStorage)
 LOCALIZER = {"LOCALIZER", "SCOUT"}
+SIEMENS_CREATOR, NUMBER_IN_MOSAIC = "00190010", "0019100A"  # private: NumberOfImagesInMosaic
 KEYWORDS = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"),
     *("Modality", "ImageType", "PatientID", "PatientName"),
@@ -39,6 +40,7 @@ KEYWORDS = (
     *("EchoTime", "ConvolutionKernel", "DiffusionBValue"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *(SIEMENS_CREATOR, NUMBER_IN_MOSAIC),
 )
 
 
@@ -56,6 +58,7 @@ class Instance:
         patient: what tells patients apart; never to be shown.
         modality: the DICOM modality; that of the class where the file does not tell.
         is_localizer: whether it is a scout view.
+        is_mosaic: whether its one frame is a sheet of slices side by side (Siemens).
         space_uid: its frame of reference, in which positions are.
         frames: number of frames.
         size: rows and columns.
@@ -70,6 +73,7 @@ class Instance:
     patient: tuple[str, str]
     modality: str
     is_localizer: bool
+    is_mosaic: bool
     space_uid: str
     frames: int
     size: tuple[int, int]
@@ -162,6 +166,7 @@ def _instance(path: Path) -> Instance | None:
             )
         image_type = header.get("ImageType") or []
         image_type = [image_type] if isinstance(image_type, str) else image_type
+        kinds = {str(value).strip().upper() for value in image_type}
         return Instance(
             path=path,
             header=header,
@@ -171,11 +176,21 @@ def _instance(path: Path) -> Instance | None:
             study_uid=str(header.get("StudyInstanceUID") or ""),
             patient=(str(header.get("PatientID") or "").strip(), _plain_name(str(header.get("PatientName") or ""))),
             modality=str(header.get("Modality") or CLASS_MODALITY.get(class_uid, "")).strip().upper(),
-            is_localizer=bool(LOCALIZER & {str(value).strip().upper() for value in image_type}),
+            is_localizer=bool(LOCALIZER & kinds),
+            is_mosaic="MOSAIC" in kinds or _counts_tiles(header),
             space_uid=str(header.get("FrameOfReferenceUID") or ""),
             frames=int(header.get("NumberOfFrames") or 1),
             size=(int(header.get("Rows") or 0), int(header.get("Columns") or 0)),
         )
+
+
+def _counts_tiles(header: Dataset) -> bool:
+    """Tells whether Siemens' private header says how many slices are tiled in the frame."""
+    if SIEMENS_CREATOR not in header or NUMBER_IN_MOSAIC not in header:
+        return False
+    creator = header[SIEMENS_CREATOR].value
+    name = creator.decode("latin-1") if isinstance(creator, bytes) else str(creator)
+    return name.strip().upper().startswith("SIEMENS")
 
 
 def _plain_name(name: str) -> str:

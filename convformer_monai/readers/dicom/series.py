@@ -72,6 +72,13 @@ def _images(
         what = "only scout views" if images else "no CT, MR or PET slices"
         code = RefusalCode.NO_IMAGES if path.is_dir() else RefusalCode.NOT_AN_IMAGE
         raise InputRefused(code, f"{path} holds {what}; give the DICOM files of a series")
+    mosaic = next((image for image in kept if image.is_mosaic), None)
+    if mosaic is not None:
+        raise InputRefused(
+            RefusalCode.MOSAIC,
+            f"{mosaic.path} is a Siemens mosaic, many slices tiled in one picture; convert it with dcm2niix and give "
+            "the NIfTI file",
+        )
     scouts = len(images) - len(kept)
     return kept, [f"{scouts} scout view{'s' * (scouts > 1)} left out"] if scouts else []
 
