@@ -10,7 +10,7 @@ from pathlib import Path
 from pydicom import Dataset, uid
 
 from convformer_monai.errors import InputRefused, RefusalCode
-from convformer_monai.readers.cases import DICOM_SUFFIXES, MIN_DICOM_BYTES
+from convformer_monai.readers.cases import DICOM_SUFFIXES, MIN_DICOM_BYTES, refuse_no_file
 from convformer_monai.readers.dicom.parsing import as_refusal, begins_like_dicom, read_header, silent_pydicom
 
 __all__ = ["CLASS_MODALITY", "Instance", "find_instances", "has_siblings", "list_files"]
@@ -95,10 +95,10 @@ def list_files(path: Path) -> list[Path]:
     Raises:
         InputRefused: if there is none, or too many.
     """
-    if not path.exists():
-        raise InputRefused(RefusalCode.FILE_NOT_FOUND, f"{path} does not exist; give a DICOM file or folder")
-    if not path.is_dir():
+    if path.is_file():
         return [path]
+    if not path.is_dir():
+        refuse_no_file(path, "give a DICOM file or folder")
     files: list[Path] = []
     with as_refusal(path, "has a folder that cannot be opened"):
         for folder, folders, names in os.walk(path, onerror=_raise):
