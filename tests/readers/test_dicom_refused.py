@@ -222,6 +222,14 @@ def test_wrong_modality(tmp_path: Path, wanted: str | tuple[str, ...]) -> None:
     check_refused(tmp_path, "WRONG_MODALITY", "PT", "CT", modality=wanted)
 
 
+def test_a_modality_that_is_none_is_not_named(tmp_path: Path) -> None:
+    series = linear_series(OBLIQUE)
+    for dataset in series:
+        dataset.Modality = "DOE"
+    save_series(series, tmp_path)
+    assert "DOE" not in check_refused(tmp_path, "WRONG_MODALITY", "another modality", modality="CT").message
+
+
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.99])
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless, JPEG2000Lossless], ids=lambda s: s.keyword)
 def test_cut_in_the_pixels(tmp_path: Path, kept: float, syntax: UID) -> None:

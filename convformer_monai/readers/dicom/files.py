@@ -13,7 +13,7 @@ from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.cases import DICOM_SUFFIXES, MIN_DICOM_BYTES, refuse_no_file
 from convformer_monai.readers.dicom.parsing import as_refusal, begins_like_dicom, read_header, silent_pydicom
 
-__all__ = ["CLASS_MODALITY", "Instance", "find_instances", "has_siblings", "list_files"]
+__all__ = ["CLASS_MODALITY", "Instance", "find_instances", "has_siblings", "list_files", "modality_name"]
 
 MAX_FILES = 20_000
 CLASS_MODALITY: dict[str, str] = {
@@ -28,6 +28,7 @@ CLASS_MODALITY: dict[str, str] = {
     uid.LegacyConvertedEnhancedPETImageStorage: "PT",
 }
 CLASSIC = (uid.CTImageStorage, uid.MRImageStorage, uid.PositronEmissionTomographyImageStorage)
+KNOWN_MODALITIES = {*CLASS_MODALITY.values(), *"CR DX ES GM MG NM OP OT PX RF SC SEG SM SR US XA XC".split()}
 LOCALIZER = {"LOCALIZER", "SCOUT"}
 SIEMENS_CREATOR, NUMBER_IN_MOSAIC = "00190010", "0019100A"  # private: NumberOfImagesInMosaic
 KEYWORDS = (
@@ -89,6 +90,11 @@ class Instance:
         return self.class_uid in CLASS_MODALITY
 
 
+def modality_name(modality: str) -> str:
+    """Names a modality, but only one that is known: a header may hold anything there."""
+    return modality if modality in KNOWN_MODALITIES else "another modality"
+
+
 def list_files(path: Path) -> list[Path]:
     """Lists the files of a folder and its sub-folders but hidden ones, or the file itself.
 
@@ -143,10 +149,11 @@ def has_siblings(instance: Instance) -> bool:
     """Tells whether another file of the same folder belongs to the same series."""
     for file in list_files(instance.path.parent):
         if file.parent == instance.path.parent and not file.samefile(instance.path) and begins_like_dicom(file):
-            header, _ = read_header(file, ("SOPInstanceUID", "SeriesInstanceUID"))
-            if str(header.get("SeriesInstanceUID")) == instance.series_uid != "":
-                if str(header.get("SOPInstanceUID")) != instance.uid:
-                    return True
+            with silent_pydicom, as_refusal(file):
+                header, _ = read_header(file, ("SOPInstanceUID", "SeriesInstanceUID"))
+                if str(header.get("SeriesInstanceUID")) == instance.series_uid != "":
+                    if str(header.get("SOPInstanceUID")) != instance.uid:
+                        return True
     return False
 
 
