@@ -19,9 +19,17 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from convformer_monai.bundle import Bundle
-from convformer_monai.errors import DEBUG, EXIT_FAULT, EXIT_REFUSED, InputRefused, RefusalCode, find_refusal
+from convformer_monai.errors import (
+    DEBUG,
+    EXIT_FAULT,
+    EXIT_REFUSED,
+    InputRefused,
+    RefusalCode,
+    find_refusal,
+    printable,
+)
 from convformer_monai.outputs.atomic import write_text
-from convformer_monai.outputs.case import finished, folder_for, merge_measurements, process
+from convformer_monai.outputs.case import check_name, finished, folder_for, merge_measurements, process
 from convformer_monai.outputs.writer import Options, path_for
 from convformer_monai.readers.cases import Case, find_cases
 from convformer_monai.readers.glance import glance
@@ -127,6 +135,7 @@ def segment_cases(
     folder_for(output_dir, "")
     several = len(cases) > 1 or cases[0].path != path
     if not several:
+        check_name(cases[0].name, options)
         opened.check_kind(path, glance(path), force_modality)
     from convformer_monai.segmenter import Segmenter
 
@@ -198,7 +207,7 @@ def _kept_fault(error: Exception, output_dir: Path, case: Case) -> str:
     """Writes the traceback of a fault beside the results, with the debug variable to stderr too; the line for users."""
     text = "".join(traceback.format_exception(error))
     if os.environ.get(DEBUG):
-        sys.stderr.write(text)
+        sys.stderr.write(printable(text, keep="\n"))
     message = f"error[FAULT]: {type(error).__name__}, a fault of ours"
     path = path_for(folder_for(output_dir, case.name), FAULT)
     try:
@@ -227,4 +236,4 @@ def _log_all(results: list[CaseResult], quiet: bool) -> None:
         logger.info("%s", ", ".join(f"{counts[status]} {status}" for status in (DONE, SKIPPED, REFUSED, FAILED)))
     for result in results:
         if result.status in (REFUSED, FAILED):
-            sys.stderr.write(f"{result.case.name}: {result.message}\n")
+            sys.stderr.write(printable(f"{result.case.name}: {result.message}") + "\n")

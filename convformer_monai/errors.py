@@ -12,6 +12,7 @@ __all__ = [
     "RefusalCode",
     "find_refusal",
     "need_highdicom",
+    "printable",
     "refusal_table",
     "report_refusals",
 ]
@@ -69,6 +70,7 @@ class RefusalCode(str, Enum):
     INCOMPLETE_PHASES = "INCOMPLETE_PHASES", "a cine has phases without all slices"
     SEVERAL_PHASES = "SEVERAL_PHASES", "a cine was given where one phase is needed"
     PHASE_NOT_FOUND = "PHASE_NOT_FOUND", "the image has no such phase"
+    MOSAIC = "MOSAIC", "a Siemens mosaic: the slices are tiled in one picture; dcm2niix makes a volume of it"
     NO_GEOMETRY = "NO_GEOMETRY", "the file does not say where the image lies in the patient"
     NO_SPACING = "NO_SPACING", "the file does not say how large a voxel is"
     GEOMETRY_DISAGREES = "GEOMETRY_DISAGREES", "the file says two different things about the geometry"
@@ -86,6 +88,7 @@ class RefusalCode(str, Enum):
     EXISTS = "EXISTS", "a result is there already; `--overwrite` replaces it"
     CANNOT_WRITE = "CANNOT_WRITE", "a result or its folder cannot be written"
     OUTPUT_DIR = "OUTPUT_DIR", "the output folder cannot be made"
+    NAME_TOO_LONG = "NAME_TOO_LONG", "the name of an image leaves no room for the endings of its results"
     EQUAL_NAMES = "EQUAL_NAMES", "two images would be written under one name"
     NOT_DICOM = "NOT_DICOM", "a DICOM result, or a DICOM series, was asked for of an image that is not DICOM"
     SOURCE_CHANGED = "SOURCE_CHANGED", "the DICOM files changed while they were worked on"
@@ -151,7 +154,19 @@ class InputRefused(Exception):
         self.message = message
 
     def __str__(self) -> str:
-        return f"error[{self.code}]: {self.message}"
+        return printable(f"error[{self.code}]: {self.message}")
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Escapes what a terminal would not show but obey, as control characters in a file name.
+
+    Args:
+        text: to be shown.
+        keep: characters that are left as they are.
+    """
+    return "".join(
+        one if one.isprintable() or one in keep else one.encode("unicode_escape").decode("ascii") for one in text
+    )
 
 
 def find_refusal(error: BaseException | None) -> InputRefused | None:

@@ -14,7 +14,7 @@ import typer
 
 from convformer_monai import __version__
 from convformer_monai.cli import benchmarks, phantoms, segmenting, tools, training
-from convformer_monai.errors import DEBUG, EXIT_FAULT, EXIT_INTERRUPTED, EXIT_REFUSED, find_refusal
+from convformer_monai.errors import DEBUG, EXIT_FAULT, EXIT_INTERRUPTED, EXIT_REFUSED, find_refusal, printable
 
 __all__ = ["app", "main", "run"]
 
@@ -112,7 +112,7 @@ def report_error(error: Exception) -> int:
 
 def report_usage(error: Any) -> int:
     """Says what is wrong with the arguments, and returns the exit code; of no arguments at all it shows the help."""
-    message = " ".join(error.format_message().split())
+    message = printable(" ".join(error.format_message().split()))
     if message.startswith("Usage:"):
         error.show()
     else:

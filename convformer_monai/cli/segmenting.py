@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from convformer_monai.cli.console import print_json, start_logging
+from convformer_monai.cli.console import print_json, print_text, start_logging
 from convformer_monai.cli.options import (
     Bundle,
     Device,
@@ -115,7 +115,7 @@ def measure(
     if as_json:
         print_json(measurements.to_dict())
     elif not quiet:
-        typer.echo(measurements.to_text())
+        print_text(measurements.to_text())
 
 
 def explain(

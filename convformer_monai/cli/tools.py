@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from convformer_monai.cli.console import print_json, start_logging
+from convformer_monai.cli.console import print_json, print_text, start_logging
 from convformer_monai.cli.options import BUNDLE, Bundle, Device, Json, Overwrite, Quiet
 
 __all__ = ["demo", "export", "info", "label"]
@@ -32,7 +32,7 @@ def info(
     if as_json:
         print_json(content)
     else:
-        typer.echo(networks_as_text(content) if networks else as_text(content))
+        print_text(networks_as_text(content) if networks else as_text(content))
 
 
 def export(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from convformer_monai.cli.console import start_logging
+from convformer_monai.cli.console import print_text, start_logging
 from convformer_monai.cli.options import BundleName, Data, MaxMinutes, ResultFolder
 
 __all__ = ["evaluate", "experiment", "train"]
@@ -114,9 +114,9 @@ def evaluate(
         network_def=network_def,
     )
     if flags:
-        typer.echo(evaluate_flags(bundle, data, options))
+        print_text(evaluate_flags(bundle, data, options))
     elif doubt or peaks:
-        typer.echo(evaluate_report(bundle, data, options, peaks=not doubt))
+        print_text(evaluate_report(bundle, data, options, peaks=not doubt))
     else:
         evaluate(bundle, data, options)
 

@@ -13,11 +13,12 @@ from typing import Any
 
 from convformer_monai.tasks.task import Code, Label
 
-__all__ = ["CSV_COLUMNS", "Flag", "Measurement", "Measurements", "readable", "to_csv"]
+__all__ = ["CSV_COLUMNS", "Flag", "Measurement", "Measurements", "readable", "safe_cell", "to_csv"]
 
 SCHEMA, SCHEMA_VERSION = "convformer_monai.measurements", 1
 CSV_COLUMNS = ("case", "name", "title", "value", "unit", "phase", "structure")
 SIGNIFICANT_DIGITS = 7
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with what formulas begin
 UNITS_FOR_PEOPLE = {"1": "", "{pixel}": "pixels", "mm2": "mm\N{SUPERSCRIPT TWO}"}
 
 
@@ -167,8 +168,20 @@ def to_csv(cases: Iterable[Measurements], header: bool = True) -> str:
     if header:
         writer.writeheader()
     for case in cases:
-        writer.writerows(case.rows())
+        writer.writerows({key: safe_cell(cell) for key, cell in row.items()} for row in case.rows())
     return text.getvalue()
+
+
+def safe_cell(value: object) -> object:
+    """Returns a cell that no spreadsheet takes for a formula: such a text gets an apostrophe in front.
+
+    Args:
+        value: of the cell; numbers stay as they are.
+    """
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r", "\\r")  # which Python leaves unquoted, and spreadsheets take for the end of a row
+    return f"'{text}" if value.startswith(FORMULA) else text
 
 
 def readable(item: Measurement) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
     from convformer_monai.readers.series import ImageSeries
     from convformer_monai.segmenter import Segmenter
 
-__all__ = ["finished", "folder_for", "measure_mask", "merge_measurements", "process"]
+__all__ = ["check_name", "finished", "folder_for", "measure_mask", "merge_measurements", "process"]
 
 logger = logging.getLogger(__name__)
+
+MAX_NAME_BYTES = 255  # of one file name, on all common file systems
 
 
 def process(
@@ -50,6 +53,7 @@ def process(
     """
     from convformer_monai.measurements.measure import measure
 
+    check_name(case.name, options)
     base = folder_for(output_dir, case.name)
     _refuse_existing(base, options)
     bundle, start = segmenter.bundle, time.perf_counter()
@@ -155,6 +159,26 @@ def folder_for(output_dir: Path, name: str) -> Path:
     return base
 
 
+def check_name(name: str, options: Options) -> None:
+    """Refuses the name of a case to which the endings of its results cannot be added.
+
+    Args:
+        name: of the case.
+        options: what to write.
+
+    Raises:
+        InputRefused: ``NAME_TOO_LONG``.
+    """
+    suffixes = [suffix.replace("*", "000") for writer in options.writers() for suffix in writer.suffixes]
+    most = MAX_NAME_BYTES - max(map(len, suffixes))
+    size = len(os.fsencode(Path(name).name))
+    if size > most:
+        raise InputRefused(
+            RefusalCode.NAME_TOO_LONG,
+            f"{name}: the name has {size} bytes, and with more than {most} its results cannot be named; rename it",
+        )
+
+
 def _refuse_existing(base: Path, options: Options) -> None:
     """Refuses before the work what would be refused after it."""
     if options.overwrite:
@@ -255,6 +279,7 @@ def measure_mask(
         values.astype(np.uint8), series, source.task, case=mask.name, bundle=source.name, ed=ed, es=es, of_image=False
     )
     if output is not None:
+        check_name(stem(mask), Options())
         base = folder_for(output, stem(mask))
         with AtomicFiles(overwrite=overwrite) as files:
             write_measurements(base, measurements, files)

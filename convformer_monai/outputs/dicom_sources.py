@@ -54,10 +54,13 @@ def check_sources(series: ImageSeries, *, spatial: bool) -> None:
         raise InputRefused(
             RefusalCode.NOT_DICOM, f"{series.path.name} is not DICOM, and only DICOM gets DICOM results; write NIfTI"
         )
-    headers = source_headers(series)
-    if spatial and not series.is_photo:
-        for frames in series.frames:
-            _check_frame_of_reference(headers[frames[0].sop_instance_uid], frames[0])
+    from convformer_monai.readers.dicom.parsing import silent_pydicom
+
+    with silent_pydicom:
+        headers = source_headers(series)
+        if spatial and not series.is_photo:
+            for frames in series.frames:
+                _check_frame_of_reference(headers[frames[0].sop_instance_uid], frames[0])
 
 
 def _check_frame_of_reference(header: Dataset, frame: Frame) -> None:
@@ -82,25 +85,27 @@ def source_headers(series: ImageSeries) -> dict[str, Dataset]:
             ``NO_SOP_UIDS`` if it does not say which instance it is.
     """
     from convformer_monai.readers.dicom import source_datasets
+    from convformer_monai.readers.dicom.parsing import silent_pydicom
 
-    headers = {}
-    for header in source_datasets(series):
-        missing = [keyword for keyword in IDENTIFIERS if not header.get(keyword)]
-        if missing:
-            raise InputRefused(
-                RefusalCode.NO_SOP_UIDS,
-                f"a file of {series.path.name} has no {' and no '.join(missing)}, to which a DICOM result must refer; "
-                "write NIfTI",
-            )
-        headers[str(header.SOPInstanceUID)] = header
-    for frame in (frame for frames in series.frames for frame in frames):
-        if frame.sop_instance_uid not in headers:
-            raise InputRefused(
-                RefusalCode.SOURCE_CHANGED, f"{frame.path} is no longer the file that was read; run again"
-            )
-    for header in headers.values():
-        _mend(header)
-    return headers
+    with silent_pydicom:  # its messages quote values
+        headers = {}
+        for header in source_datasets(series):
+            missing = [keyword for keyword in IDENTIFIERS if not header.get(keyword)]
+            if missing:
+                raise InputRefused(
+                    RefusalCode.NO_SOP_UIDS,
+                    f"a file of {series.path.name} has no {' and no '.join(missing)}, to which a DICOM result must "
+                    "refer; write NIfTI",
+                )
+            headers[str(header.SOPInstanceUID)] = header
+        for frame in (frame for frames in series.frames for frame in frames):
+            if frame.sop_instance_uid not in headers:
+                raise InputRefused(
+                    RefusalCode.SOURCE_CHANGED, f"{frame.path} is no longer the file that was read; run again"
+                )
+        for header in headers.values():
+            _mend(header)
+        return headers
 
 
 def as_slices(frames: Sequence[Frame], headers: Mapping[str, Dataset], *, photo: bool = False) -> list[Dataset]:
@@ -192,11 +197,15 @@ def series_references(instances: Iterable[Dataset]) -> list[Dataset]:
 
 def _mend(header: Dataset) -> None:
     """Makes what results copy of patient and study such as the standard allows; values that it does not are emptied."""
+    from pydicom.charset import python_encoding
     from pydicom.valuerep import DA, TM
 
     for keyword in REQUIRED_EMPTY:
         if keyword not in header:
             setattr(header, keyword, None)
+    sets = header.get("SpecificCharacterSet") or ()
+    if any(name not in python_encoding for name in ([sets] if isinstance(sets, str) else sets)):
+        header.SpecificCharacterSet = "ISO_IR 192"  # highdicom would quote an unknown one in its error
     for keyword, kind in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
         try:
             kind(header.get(keyword) or "")

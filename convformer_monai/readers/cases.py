@@ -6,10 +6,20 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from convformer_monai.errors import InputRefused, RefusalCode
 
-__all__ = ["Case", "begins_as_dicom", "find_cases", "is_dicom", "is_dicom_photo", "is_named_dicom", "stem"]
+__all__ = [
+    "Case",
+    "begins_as_dicom",
+    "find_cases",
+    "is_dicom",
+    "is_dicom_photo",
+    "is_named_dicom",
+    "refuse_no_file",
+    "stem",
+]
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
@@ -42,6 +52,30 @@ def stem(path: Path) -> str:
         if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
             return path.name[: -len(suffix)]
     return path.name
+
+
+def refuse_no_file(path: Path, advice: str) -> NoReturn:
+    """Says of a path that is no file what it is: nothing, a folder, or what cannot be read twice.
+
+    Args:
+        path: that is no file.
+        advice: what to give instead.
+
+    Raises:
+        InputRefused: ``FILE_NOT_FOUND`` or ``NOT_AN_IMAGE``.
+    """
+    code, what = RefusalCode.NOT_AN_IMAGE, "is neither a file nor a folder"
+    if path.is_dir():
+        code, what = RefusalCode.FILE_NOT_FOUND, "is a folder"
+    elif path.is_fifo():
+        what = "is a pipe, not a file"
+    elif path.is_socket():
+        what = "is a socket, not a file"
+    elif path.is_char_device() or path.is_block_device():
+        what = "is a device, not a file"
+    elif not path.exists():
+        code, what = RefusalCode.FILE_NOT_FOUND, "does not exist"
+    raise InputRefused(code, f"{path} {what}; {advice}")
 
 
 def is_dicom(path: Path) -> bool:
@@ -93,9 +127,7 @@ def find_cases(path: Path, leave_out: Path | None = None) -> list[Case]:
     if path.is_file():
         return [Case(path, stem(path))]
     if not path.is_dir():
-        raise InputRefused(
-            RefusalCode.FILE_NOT_FOUND, f"{path} does not exist; give a file, a DICOM folder or a folder of cases"
-        )
+        refuse_no_file(path, "give a file, a DICOM folder or a folder of cases")
     found = list(_cases_in(path, {leave_out.resolve()} if leave_out else set()))
     if not found:
         raise InputRefused(

@@ -12,6 +12,7 @@ from monai.config import PathLike
 from numpy.typing import NDArray
 
 from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.readers.cases import refuse_no_file
 from convformer_monai.readers.itk_headers import check_header
 from convformer_monai.readers.limits import check_finite, check_spacing, check_voxels
 from convformer_monai.readers.phases import chosen_phases
@@ -43,8 +44,7 @@ def read_itk(path: PathLike, *, phase: int | str | None = None) -> ImageSeries:
     """
     where = Path(path)
     if not where.is_file():
-        what = "is a folder" if where.is_dir() else "does not exist"
-        raise InputRefused(RefusalCode.FILE_NOT_FOUND, f"{where} {what}; give the path of an NRRD or MetaImage file")
+        refuse_no_file(where, "give the path of an NRRD or MetaImage file")
     if where.suffix.lower() not in IMAGE_IO:
         raise InputRefused(
             RefusalCode.NOT_ITK, f"{where} is not named {', '.join(IMAGE_IO)}; give it the ending of its format"

@@ -16,6 +16,7 @@ from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
 from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.readers.cases import refuse_no_file
 from convformer_monai.readers.limits import (
     MAX_SPACING_MM,
     MAX_VOXELS,
@@ -127,8 +128,7 @@ class _Volume:
 def _checked_header(path: Path) -> _Volume:
     """Checks all that can be known without the voxels."""
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise InputRefused(RefusalCode.FILE_NOT_FOUND, f"{path} {what}; give the path of a .nii or .nii.gz file")
+        refuse_no_file(path, "give the path of a .nii or .nii.gz file")
     if not path.name.lower().endswith(SUFFIXES):
         raise InputRefused(RefusalCode.NOT_NIFTI, f"{path} is not named .nii or .nii.gz; convert it to NIfTI")
     try:

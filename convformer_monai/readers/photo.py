@@ -23,7 +23,7 @@ from monai.config import PathLike
 from numpy.typing import NDArray
 
 from convformer_monai.errors import InputRefused, RefusalCode
-from convformer_monai.readers.cases import is_dicom
+from convformer_monai.readers.cases import is_dicom, refuse_no_file
 from convformer_monai.readers.limits import MAX_PIXELS
 from convformer_monai.readers.photo_dicom import read_dicom_photo
 from convformer_monai.readers.series import ImageSeries
@@ -57,8 +57,7 @@ def read_photo(path: PathLike) -> ImageSeries:
     """
     where = Path(path)
     if not where.is_file():
-        what = "is a folder" if where.is_dir() else "does not exist"
-        raise InputRefused(RefusalCode.FILE_NOT_FOUND, f"{where} {what}; give the path of {NAMES}")
+        refuse_no_file(where, f"give the path of {NAMES}")
     if is_dicom(where):
         return read_dicom_photo(where)
     with _refusing(where), _opened(where) as image:

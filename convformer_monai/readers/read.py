@@ -22,6 +22,7 @@ from convformer_monai.readers.cases import (
     is_dicom,
     is_dicom_photo,
     is_named_dicom,
+    refuse_no_file,
 )
 from convformer_monai.readers.dicom import read_dicom
 from convformer_monai.readers.itk_formats import read_itk
@@ -64,10 +65,8 @@ def read_series(
     if not (phase is None or phase == "all" or (isinstance(phase, int) and not isinstance(phase, bool) and phase >= 0)):
         raise ValueError(f"phase must be None, 'all' or a whole number from 0, got {phase!r}")
     where = Path(path).expanduser()
-    if not where.exists():
-        raise InputRefused(
-            RefusalCode.FILE_NOT_FOUND, f"{where} does not exist; give a file or a folder of DICOM files"
-        )
+    if not (where.is_file() or where.is_dir()):
+        refuse_no_file(where, "give a file or a folder of DICOM files")
     name = where.name.lower()
     if where.is_dir() or ((is_dicom(where) or is_named_dicom(where)) and not is_dicom_photo(where)):
         return read_dicom(where, series_uid=series_uid, phase=phase, modality=modality, resample_uneven=resample_uneven)

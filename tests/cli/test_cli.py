@@ -489,3 +489,35 @@ def test_the_pixel_size_is_for_photographs(phantom, tmp_path, capsys):
     image, _ = phantom.save(tmp_path, "x")
     assert main(["segment", "-i", str(image), "-o", str(tmp_path), "--mm-per-pixel", "1"]) == 2
     assert "--mm-per-pixel is for photographs" in capsys.readouterr().err
+
+
+def test_control_characters_of_names_do_not_reach_the_terminal(phantom, tmp_path):
+    name = "evil\x1b[2J\rname"
+    phantom.save(tmp_path / "in", name)
+    (tmp_path / "in" / f"bad{name}.nii").write_bytes(b"no NIfTI")
+    for source in (tmp_path / "in", tmp_path / "in" / f"bad{name}.nii", tmp_path / f"no{name}"):
+        ended = python("segment", "-i", str(source), "-o", str(tmp_path / "out"), "-b", "cardiac")
+        assert ended.returncode == 2 and "\\x1b[2J\\rname" in ended.stderr
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", ended.stdout + ended.stderr)
+    ended = python("measure", "-m", str(tmp_path / "out" / f"{name}_seg.nii.gz"))
+    assert ended.returncode == 0 and "\\x1b[2J" in ended.stdout and "\x1b" not in ended.stdout + ended.stderr
+    ended = python("segment", "-i", "x", "-o", "y", "--nothing\x1b[2J")
+    assert ended.returncode == 2 and "\x1b" not in ended.stderr
+
+
+def test_a_name_too_long_for_its_results_is_refused_before_the_work(phantom, tmp_path, capsys, monkeypatch):
+    path, _ = phantom.save(tmp_path / "in", "case")
+    path = path.rename(path.with_name("\u00e9" * 122 + ".nii.gz"))
+    monkeypatch.setattr("convformer_monai.segmenter.Segmenter.__init__", None)
+    assert main(["segment", "-i", str(path), "-o", str(tmp_path / "out"), "-q"]) == 2
+    said = capsys.readouterr().err
+    assert "error[NAME_TOO_LONG]" in said and "244 bytes" in said and "237" in said
+
+
+@pytest.mark.parametrize("command", ["segment -o {out} -i", "measure -m", "explain -o {out} -i"])
+def test_pipes_and_devices_are_refused_as_what_they_are(command, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.nii")
+    arguments = command.format(out=tmp_path / "out").split()
+    for path, what in ((tmp_path / "pipe.nii", "is a pipe"), (Path("/dev/zero"), "is a device")):
+        assert main([*arguments, str(path)]) == 2
+        assert f"error[NOT_AN_IMAGE]: {path} {what}, not a file" in capsys.readouterr().err

@@ -271,3 +271,11 @@ class TestMeasure:
         found = real()
         assert found[0].labels == CARDIAC.labels and found[2].labels == DERMOSCOPY.labels
         assert [case.case for case in found] == ["heart", "head", "skin", "nothing"]
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@sum", "\t=1", "\r=1", "x\r=1"])
+def test_names_are_no_formulas_in_a_spreadsheet(name: str) -> None:
+    named = replace(MEASURED, case=name, items=(Measurement("shift", "Shift", -2.5, "mm"),))
+    row = next(csv.DictReader(io.StringIO(to_csv([named]), newline="")))
+    assert row["case"] == ("" if name[0] == "x" else "'") + name.replace("\r", "\\r") and row["value"] == "-2.5"
+    assert json.loads(named.to_json())["case"] == name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,10 @@ import numpy as np
 import pytest
 from dicom_series import write_volume
 from pydicom import dcmread
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from convformer_monai.cohort import segment_cases
 from convformer_monai.errors import InputRefused, RefusalCode
@@ -114,3 +118,27 @@ def test_a_folder_in_which_nothing_can_be_written(
 ) -> None:
     (tmp_path / "out").touch()
     assert refused(series, tmp_path / "out", Options(), monkeypatch).code == RefusalCode.CANNOT_WRITE
+
+
+@pytest.mark.parametrize(
+    "keyword", ["SpecificCharacterSet", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality"]
+)
+def test_values_of_tags_stay_off_the_terminal(series: Path, tmp_path: Path, keyword: str) -> None:
+    def plant(dataset: Dataset) -> None:
+        tag = Tag(keyword)
+        text = f"PLANTED{int(dataset.InstanceNumber) if keyword == 'SOPInstanceUID' else ''}".encode()
+        dataset[tag] = RawDataElement(tag, dictionary_VR(tag), len(text), text, 0, False, True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        change(series, plant)
+    arguments = f"{Path(series)!s}", f"{tmp_path / 'out'}"
+    code = "import sys\nfrom pathlib import Path\nfrom convformer_monai.cohort import segment_cases\n"
+    code += "from convformer_monai.outputs.writer import Options\n"
+    code += (
+        "segment_cases(*map(Path, sys.argv[1:]), 'cardiac', Options(('nifti', 'dicom-seg', 'dicom-sr')), device='cpu')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    said = done.stdout + done.stderr
+    assert "PLANTED" not in said and "Invalid value" not in said, said
+    assert done.returncode == 0 or ("error[WRONG_MODALITY]" in said and "another modality" in said), said

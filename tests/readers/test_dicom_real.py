@@ -89,3 +89,7 @@ def test_levels_of_one_time_are_a_volume_only_if_they_are_of_one_time(scans: Pat
     check_refused(tmp_path, "INCOMPLETE_PHASES")
     (tmp_path / "IM-0009-0020.dcm").unlink()
     assert read_series(tmp_path).image.shape == (1, 256, 256, 5)
+
+
+def test_mosaic(scans: Path) -> None:
+    check_refused(scans / "mosaic", "MOSAIC", "tiled", "dcm2niix", modality="MR")

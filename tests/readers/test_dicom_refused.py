@@ -16,6 +16,7 @@ from pydicom.uid import (
     UID,
     EncapsulatedPDFStorage,
     ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLosslessSV1,
     RLELossless,
@@ -171,6 +172,23 @@ def test_missing_slice_is_named(tmp_path: Path) -> None:
     check_refused(tmp_path, "MISSING_SLICES", "0003.dcm", "0005.dcm")
 
 
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("tiled", ["image type", "private tag", "another maker's tag"])
+def test_mosaic(tmp_path: Path, tiled: str, syntax: UID) -> None:
+    series = linear_series(OBLIQUE, modality="MR")
+    for dataset in series:
+        if tiled == "image type":
+            dataset.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
+        else:
+            maker = "SIEMENS MR HEADER" if tiled == "private tag" else "ANOTHER MAKER"
+            dataset.private_block(0x0019, maker, create=True).add_new(0x0A, "US", 36)
+    save_series(series, tmp_path, transfer_syntax=syntax)
+    if tiled == "another maker's tag":
+        assert read_series(tmp_path).image.ndim == 4
+    else:
+        check_refused(tmp_path, "MOSAIC", "tiled", "dcm2niix")
+
+
 def test_several_series_are_listed(tmp_path: Path) -> None:
     save_series([*linear_series(OBLIQUE), *other_series(series=2)], tmp_path)
     uids = [str(Identity(series=number).uid("series")) for number in (1, 2)]
@@ -202,6 +220,14 @@ def test_codec_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_wrong_modality(tmp_path: Path, wanted: str | tuple[str, ...]) -> None:
     save_series(linear_series(OBLIQUE, modality="PT"), tmp_path)
     check_refused(tmp_path, "WRONG_MODALITY", "PT", "CT", modality=wanted)
+
+
+def test_a_modality_that_is_none_is_not_named(tmp_path: Path) -> None:
+    series = linear_series(OBLIQUE)
+    for dataset in series:
+        dataset.Modality = "DOE"
+    save_series(series, tmp_path)
+    assert "DOE" not in check_refused(tmp_path, "WRONG_MODALITY", "another modality", modality="CT").message
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.99])

@@ -40,7 +40,7 @@ def check_codec(transfer_syntax: str, path: Path) -> None:
     except (NotImplementedError, ValueError):
         raise InputRefused(
             RefusalCode.DICOM_UNREADABLE,
-            f"{path} is stored in a way that is not a still image ({transfer_syntax}); convert it",
+            f"{path} is stored in a way that is not a still image; convert it",
         ) from None
     if not decoder.is_available:
         raise InputRefused(

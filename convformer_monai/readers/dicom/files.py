@@ -10,10 +10,10 @@ from pathlib import Path
 from pydicom import Dataset, uid
 
 from convformer_monai.errors import InputRefused, RefusalCode
-from convformer_monai.readers.cases import DICOM_SUFFIXES, MIN_DICOM_BYTES
+from convformer_monai.readers.cases import DICOM_SUFFIXES, MIN_DICOM_BYTES, refuse_no_file
 from convformer_monai.readers.dicom.parsing import as_refusal, begins_like_dicom, read_header, silent_pydicom
 
-__all__ = ["CLASS_MODALITY", "Instance", "find_instances", "has_siblings", "list_files"]
+__all__ = ["CLASS_MODALITY", "Instance", "find_instances", "has_siblings", "list_files", "modality_name"]
 
 MAX_FILES = 20_000
 CLASS_MODALITY: dict[str, str] = {
@@ -28,7 +28,9 @@ CLASS_MODALITY: dict[str, str] = {
     uid.LegacyConvertedEnhancedPETImageStorage: "PT",
 }
 CLASSIC = (uid.CTImageStorage, uid.MRImageStorage, uid.PositronEmissionTomographyImageStorage)
+KNOWN_MODALITIES = {*CLASS_MODALITY.values(), *"CR DX ES GM MG NM OP OT PX RF SC SEG SM SR US XA XC".split()}
 LOCALIZER = {"LOCALIZER", "SCOUT"}
+SIEMENS_CREATOR, NUMBER_IN_MOSAIC = "00190010", "0019100A"  # private: NumberOfImagesInMosaic
 KEYWORDS = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"),
     *("Modality", "ImageType", "PatientID", "PatientName"),
@@ -39,6 +41,7 @@ KEYWORDS = (
     *("EchoTime", "ConvolutionKernel", "DiffusionBValue"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *(SIEMENS_CREATOR, NUMBER_IN_MOSAIC),
 )
 
 
@@ -56,6 +59,7 @@ class Instance:
         patient: what tells patients apart; never to be shown.
         modality: the DICOM modality; that of the class where the file does not tell.
         is_localizer: whether it is a scout view.
+        is_mosaic: whether its one frame is a sheet of slices side by side (Siemens).
         space_uid: its frame of reference, in which positions are.
         frames: number of frames.
         size: rows and columns.
@@ -70,6 +74,7 @@ class Instance:
     patient: tuple[str, str]
     modality: str
     is_localizer: bool
+    is_mosaic: bool
     space_uid: str
     frames: int
     size: tuple[int, int]
@@ -85,16 +90,21 @@ class Instance:
         return self.class_uid in CLASS_MODALITY
 
 
+def modality_name(modality: str) -> str:
+    """Names a modality, but only one that is known: a header may hold anything there."""
+    return modality if modality in KNOWN_MODALITIES else "another modality"
+
+
 def list_files(path: Path) -> list[Path]:
     """Lists the files of a folder and its sub-folders but hidden ones, or the file itself.
 
     Raises:
         InputRefused: if there is none, or too many.
     """
-    if not path.exists():
-        raise InputRefused(RefusalCode.FILE_NOT_FOUND, f"{path} does not exist; give a DICOM file or folder")
-    if not path.is_dir():
+    if path.is_file():
         return [path]
+    if not path.is_dir():
+        refuse_no_file(path, "give a DICOM file or folder")
     files: list[Path] = []
     with as_refusal(path, "has a folder that cannot be opened"):
         for folder, folders, names in os.walk(path, onerror=_raise):
@@ -139,10 +149,11 @@ def has_siblings(instance: Instance) -> bool:
     """Tells whether another file of the same folder belongs to the same series."""
     for file in list_files(instance.path.parent):
         if file.parent == instance.path.parent and not file.samefile(instance.path) and begins_like_dicom(file):
-            header, _ = read_header(file, ("SOPInstanceUID", "SeriesInstanceUID"))
-            if str(header.get("SeriesInstanceUID")) == instance.series_uid != "":
-                if str(header.get("SOPInstanceUID")) != instance.uid:
-                    return True
+            with silent_pydicom, as_refusal(file):
+                header, _ = read_header(file, ("SOPInstanceUID", "SeriesInstanceUID"))
+                if str(header.get("SeriesInstanceUID")) == instance.series_uid != "":
+                    if str(header.get("SOPInstanceUID")) != instance.uid:
+                        return True
     return False
 
 
@@ -162,6 +173,7 @@ def _instance(path: Path) -> Instance | None:
             )
         image_type = header.get("ImageType") or []
         image_type = [image_type] if isinstance(image_type, str) else image_type
+        kinds = {str(value).strip().upper() for value in image_type}
         return Instance(
             path=path,
             header=header,
@@ -171,11 +183,21 @@ def _instance(path: Path) -> Instance | None:
             study_uid=str(header.get("StudyInstanceUID") or ""),
             patient=(str(header.get("PatientID") or "").strip(), _plain_name(str(header.get("PatientName") or ""))),
             modality=str(header.get("Modality") or CLASS_MODALITY.get(class_uid, "")).strip().upper(),
-            is_localizer=bool(LOCALIZER & {str(value).strip().upper() for value in image_type}),
+            is_localizer=bool(LOCALIZER & kinds),
+            is_mosaic="MOSAIC" in kinds or _counts_tiles(header),
             space_uid=str(header.get("FrameOfReferenceUID") or ""),
             frames=int(header.get("NumberOfFrames") or 1),
             size=(int(header.get("Rows") or 0), int(header.get("Columns") or 0)),
         )
+
+
+def _counts_tiles(header: Dataset) -> bool:
+    """Tells whether Siemens' private header says how many slices are tiled in the frame."""
+    if SIEMENS_CREATOR not in header or NUMBER_IN_MOSAIC not in header:
+        return False
+    creator = header[SIEMENS_CREATOR].value
+    name = creator.decode("latin-1") if isinstance(creator, bytes) else str(creator)
+    return name.strip().upper().startswith("SIEMENS")
 
 
 def _plain_name(name: str) -> str:

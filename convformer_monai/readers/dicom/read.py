@@ -69,36 +69,37 @@ def _read(
     path: Path, series_uid: str | None, phase: int | str | None, modalities: Sequence[str], resample_uneven: bool
 ) -> ImageSeries:
     """Reads one series; arguments as of :func:`read_dicom`."""
-    frames, warnings = find_series(path, series_uid, modalities)
-    plane = common_plane(frames)
-    grid = phase_grid(frames, plane.normal)
-    _check_phases_differ(grid, path)
-    phases = chosen_phases(phase, len(grid.frames), path)
-    line = slice_line(grid.frames[0], plane)
-    if line.problem is not None:
-        if not resample_uneven:
-            raise InputRefused(*line.problem)
-        _check_resampled_size(line, plane.size, len(phases), path)
-        warnings.append(_resampling_warning(grid.frames[0], line, plane.normal))
-    if any(frame.instance.modality == "CT" and not _in_hounsfield(frame) for frame in frames):
-        warnings.append("the values are not said to be Hounsfield units (rescale type)")
-    tilt = line.tilt_degrees(plane)
-    if tilt >= MIN_TILT_DEGREES:
-        warnings.append(f"the slices are tilted by {tilt:.1f} degrees (gantry tilt), so the geometry is sheared")
-    chosen = [grid.frames[number] for number in phases]
-    values = read_pixels(chosen)
-    if line.problem is not None:
-        values = _resample(values, line)
-    return ImageSeries(
-        image=_image(values, line.affine(plane)),
-        format="dicom",
-        path=path,
-        modality=frames[0].instance.modality or None,
-        phases=phases,
-        phase_times_ms=tuple(grid.times_ms[number] for number in phases) if grid.times_ms else (),
-        frames=tuple(tuple(map(_frame, one, line.indices)) for one in chosen),
-        warnings=tuple(warnings),
-    )
+    with silent_pydicom:  # a value is converted, and complained of, when it is first looked at
+        frames, warnings = find_series(path, series_uid, modalities)
+        plane = common_plane(frames)
+        grid = phase_grid(frames, plane.normal)
+        _check_phases_differ(grid, path)
+        phases = chosen_phases(phase, len(grid.frames), path)
+        line = slice_line(grid.frames[0], plane)
+        if line.problem is not None:
+            if not resample_uneven:
+                raise InputRefused(*line.problem)
+            _check_resampled_size(line, plane.size, len(phases), path)
+            warnings.append(_resampling_warning(grid.frames[0], line, plane.normal))
+        if any(frame.instance.modality == "CT" and not _in_hounsfield(frame) for frame in frames):
+            warnings.append("the values are not said to be Hounsfield units (rescale type)")
+        tilt = line.tilt_degrees(plane)
+        if tilt >= MIN_TILT_DEGREES:
+            warnings.append(f"the slices are tilted by {tilt:.1f} degrees (gantry tilt), so the geometry is sheared")
+        chosen = [grid.frames[number] for number in phases]
+        values = read_pixels(chosen)
+        if line.problem is not None:
+            values = _resample(values, line)
+        return ImageSeries(
+            image=_image(values, line.affine(plane)),
+            format="dicom",
+            path=path,
+            modality=frames[0].instance.modality or None,
+            phases=phases,
+            phase_times_ms=tuple(grid.times_ms[number] for number in phases) if grid.times_ms else (),
+            frames=tuple(tuple(map(_frame, one, line.indices)) for one in chosen),
+            warnings=tuple(warnings),
+        )
 
 
 def source_datasets(series: ImageSeries) -> list[Dataset]:

@@ -6,8 +6,17 @@ import filecmp
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from pydicom.uid import UID
+
 from convformer_monai.errors import InputRefused, RefusalCode
-from convformer_monai.readers.dicom.files import CLASS_MODALITY, Instance, find_instances, has_siblings, list_files
+from convformer_monai.readers.dicom.files import (
+    CLASS_MODALITY,
+    Instance,
+    find_instances,
+    has_siblings,
+    list_files,
+    modality_name,
+)
 from convformer_monai.readers.dicom.frames import FrameHeader, read_frames
 from convformer_monai.readers.dicom.geometry import ORIENTATION_ATOL, common_plane
 from convformer_monai.readers.dicom.phases import group_levels
@@ -61,7 +70,7 @@ def _images(
     if modalities and instances:
         matching = [i for i in images if i.modality in modalities and CLASS_MODALITY[i.class_uid] in modalities]
         if not matching:
-            others = ", ".join(sorted({i.modality for i in images or instances} - {""})) or "something else"
+            others = ", ".join(sorted({modality_name(i.modality) for i in images or instances}))
             raise InputRefused(
                 RefusalCode.WRONG_MODALITY,
                 f"{path} holds {others}, not {' or '.join(modalities)}; give another image or use another bundle",
@@ -72,6 +81,13 @@ def _images(
         what = "only scout views" if images else "no CT, MR or PET slices"
         code = RefusalCode.NO_IMAGES if path.is_dir() else RefusalCode.NOT_AN_IMAGE
         raise InputRefused(code, f"{path} holds {what}; give the DICOM files of a series")
+    mosaic = next((image for image in kept if image.is_mosaic), None)
+    if mosaic is not None:
+        raise InputRefused(
+            RefusalCode.MOSAIC,
+            f"{mosaic.path} is a Siemens mosaic, many slices tiled in one picture; convert it with dcm2niix and give "
+            "the NIfTI file",
+        )
     scouts = len(images) - len(kept)
     return kept, [f"{scouts} scout view{'s' * (scouts > 1)} left out"] if scouts else []
 
@@ -163,5 +179,9 @@ def _by_series(images: Iterable[Instance]) -> dict[tuple[str, str], list[Instanc
 def _listed(images: Sequence[Instance]) -> str:
     """Lists series by what tells nothing of the patient."""
     groups = list(_by_series(images).items())
-    texts = [f"{uid} ({g[0].modality}, {sum(i.frames for i in g)} frames)" for (_, uid), g in groups[:MAX_LISTED]]
+    texts = [
+        f"{uid if UID(uid).is_valid else 'one of an invalid UID'} ({modality_name(g[0].modality)}, "
+        f"{sum(i.frames for i in g)} frames)"
+        for (_, uid), g in groups[:MAX_LISTED]
+    ]
     return ", ".join(texts) + (f" and {len(groups) - MAX_LISTED} more" if len(groups) > MAX_LISTED else "")
