@@ -59,7 +59,8 @@ def segment(
     """Segment images: mask, measurements, report; on request DICOM and a picture.
 
     For an input x, the output folder gets x_seg.nii.gz (photographs: x_seg.png), x_measurements.json and .csv, and
-    x_report.json. A folder of cases is gone through to its end: cases done before are skipped, bad ones listed.
+    x_report.json. A folder of cases is gone through to its end: cases done before are skipped, bad ones listed;
+    files named as masks and results (x_gt, x_seg, x_label, ...) are left out.
     """
     start_logging(quiet)
     from convformer_monai.cohort import segment_cases

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ __all__ = [
     "refuse_no_file",
     "stem",
 ]
+
+logger = logging.getLogger(__name__)
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
@@ -128,7 +131,15 @@ def find_cases(path: Path, leave_out: Path | None = None) -> list[Case]:
         return [Case(path, stem(path))]
     if not path.is_dir():
         refuse_no_file(path, "give a file, a DICOM folder or a folder of cases")
-    found = list(_cases_in(path, {leave_out.resolve()} if leave_out else set()))
+    masks: list[Path] = []
+    found = list(_cases_in(path, {leave_out.resolve()} if leave_out else set(), masks))
+    if masks:
+        logger.info(
+            "%d of the files are left out: their names end in %s, as those of masks and results do, the first %s",
+            len(masks),
+            " or ".join(sorted({match[0] for mask in masks if (match := RESULT.search(stem(mask)))})),
+            masks[0].name,
+        )
     if not found:
         raise InputRefused(
             RefusalCode.NO_IMAGES,
@@ -143,12 +154,13 @@ def _name(case: Path, root: Path) -> str:
     return case.relative_to(root).with_name(stem(case)).as_posix()
 
 
-def _cases_in(folder: Path, seen: set[Path]) -> Iterator[Path]:
+def _cases_in(folder: Path, seen: set[Path], masks: list[Path]) -> Iterator[Path]:
     """Yields the image files and DICOM folders of a folder, itself among them.
 
     Args:
         folder: to search.
         seen: real folders that are left out; grows, so that links lead to each folder once.
+        masks: gets the files that are named as masks and results.
     """
     seen.add(folder.resolve())
     try:
@@ -158,6 +170,7 @@ def _cases_in(folder: Path, seen: set[Path]) -> Iterator[Path]:
             RefusalCode.CANNOT_READ, f"{folder} cannot be read: {error.strerror}; check its permissions"
         ) from error
     files = [entry for entry in entries if entry.is_file()]
+    masks += [file for file in files if file.name.lower().endswith(IMAGE_SUFFIXES) and RESULT.search(stem(file))]
     first_dicom = next((file for file in files if _may_be_dicom(file)), None)
     if first_dicom is not None and not is_dicom_photo(first_dicom):
         yield folder
@@ -165,7 +178,7 @@ def _cases_in(folder: Path, seen: set[Path]) -> Iterator[Path]:
         if _is_image(file) or (first_dicom is not None and _may_be_dicom(file) and is_dicom_photo(file)):
             yield file
     below = [
-        list(_cases_in(entry, seen))
+        list(_cases_in(entry, seen, masks))
         for entry in entries
         if entry.is_dir() and entry.resolve() not in seen and first_dicom is None
     ]

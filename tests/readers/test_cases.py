@@ -133,3 +133,11 @@ def test_nothing_there(tmp_path, where, code):
     with pytest.raises(InputRefused, match=where) as refusal:
         find_cases(tmp_path / where)
     assert refusal.value.code == code
+
+
+def test_files_named_as_masks_are_counted(tmp_path, caplog):
+    caplog.set_level("INFO", "convformer_monai")
+    for name in ("a.nii.gz", "a_gt.nii.gz", "b_seg.nii.gz"):
+        (tmp_path / name).touch()
+    assert [case.name for case in find_cases(tmp_path)] == ["a"]
+    assert "2 of the files are left out: their names end in _gt or _seg" in caplog.text and "a_gt.nii.gz" in caplog.text
