@@ -60,6 +60,7 @@ def segment(
 
     For an input x, the output folder gets x_seg.nii.gz (photographs: x_seg.png), x_measurements.json and .csv, and
     x_report.json. A folder of cases is gone through to its end: cases done before are skipped, bad ones listed.
+    Photographs may have up to 100 million pixels.
     """
     start_logging(quiet)
     from convformer_monai.cohort import segment_cases
