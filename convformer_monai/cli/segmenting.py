@@ -60,7 +60,8 @@ def segment(
 
     For an input x, the output folder gets x_seg.nii.gz (photographs: x_seg.png), x_measurements.json and .csv, and
     x_report.json. A folder of cases is gone through to its end: cases done before are skipped, bad ones listed;
-    files named as masks and results (x_gt, x_seg, x_label, ...) are left out.
+    files named as masks and results (x_gt, x_seg, x_label, ...) are left out. Photographs may
+    have up to 100 million pixels.
     """
     start_logging(quiet)
     from convformer_monai.cohort import segment_cases

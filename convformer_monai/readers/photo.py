@@ -152,4 +152,7 @@ def _upright_rgb(image: Image) -> NDArray[np.uint8]:
 
 
 def _too_large(path: Path) -> InputRefused:
-    return InputRefused(RefusalCode.TOO_LARGE, f"{path} has over {MAX_PIXELS:,} pixels or is huge; make it smaller")
+    return InputRefused(
+        RefusalCode.TOO_LARGE,
+        f"{path} has over {MAX_PIXELS:,} pixels or {MAX_FILE_BYTES >> 20:,} MB, the limits; make it smaller",
+    )

@@ -86,7 +86,9 @@ def _check_header(dataset: Dataset, path: Path) -> None:
     if rows < 1 or columns < 1:
         raise InputRefused(RefusalCode.DIMENSIONS, f"{path} has {rows} x {columns} pixels")
     if rows * columns > MAX_PIXELS:
-        raise InputRefused(RefusalCode.TOO_LARGE, f"{path} has over {MAX_PIXELS:,} pixels; make it smaller")
+        raise InputRefused(
+            RefusalCode.TOO_LARGE, f"{path} has over {MAX_PIXELS:,} pixels, the limit of a photograph; make it smaller"
+        )
     colours, samples = str(dataset.PhotometricInterpretation), int(dataset.SamplesPerPixel)
     if SAMPLES.get(colours, 3 if colours.startswith("YBR_") else 0) != samples:
         raise InputRefused(

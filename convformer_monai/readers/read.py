@@ -37,6 +37,14 @@ logger = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 
 
+def _to_debug(record: logging.LogRecord) -> bool:
+    logger.debug("%s", record.getMessage())
+    return False
+
+
+logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").addFilter(_to_debug)
+
+
 def read_series(
     path: PathLike,
     *,

@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from dicom_series import write_volume
+from PIL import Image
 
 from convformer_monai import __version__
 from convformer_monai.cli import main
@@ -521,3 +522,12 @@ def test_pipes_and_devices_are_refused_as_what_they_are(command, tmp_path, capsy
     for path, what in ((tmp_path / "pipe.nii", "is a pipe"), (Path("/dev/zero"), "is a device")):
         assert main([*arguments, str(path)]) == 2
         assert f"error[NOT_AN_IMAGE]: {path} {what}, not a file" in capsys.readouterr().err
+
+
+def test_the_limit_of_photographs_is_said(repository, tmp_path, capsys):
+    Image.new("1", (10001, 10000)).save(tmp_path / "x.png")
+    assert main(["segment", "-b", "dermoscopy", "-i", str(tmp_path / "x.png"), "-o", str(tmp_path / "out"), "-q"]) == 2
+    assert "over 100,000,000 pixels" in capsys.readouterr().err
+    assert main(["segment", "--help"]) == 0
+    assert "100 million pixels" in capsys.readouterr().out
+    assert "100 million pixels" in (repository / "README.md").read_text()

@@ -288,3 +288,18 @@ def test_one_slice_of_a_series(tmp_path: Path) -> None:
     (tmp_path / "alone").mkdir()
     single = Path(shutil.copy(paths[MIDDLE], tmp_path / "alone"))
     assert read_series(single).image.shape == (1, *OBLIQUE.size, 1)
+
+
+def test_what_pydicom_says_goes_to_the_debug_log_without_values(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    series = linear_series(OBLIQUE)
+    for dataset in series:
+        put(dataset, "FrameOfReferenceUID", "PLANTED")
+    save_series(series, tmp_path)
+    caplog.clear()
+    read_series(tmp_path)
+    assert not caplog.records
+    with caplog.at_level("DEBUG", "convformer_monai"):
+        read_series(tmp_path)
+    assert "Invalid value for VR UI: '...'" in caplog.text and "PLANTED" not in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import struct
 import threading
 import warnings
@@ -29,7 +30,7 @@ PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})  # float, double fl
 MAX_HEADER_BYTES = 2**25  # an enhanced header has about 3 kB a frame
 MAX_FILE_BYTES = 2**30
 MAX_INFLATED_BYTES = 2**28
-LOGGERS = ("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "rle")
+LOGGERS = ("pydicom", "highdicom", "pylibjpeg", "libjpeg", "openjpeg", "rle")
 # everything that pydicom and its decoders were seen to raise on mutated files; RuntimeError includes RecursionError
 UNREADABLE: tuple[type[Exception], ...] = (
     ArithmeticError,
@@ -49,22 +50,49 @@ UNREADABLE: tuple[type[Exception], ...] = (
 )
 
 
+QUOTED = re.compile(r"""(['"]).*\1""", re.DOTALL)
+
+logger = logging.getLogger("convformer_monai.dicom")
+
+
+class _ToDebug(logging.Handler):
+    """Passes messages on to our debug log, without what they quote: it may be of the patient."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _debug(record.getMessage())
+
+
+def _debug(message: object, *_: object, **__: object) -> None:
+    """Stands in for ``warnings.showwarning``, too."""
+    logger.debug("%s", QUOTED.sub("'...'", str(message)))
+
+
 class _Silence:
-    """While entered, from however many threads, pydicom neither warns nor logs: it would quote values of patients."""
+    """While entered, from however many threads, pydicom neither warns nor logs: it would quote values of patients.
+
+    What it says goes to the debug log, without the quotes.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._depth = 0
         self._restore = ExitStack()
+        self._to_debug = _ToDebug()
 
     def __enter__(self) -> None:
         with self._lock:
             if self._depth == 0:
                 self._restore.enter_context(warnings.catch_warnings())
-                warnings.simplefilter("ignore")
-                for logger in map(logging.getLogger, LOGGERS):
-                    self._restore.callback(logger.setLevel, logger.level)
-                    logger.setLevel(logging.CRITICAL + 1)
+                listening = logger.isEnabledFor(logging.DEBUG)
+                warnings.simplefilter("always" if listening else "ignore")
+                warnings.showwarning = _debug
+                for noisy in map(logging.getLogger, LOGGERS):
+                    self._restore.callback(setattr, noisy, "propagate", noisy.propagate)
+                    self._restore.callback(noisy.setLevel, noisy.level)
+                    self._restore.callback(noisy.removeHandler, self._to_debug)
+                    noisy.propagate = False
+                    noisy.setLevel(logging.WARNING if listening else logging.CRITICAL + 1)
+                    noisy.addHandler(self._to_debug)
             self._depth += 1
 
     def __exit__(self, *_: object) -> None:
