@@ -110,7 +110,7 @@ def label(
     start_logging(quiet)
     from convformer_monai.label_app.launch import launch, prepare
 
-    source, options = prepare(studies, bundle, work, device, version)
+    source, options = prepare(studies, bundle, work, device, version, serve=not versions)
     if versions:
         current = options.versions.current
         for one in options.versions.all():

@@ -33,8 +33,26 @@ EVERYWHERE = ("0.0.0.0", "::")
 PACS_MEMORY_S = 10  # for how long what the PACS holds is remembered
 
 
+def need_monai_label() -> None:
+    """Refuses to go on where MONAI Label is not installed; imports nothing.
+
+    Raises:
+        InputRefused: ``MISSING_PACKAGE``.
+    """
+    if find_spec("monailabel") is None:
+        raise InputRefused(
+            RefusalCode.MISSING_PACKAGE, f"MONAI Label is not installed; in an environment of its own: {INSTALL}"
+        )
+
+
 def prepare(
-    studies: str, bundle: str, work: Path | None = None, device: str = "auto", version: int | None = None
+    studies: str,
+    bundle: str,
+    work: Path | None = None,
+    device: str = "auto",
+    version: int | None = None,
+    *,
+    serve: bool = True,
 ) -> tuple[str, LabelOptions]:
     """Checks what the server is started with, and puts a version of the weights into use.
 
@@ -44,6 +62,7 @@ def prepare(
         work: folder for what the server makes; ``None`` for ``convformer_label`` in the studies' folder.
         device: see :func:`convformer_monai.segmenter.choose_device`.
         version: of the weights; ``None`` for the one last in use.
+        serve: a server is to be started, which needs MONAI Label; nothing is written where it is missing.
 
     Returns:
         The studies, as MONAI Label wants them, and the options.
@@ -64,6 +83,8 @@ def prepare(
     conf = {"bundle": bundle, "device": device, **({"work": str(work)} if work else {})}
     options = read_options(conf, studies)
     choose_device(device)
+    if serve:
+        need_monai_label()
     for directory in (options.work, *([] if is_address(studies) else [Path(studies)])):
         check_writable(directory, "labels are kept there")
     if version is not None:
@@ -87,12 +108,8 @@ def launch(studies: str, options: LabelOptions, host: str = "127.0.0.1", port: i
         The exit code.
 
     Raises:
-        InputRefused: ``MISSING_PACKAGE`` without MONAI Label, ``PORT`` if the port cannot be had.
+        InputRefused: ``PORT`` if the port cannot be had.
     """
-    if find_spec("monailabel") is None:
-        raise InputRefused(
-            RefusalCode.MISSING_PACKAGE, f"MONAI Label is not installed; in an environment of its own: {INSTALL}"
-        )
     found = importlib.metadata.version("monailabel")
     if found != MONAI_LABEL:
         logger.warning("MONAI Label %s is installed; this was tested with %s", found, MONAI_LABEL)

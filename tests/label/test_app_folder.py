@@ -256,7 +256,7 @@ def test_images_are_added_under_new_names_only(server: LabelServer, hearts: Path
             return requests.put(url, params={"image": name}, files={"file": (path.name, file)}, timeout=60)
 
     refused(add("heart0", hearts / "heart1.nii.gz"), 409, "there is an image 'heart0' already")
-    refused(add("../heart9", hearts / "heart1.nii.gz"), 400, "no name of an image")
+    refused(add("../heart9", hearts / "heart1.nii.gz"), 400, "is not a valid name of an image")
     broken = tmp_path / "broken.nii.gz"
     broken.write_bytes(b"no image")
     refused(add("heart9", broken), 400, "error[")

@@ -22,6 +22,7 @@ def test_without_monai_label_the_command_that_installs_it_is_printed(tmp_path: P
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith("error[MISSING_PACKAGE]: MONAI Label is not installed")
     assert "pip install monailabel==" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_no_folder_or_bundle_is_refused(tmp_path: Path) -> None:
@@ -29,7 +30,7 @@ def test_what_is_no_folder_or_bundle_is_refused(tmp_path: Path) -> None:
         (("--studies", tmp_path / "nowhere"), "is neither a folder nor an address"),
         (("--studies", tmp_path, "--bundle", "liver"), "liver is not a bundle"),
         (("--studies", tmp_path, "--device", "abacus"), "is not a device"),
-        (("--studies", tmp_path, "--version", "3"), "there is no version 3"),
+        (("--studies", tmp_path, "--version", "3", "--versions"), "there is no version 3"),
         (("--studies", tmp_path, "--work", tmp_path / "a#b"), "cannot take a path"),
     ):
         result = label(*arguments)
@@ -43,7 +44,7 @@ def test_series_in_which_nothing_can_be_written_are_refused(tmp_path: Path, monk
 
     monkeypatch.setattr(Path, "touch", touch)
     with pytest.raises(InputRefused, match="nothing can be written in") as refusal:
-        launching.prepare(str(tmp_path), "cardiac")
+        launching.prepare(str(tmp_path), "cardiac", serve=False)
     assert refusal.value.code == "CANNOT_WRITE"
 
 
