@@ -23,7 +23,12 @@ FILES = {
     "docs/README.md",
     "docs/data_license.txt",
 }
-OPTIONAL = {"configs/runs.json", "configs/crossvalidate.json", "models/model.pt"}
+OPTIONAL = {
+    "configs/runs.json",
+    "configs/crossvalidate.json",
+    "configs/train_all_sources.json",
+    "models/model.pt",
+}
 # Those of the model zoo's cards.
 SECTIONS = (
     "Overview",
