@@ -58,10 +58,10 @@ def stem(path: Path) -> str:
 
 
 def refuse_no_file(path: Path, advice: str) -> NoReturn:
-    """Says of a path that is no file what it is: nothing, a folder, or what cannot be read twice.
+    """Says of a path that is not a file what it is: nothing, a folder, or what cannot be read twice.
 
     Args:
-        path: that is no file.
+        path: that is not a file.
         advice: what to give instead.
 
     Raises:
@@ -106,7 +106,7 @@ def is_named_dicom(path: Path) -> bool:
 
 def is_dicom_photo(file: Path) -> bool:
     """Tells whether a file is a DICOM photograph (visible light image)."""
-    return _header(file).get("SOPClassUID", "").startswith(PHOTO_CLASSES)
+    return header_values(file, "SOPClassUID").get("SOPClassUID", "").startswith(PHOTO_CLASSES)
 
 
 def find_cases(path: Path, leave_out: Path | None = None) -> list[Case]:
@@ -207,15 +207,19 @@ def _are_one_study(cases: list[Path]) -> bool:
         if not case.is_dir():
             return False
         file = next((entry for entry in sorted(case.iterdir()) if entry.is_file() and _may_be_dicom(entry)), None)
-        studies.add(_header(file).get("StudyInstanceUID") if file else None)
+        studies.add(header_values(file, "StudyInstanceUID").get("StudyInstanceUID") if file else None)
     return len(studies) == 1 and None not in studies
 
 
-def _header(file: Path) -> dict[str, str]:
-    """Returns the two UIDs that are looked at here, or nothing if the file cannot be parsed."""
+def header_values(file: Path, *keywords: str) -> dict[str, str]:
+    """Returns values of a DICOM header by keyword, or nothing if the file cannot be parsed.
+
+    Args:
+        file: to look at.
+        keywords: of the values; those that the header does not hold are left out.
+    """
     from convformer_monai.readers.dicom.parsing import read_header, silent_pydicom
 
-    keywords = ("SOPClassUID", "StudyInstanceUID")
     try:
         with silent_pydicom:
             dataset, _ = read_header(file, keywords)

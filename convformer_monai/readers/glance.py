@@ -6,14 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convformer_monai.errors import InputRefused, RefusalCode
-from convformer_monai.readers.cases import ITK_SUFFIXES, NIFTI_SUFFIXES, PHOTO_SUFFIXES, is_dicom
+from convformer_monai.readers.cases import (
+    ITK_SUFFIXES,
+    NIFTI_SUFFIXES,
+    PHOTO_CLASSES,
+    PHOTO_SUFFIXES,
+    header_values,
+    is_dicom,
+)
 from convformer_monai.tasks.task import PHOTOGRAPH, VOLUME
 
 __all__ = ["Glance", "glance"]
 
 MODALITIES = ("CT", "MR", "PT")  # others are not named: a header may hold anything
 MOST_FILES = 64  # of a DICOM folder; of a larger one nothing is said
-PHOTO_CLASSES = "1.2.840.10008.5.1.4.1.1.77."
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ def glance(path: Path) -> Glance:
         path: of one case.
 
     Raises:
-        InputRefused: ``NOT_AN_IMAGE`` if a file is no image that can be read.
+        InputRefused: ``NOT_AN_IMAGE`` if a file is not an image that can be read.
     """
     if path.is_dir() or is_dicom(path):
         return _dicom(path)
@@ -56,26 +62,13 @@ def _dicom(path: Path) -> Glance:
     files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file() and is_dicom(file))
     if len(files) > MOST_FILES:
         return Glance()
-    headers = [header for file in files if (header := _header(file))]
+    headers = [header for file in files if (header := header_values(file, "SOPClassUID", "Modality"))]
     if not headers or len(headers) < len(files):
         return Glance()
     photos = [header.get("SOPClassUID", "").startswith(PHOTO_CLASSES) for header in headers]
     kind = PHOTOGRAPH if all(photos) else None if any(photos) else VOLUME
     modalities = {header.get("Modality", "") for header in headers}
     return Glance(kind, frozenset(modalities) if modalities <= set(MODALITIES) else frozenset())
-
-
-def _header(file: Path) -> dict[str, str]:
-    """What a DICOM header says of the kind of image; nothing if it cannot be parsed."""
-    from convformer_monai.readers.dicom.parsing import read_header, silent_pydicom
-
-    keywords = ("SOPClassUID", "Modality")
-    try:
-        with silent_pydicom:
-            dataset, _ = read_header(file, keywords)
-        return {name: str(dataset[name].value) for name in keywords if name in dataset}
-    except InputRefused:  # the reader will say what is wrong with it
-        return {}
 
 
 def _is_picture(path: Path) -> bool:
