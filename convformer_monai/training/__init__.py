@@ -10,7 +10,7 @@ from convformer_monai.training.handlers import (
     ScheduleByIteration,
     SeedEpoch,
 )
-from convformer_monai.training.head_ct import DropNeighbours, HeadCTIntensity
+from convformer_monai.training.head_ct import DropNeighbours, HeadCTIntensity, MovedNeighbours
 from convformer_monai.training.head_ct_pool import HeadCTPool
 from convformer_monai.training.intensity import GreyIntensity
 from convformer_monai.training.mixed_batches import HardNegatives, MixedBatches
@@ -29,6 +29,7 @@ __all__ = [
     "HeadCTPool",
     "KnownPixelsLoss",
     "MixedBatches",
+    "MovedNeighbours",
     "PaintedBlood",
     "RenderedHeads",
     "AverageWeights",

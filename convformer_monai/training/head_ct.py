@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convformer_monai.training.intensity import chosen, uniform
 
-__all__ = ["DropNeighbours", "HeadCTIntensity", "strip_skull"]
+__all__ = ["DropNeighbours", "HeadCTIntensity", "MovedNeighbours", "strip_skull", "with_bone"]
 
 WINDOW = (0.0, 80.0)  # what an 8-bit source is taken for when its window is not known
 WIDE = (120.0, 260.0)
@@ -58,7 +58,7 @@ class HeadCTIntensity:
         if len(stripped):
             middle = image[stripped, image.shape[1] // 2][:, None]
             image = image.index_copy(0, stripped, strip_skull(middle, label[stripped]).expand_as(image[stripped]))
-        image = self._scanned(image)
+        image = self._scanned(with_bone(image))
         picture = self._windowed(image)
         grey = uniform(0, 14, batch, device) * chosen(self.background, batch, device)
         picture = torch.where(picture <= AIR, grey.expand_as(picture), picture)
@@ -95,6 +95,44 @@ class HeadCTIntensity:
         return low + rounded * (high - low)
 
 
+class MovedNeighbours:
+    """Gives slices without neighbours imagined ones, for part of the batch: the slice moved, scaled, with other noise.
+
+    Otherwise a network learns that slices with neighbours, which most whole heads without blood have, show no blood.
+
+    Args:
+        probability: that a slice whose neighbours are its copies gets them.
+        shift: largest shift, pixels.
+        scale: largest change of size.
+        noise: largest standard deviation of the noise, Hounsfield units.
+    """
+
+    def __init__(self, probability: float = 0.6, shift: float = 3.0, scale: float = 0.05, noise: float = 5.0) -> None:
+        self.probability, self.shift, self.scale, self.noise = probability, shift, scale, noise
+
+    def __call__(self, image: Tensor, _label: Tensor) -> Tensor:
+        """Change a batch of stacks (B, C, X, Y), the slice itself in their middle."""
+        slices, middle = image.shape[1], image.shape[1] // 2
+        alone = (image == image[:, middle : middle + 1]).flatten(1).all(1)
+        chosen_ones = (alone & chosen(self.probability, len(image), image.device).flatten()).nonzero().flatten()
+        if not len(chosen_ones) or slices == 1:
+            return image
+        one = image[chosen_ones, middle][:, None].expand(-1, slices - 1, -1, -1).flatten(0, 1)[:, None]
+        count, device = len(one), image.device
+        theta = torch.zeros(count, 2, 3, device=device)
+        for axis in range(2):
+            theta[:, axis, axis] = 1 + uniform(-self.scale, self.scale, count, device).flatten()
+            reach = 2 * self.shift / image.shape[3 - axis]
+            theta[:, axis, 2] = uniform(-reach, reach, count, device).flatten()
+        grid = F.affine_grid(theta, list(one.shape), align_corners=False)
+        moved = F.grid_sample(one, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        noise = F.avg_pool2d(torch.randn_like(moved), 3, stride=1, padding=1) * 2
+        moved = torch.where(moved > AIR, moved + noise * uniform(0, self.noise, count, device), moved)
+        moved = moved.view(len(chosen_ones), slices - 1, *image.shape[2:])
+        stacks = torch.cat([moved[:, :middle], image[chosen_ones, middle][:, None], moved[:, middle:]], dim=1)
+        return image.index_copy(0, chosen_ones, stacks)
+
+
 class DropNeighbours:
     """Copies a slice over its neighbours, for part of the batch, so that a network does without them; or swaps them.
 
@@ -114,6 +152,28 @@ class DropNeighbours:
         middle = image.shape[1] // 2
         alone = image[:, middle : middle + 1].expand_as(image)
         return torch.where(chosen(self.probability, batch, device), alone, image)
+
+
+def with_bone(image: Tensor) -> Tensor:
+    """Gives pictures that a brain window cut off the bone and the air that they may have had.
+
+    Pictures that reach above the window stay as they are. In the others, what is white over more than a few pixels
+    becomes bone, denser towards its middle, and what is black over a wide area becomes air; the rest keeps its value.
+
+    Args:
+        image: (B, C, X, Y), Hounsfield units.
+    """
+    low, high = WINDOW
+    cut = (image.amax((1, 2, 3), keepdim=True) <= high + 1) & (image.amin((1, 2, 3), keepdim=True) >= low - 1)
+    if not bool(cut.any()):
+        return image
+    batch, device = len(image), image.device
+    white = F.avg_pool2d((image >= BONE).float(), 7, stride=1, padding=3)
+    bone = high + (white - 0.35).clamp(min=0) / 0.65 * uniform(500.0, 1300.0, batch, device)
+    black = F.avg_pool2d((image <= AIR).float(), 9, stride=1, padding=4, count_include_pad=False)
+    air = -1000.0 * (black - 0.6).clamp(min=0) / 0.4
+    full = torch.where(image >= BONE, torch.maximum(bone, image), torch.where(image <= AIR, air, image))
+    return torch.where(cut, full, image)
 
 
 def strip_skull(image: Tensor, label: Tensor) -> Tensor:

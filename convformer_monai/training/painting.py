@@ -28,10 +28,14 @@ RADII = 150
 BONE_HU = 77.0
 LEAST_INSIDE, LEAST_ROUND = 5000, 0.8  # pixels; share of the star-shaped region about the centre that is inside
 LEAST_BLOOD = 40  # pixels
+OUTLINE_BLUR = 3.0  # pixels; the blurred blood above another level than a half is the blood of a neighbour
+NEIGHBOUR_SIZE = (0.15, 1.2)  # that level: larger, smaller, gone
 
 
 class PaintedBlood:
-    """Draws blood-free slices with the blood of label maps painted in; the neighbours are copies of the slice.
+    """Draws blood-free slices with the blood of label maps painted in, into their neighbours, too.
+
+    The bleed has another outline in each neighbour, larger or smaller, and ends before some of them.
 
     Args:
         part: blood-free slices.
@@ -65,24 +69,29 @@ class PaintedBlood:
         """``image`` (B, K, X, Y), Hounsfield units, and ``label`` (B, 1, X, Y)."""
         which = torch.randint(len(self.indices), (count,))
         batch = self.part[self.indices[which]]
-        middle = batch["image"].shape[1] // 2
-        image = batch["image"][:, middle : middle + 1].float()
+        image = batch["image"].float()
+        slices, middle = image.shape[1], image.shape[1] // 2
         which = which.to(image.device)
-        blood = self._carried(which, torch.randint(len(self.shapes), (count,), device=image.device))
+        carried = self._carried(which, torch.randint(len(self.shapes), (count,), device=image.device))
+        size = uniform(*NEIGHBOUR_SIZE, count * slices, image.device).view(count, slices, 1, 1)
+        size[:, middle] = 0.5
+        alone = (image == image[:, middle : middle + 1]).flatten(2).all(2)[..., None, None]
+        size = torch.where(alone, 0.5, size)
+        blood = torch.where(size == 0.5, carried > 0.5, _blur(carried, OUTLINE_BLUR) > size)
         blood = blood & (image < BONE_HU) & (image > -50)
-        soft = _blur(blood.float(), float(torch.empty(1).uniform_(0.5, 1.1)))
+        soft = _blur_each(blood.float(), float(torch.empty(1).uniform_(0.5, 1.1)))
         device = image.device
-        texture = (image - _blur(image, 1.5)) * uniform(0.6, 1.2, count, device)
-        texture = texture + torch.randn_like(image) * uniform(0, 3, count, device)
-        value = uniform(44, 78, count, device) + _clouds(image, 8, 40) * uniform(0, 7, count, device) + texture
+        texture = (image - _blur_each(image, 1.5)) * uniform(0.6, 1.2, count, device)
+        texture = texture + torch.randn_like(image[:, :1]) * uniform(0, 3, count, device)
+        value = uniform(44, 78, count, device) + _clouds(image[:, :1], 8, 40) * uniform(0, 7, count, device) + texture
         painted = image * (1 - soft) + value * soft
         return {
-            "image": painted.half().expand(-1, batch["image"].shape[1], -1, -1),
-            "label": (blood & (soft > 0.5)).to(torch.uint8),
+            "image": painted.half(),
+            "label": (blood & (soft > 0.5))[:, middle : middle + 1].to(torch.uint8),
         }
 
     def _carried(self, which: Tensor, shape: Tensor) -> Tensor:
-        """The blood of maps, (B, 1, X, Y), turned or mirrored at random, in the heads of slices."""
+        """The blood of maps, (B, 1, X, Y) of 0..1, turned or mirrored at random, in the heads of slices."""
         x, y = self.shapes.shape[1:]
         rows, columns = torch.meshgrid(
             torch.arange(x, device=which.device), torch.arange(y, device=which.device), indexing="ij"
@@ -99,8 +108,8 @@ class PaintedBlood:
         points = self.map_centres[shape][:, None, None] + reach[..., None] * torch.stack([there.sin(), there.cos()], -1)
         grid = (2 * points + 1) / torch.tensor([x, y], device=device) - 1
         carried = F.grid_sample(self.shapes[shape][:, None], grid.flip(-1), mode="bilinear", align_corners=False)
-        blood: Tensor = (carried > 0.5) & (depth <= 1)[:, None]
-        return blood
+        inside: Tensor = carried * (depth <= 1)[:, None]
+        return inside
 
 
 class RenderedHeads:
@@ -192,6 +201,11 @@ def _blur(image: Tensor, sigma: float) -> Tensor:
     kernel = kernel / kernel.sum()
     image = F.conv2d(image, kernel.view(1, 1, 1, -1), padding=(0, reach))
     return F.conv2d(image, kernel.view(1, 1, -1, 1), padding=(reach, 0))
+
+
+def _blur_each(image: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of each channel of (B, C, X, Y)."""
+    return _blur(image.flatten(0, 1)[:, None], sigma).view_as(image)
 
 
 def _clouds(like: Tensor, finest: float, coarsest: float) -> Tensor:

@@ -1,7 +1,7 @@
 import torch
 
-from convformer_monai.training import HeadCTIntensity
-from convformer_monai.training.head_ct import strip_skull
+from convformer_monai.training import HeadCTIntensity, MovedNeighbours
+from convformer_monai.training.head_ct import strip_skull, with_bone
 
 
 def heads(count: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,3 +68,31 @@ def test_open_skull_is_not_stripped():
     image[:, :, 80:81, :] = 0
     open_skull = image.clone()
     assert torch.equal(strip_skull(open_skull, torch.zeros_like(label)), open_skull)
+
+
+def test_a_cut_picture_gets_bone_and_air_and_keeps_the_brain():
+    image, label = heads()
+    done = with_bone(image)
+    brain = (image > 0) & (image < 78)
+    assert torch.equal(done[brain], image[brain])
+    ring = done[(image == 80)]
+    assert ring.max() > 300 and ring.min() >= 80
+    assert done[:, 0, 0, 0].max() < -999
+
+
+def test_slices_in_hounsfield_units_keep_their_bone():
+    image, _ = heads()
+    image = image + 500 * (image == 80)
+    assert torch.equal(with_bone(image), image)
+
+
+def test_moved_neighbours_replace_copies_only():
+    torch.manual_seed(0)
+    image, label = heads(8)
+    stacks = image.repeat(1, 3, 1, 1)
+    stacks[4:, 0] += 1  # these have neighbours of their own
+    done = MovedNeighbours(1.0)(stacks, label)
+    assert torch.equal(done[:, 1], stacks[:, 1]) and torch.equal(done[4:], stacks[4:])
+    for place in (0, 2):
+        difference = (done[:4, place] - stacks[:4, place]).abs().mean((1, 2))
+        assert (difference > 0.5).all() and (difference < 10).all()

@@ -131,6 +131,21 @@ def test_painted_and_rendered_blood_is_bright_and_inside(pool: HeadCTPool) -> No
         assert 40 < float(image[:, 1][label].mean()) < 90
 
 
+def test_painted_blood_reaches_into_real_neighbours(pool: HeadCTPool) -> None:
+    torch.manual_seed(0)
+    free = pool.part({"heads": 1.0}, False)
+    blood = PaintedBlood(free, pool.maps())
+    pool.slices += 0.5 * (torch.arange(len(pool.slices), device=pool.slices.device) % 2)[:, None, None]
+    try:
+        batch = blood.draw(8)
+    finally:
+        pool.slices -= 0.5 * (torch.arange(len(pool.slices), device=pool.slices.device) % 2)[:, None, None]
+    image, label = batch["image"].float(), batch["label"][:, 0] > 0
+    inside = [((image[:, place] > 42) & (image[:, place] < 95)).flatten(1).sum(1) for place in range(3)]
+    assert not torch.equal(inside[0], inside[1]) and not torch.equal(inside[2], inside[1])
+    assert label.flatten(1).any(1).all()
+
+
 def test_batches_hold_each_source_as_often_as_asked(pool: HeadCTPool) -> None:
     free, blood = pool.part({"heads": 1.0}, False), pool.part({"expert/bhsd": 1.0}, True)
     batches = MixedBatches([blood, free], [3, 2], 4)
