@@ -2,6 +2,7 @@
 
 from convformer_monai.transforms.confidence import KeepConfidentPartsd
 from convformer_monai.transforms.geometry import InPlaneOrientationd, InPlaneSpacingd
+from convformer_monai.transforms.intracranial import KeepIntracraniald
 from convformer_monai.transforms.label_server import ForMonaiLabeld, NativeLabelsd
 from convformer_monai.transforms.phases import InvertPhasesd
 from convformer_monai.transforms.photo import LoadPictureMaskd, NormalizeColoursd, ResizeToAread
@@ -15,6 +16,7 @@ __all__ = [
     "InPlaneSpacingd",
     "InvertPhasesd",
     "KeepConfidentPartsd",
+    "KeepIntracraniald",
     "KeepLargestPerPhased",
     "LoadPictureMaskd",
     "LoadWindowedSliced",
