@@ -126,3 +126,57 @@ def test_photographs_go_through_whole_and_a_few_at_a_time(flips: bool) -> None:
     torch.testing.assert_close(found.softmax(1), expected.softmax(1))
     with pytest.raises(ValueError, match=r"\(B, C, X, Y\)"):
         PhotoInferer()(torch.zeros(1, 3, 4, 4, 1), network)
+
+
+class Sees(nn.Module):
+    """Two classes: the slice itself, and the difference of its neighbours; notes the sizes that it gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[tuple[int, ...]] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(tuple(x.shape[1:]))
+        return torch.stack([x[:, 1], x[:, 2] - x[:, 0]], dim=1)
+
+
+def ramp(spacing: float, depth: int = 12) -> MetaTensor:
+    """(1, 1, 40, 40, depth): each slice holds its height in mm."""
+    heights = torch.arange(depth, dtype=torch.float32) * spacing
+    return MetaTensor(
+        heights.expand(1, 1, 40, 40, depth).clone(), affine=torch.diag(torch.tensor([1, 1, spacing, 1.0]))
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("spacing", [1.25, 4.0, 5.0])
+def test_neighbours_lie_at_distances_in_mm(spacing: float) -> None:
+    scores = SliceBatchInferer(4, amp=False, distances=(-5.0, 0.0, 5.0))(ramp(spacing), Sees())
+    height = torch.arange(12) * spacing
+    torch.testing.assert_close(scores[0, 0, 7, 7], height)
+    top = float(height[-1])
+    expected = (height + 5).clamp(max=top) - (height - 5).clamp(min=0)  # the first and the last slice are repeated
+    torch.testing.assert_close(scores[0, 1, 7, 7], expected)
+
+
+@torch.no_grad()
+def test_thin_slices_are_averaged_thick_ones_are_not() -> None:
+    torch.manual_seed(0)
+    for spacing, smaller in ((1.0, True), (5.0, False)):
+        noise = MetaTensor(torch.randn(1, 1, 40, 40, 20), affine=torch.diag(torch.tensor([1, 1, spacing, 1.0])))
+        scores = SliceBatchInferer(8, amp=False, distances=(-5, 0, 5), slab=5.0)(noise, Sees())
+        assert (scores[0, 0].std() < 0.6) == smaller
+
+
+@torch.no_grad()
+def test_the_network_sees_the_head_only() -> None:
+    image = torch.full((1, 1, 200, 160, 3), -1000.0)
+    image[:, :, 70:120, 40:100] = 30.0
+    net = Sees()
+    scores = SliceBatchInferer(amp=False, distances=(-5, 0, 5), foreground=-500)(image, net)
+    assert net.sizes == [(3, 64, 64)]
+    assert scores.shape == (1, 2, 200, 160, 3)
+    assert (scores[0, 0, 70:120, 40:100] == 30).all()
+    assert (scores[0, 0, :50] == inferers.CERTAIN).all() and (scores[0, 1, :50] == 0).all()
+    nothing = SliceBatchInferer(amp=False, distances=(-5, 0, 5), foreground=-500)(image.clamp(max=-900), net)
+    assert nothing.shape == scores.shape and net.sizes[-1] == (3, 200, 160)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["slice_positions", "with_neighbours"]
+__all__ = ["averaged", "slice_positions", "with_neighbours"]
 
 SAME_SLICE = 0.1  # of the distance between slices: nearer than this, a slice is taken as it is
 
@@ -47,3 +47,21 @@ def with_neighbours(volume: Tensor, positions: Tensor) -> Tensor:
     if not bool((part > 0).any()):
         return below
     return torch.lerp(below, slices[(low + 1).clamp(max=len(slices) - 1)], part.expand_as(below))
+
+
+def averaged(volume: Tensor, count: int) -> Tensor:
+    """Averages each slice with its neighbours, so that thin slices have the noise and the blur of a thicker one.
+
+    Args:
+        volume: (X, Y, Z).
+        count: slices to average; an even number is made odd, the first and last slice are repeated.
+
+    Returns:
+        (X, Y, Z).
+    """
+    reach = min(count, volume.shape[2]) // 2
+    if reach < 1:
+        return volume
+    before, after = volume[..., :1].expand(-1, -1, reach), volume[..., -1:].expand(-1, -1, reach)
+    padded = torch.cat([before, volume, after], dim=2)
+    return torch.nn.functional.avg_pool1d(padded, 2 * reach + 1, stride=1)
