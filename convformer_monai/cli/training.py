@@ -85,6 +85,7 @@ def evaluate(
     doubt: Annotated[bool, typer.Option("--doubt", help="Do flips disagree more where masks are bad?")] = False,
     peaks: Annotated[bool, typer.Option("--peaks", help="What does a mask without unsure parts gain?")] = False,
     flags: Annotated[bool, typer.Option("--flags", help="How often are the experts' own masks flagged?")] = False,
+    scans: Annotated[bool, typer.Option("--scans", help="Hemorrhage: whole heads, and slices by source.")] = False,
 ) -> None:
     """Compare a bundle's masks with labels, on the images' own grids.
 
@@ -97,10 +98,18 @@ def evaluate(
 
     --doubt writes doubt.csv and doubt.json: flagged cases beside the others. --peaks writes peaks.csv: what each
     threshold for unsure parts does on the validation slices. --flags writes flags.csv: how often each flag of doubt is
-    raised on the experts' masks of the lists in --section (comma-separated).
+    raised on the experts' masks of the lists in --section (comma-separated). --scans scores whole heads (found or
+    missed, slice by slice, mL where there is no blood) and expert slices, alone and in their heads (lists heads and
+    expert); with --runs each patient by the network that has not seen the patient.
     """
     start_logging()
-    from convformer_monai.commands.evaluate import EvaluateOptions, evaluate, evaluate_flags, evaluate_report
+    from convformer_monai.commands.evaluate import (
+        EvaluateOptions,
+        evaluate,
+        evaluate_flags,
+        evaluate_report,
+        evaluate_scans,
+    )
 
     options = EvaluateOptions(
         section=section,
@@ -113,7 +122,9 @@ def evaluate(
         network=network,
         network_def=network_def,
     )
-    if flags:
+    if scans:
+        print_text(evaluate_scans(bundle, data, options))
+    elif flags:
         print_text(evaluate_flags(bundle, data, options))
     elif doubt or peaks:
         print_text(evaluate_report(bundle, data, options, peaks=not doubt))

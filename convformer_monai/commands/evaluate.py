@@ -10,7 +10,7 @@ from convformer_monai.bundle import Bundle
 from convformer_monai.bundle_run import bundle_command, bundle_folder, dataset_path, eval_path, hand_over, monai_path
 from convformer_monai.errors import InputRefused, RefusalCode
 
-__all__ = ["EvaluateOptions", "evaluate", "evaluate_command", "evaluate_flags", "evaluate_report"]
+__all__ = ["EvaluateOptions", "evaluate", "evaluate_command", "evaluate_flags", "evaluate_report", "evaluate_scans"]
 
 CROSS_VALIDATION = "crossvalidate"
 NETWORK = "convformer"
@@ -133,6 +133,31 @@ def evaluate_flags(bundle: str, data: Path, options: EvaluateOptions) -> str:
 
     sections = [name.strip() for name in (options.section or "val").split(",")]
     return report_flags(root, dataset, monai_path(options.output_dir or root / "eval"), sections)
+
+
+def evaluate_scans(bundle: str, data: Path, options: EvaluateOptions) -> str:
+    """Scores whole heads and single slices for hemorrhage; see :mod:`convformer_monai.evaluation.head_scans`.
+
+    Args:
+        bundle: see :func:`evaluate_command`.
+        data: see there; with the lists ``heads`` and ``expert``, or one of them.
+        options: of which it takes the output folder, and the weights or the runs with the network.
+
+    Returns:
+        The tables, for people.
+
+    Raises:
+        InputRefused: if the bundle, a path, an option or the data cannot be used.
+    """
+    options.refuse("section overlays overlay_choice device network_def", "--scans")
+    root, dataset = bundle_folder(bundle), dataset_path(data)
+    if options.weights is not None:
+        options.refuse("runs network", "--scans with --weights")
+    runs = None if options.runs is None else _network_runs(root, options)
+    folder = eval_path(options.output_dir, root)
+    from convformer_monai.evaluation.head_scans import report_scans
+
+    return report_scans(root, dataset, folder, options.weights, runs)
 
 
 def _network_runs(root: Path, options: EvaluateOptions) -> Path:

@@ -31,7 +31,7 @@ from convformer_monai.transforms.depth import slice_positions
 from convformer_monai.transforms.photo import LoadPictureMaskd
 from convformer_monai.transforms.windowed import LoadWindowedSliced
 
-__all__ = ["HeadCTPool", "HeadCTPart"]
+__all__ = ["HeadCTPart", "HeadCTPool", "head_ct_folds"]
 
 logger = logging.getLogger(__name__)
 
@@ -173,6 +173,28 @@ class HeadCTPool:
         return self.shapes[torch.from_numpy(kept).to(self.device)]
 
 
+def head_ct_folds(
+    dataset_dir: object, sections: Sequence[str], shapes: str = "cq500_shapes", folds: int = 5, seed: int = 0
+) -> dict[str, int]:
+    """The fold of each patient, as :class:`HeadCTPool` with the same arguments has it, without reading an image."""
+    there = json.loads(datalist_path(dataset_dir).read_text(encoding="utf-8"))
+    named = []
+    for section in (name for name in sections if name in there):
+        cases = read_cases(dataset_dir, section, without_labels=True, patient_from_id=False)
+        named += [_named(section, case, number, len(cases)) for number, case in enumerate(cases)]
+    named += [("shapes", _patient(entry["patient"])) for entry in there.get(shapes, [])]
+    return _folds([{"source": group, "patient": patient} for group, patient in named], folds, seed)
+
+
+def _named(section: str, case: Mapping[str, Any], number: int, count: int) -> tuple[str, str]:
+    """Group and patient of a case.
+
+    Patients without a name may be neighbours of one scan: runs of consecutive ones count as one patient.
+    """
+    group = f"{section}/{case['source']}" if case["source"] else section
+    return group, case["patient"] or f"{section}_run{number * 10 // count}"
+
+
 def _folds(cases: Sequence[Mapping[str, str]], folds: int, seed: int) -> dict[str, int]:
     """The fold of each patient, whichever lists the patient is in; the first group that names the patient counts."""
     first: dict[str, dict[str, str]] = {}
@@ -243,9 +265,7 @@ class _Builder:
         for row in slice_positions(len(image), spacing, self.distances).tolist():
             self.neighbours.append([self._index(first, image, place) for place in row])
         self.labels += list(label)
-        # patients without a name may be neighbours of one scan: runs of consecutive ones count as one patient
-        patient = case["patient"] or f"{section}_run{number * 10 // count}"
-        group = f"{section}/{case['source']}" if case["source"] else section
+        group, patient = _named(section, case, number, count)
         for z in range(len(image)):
             self.about["groups"].append(group)
             self.about["patients"].append(patient)
