@@ -84,3 +84,32 @@ def nets(
     from convformer_monai.commands.lists import names_in
 
     run(Setting(preset.value, size, channels, classes, threads), names_in(nets), names_in(blocks), repeats, output)
+
+
+@app.command("blast-ct")
+def blast_ct(
+    repository: Annotated[Path, typer.Option(metavar="DIR", help="BLAST-CT's repository, with its weights.")],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="datalist.json with the lists heads and expert.")],
+    output_dir: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")] = Path("blast_ct"),
+    bundle: Annotated[str, typer.Option("--bundle", "-b", help="Ours.")] = "hemorrhage",
+    models: Annotated[str, typer.Option(help="BLAST-CT's networks, comma-separated, of 1 to 12.")] = "1",
+    weights: Annotated[Path | None, typer.Option(help="Your own weights, instead of the bundle's.")] = None,
+    runs: Annotated[Path | None, typer.Option(help="Folder of fold0/best.pt to fold4/best.pt.")] = None,
+    heads_only: Annotated[bool, typer.Option("--heads-only", help="No expert slices without their heads.")] = False,
+) -> None:
+    """Compare the hemorrhage bundle with BLAST-CT on the same heads.
+
+    BLAST-CT is not ours to ship. Fetch it once:
+
+    git clone https://github.com/biomedia-mira/blast-ct && git -C blast-ct checkout 96666a1f
+
+    That commit, of April 2020, holds its networks (blast_ct/data/saved_models) and the code that fits them. Writes
+    blast_ct.md and blast_ct.csv.
+    """
+    start_logging()
+    from convformer_monai.benchmarks.blast_ct import run
+    from convformer_monai.cli.console import print_text
+    from convformer_monai.commands.lists import numbers_in
+
+    numbers = numbers_in(models, "--models", 1)
+    print_text(run(repository, data, output_dir, bundle, numbers, weights, runs, not heads_only))

@@ -29,7 +29,17 @@ from convformer_monai.training.head_ct_pool import head_ct_folds
 from convformer_monai.transforms.photo import LoadPictureMaskd
 from convformer_monai.transforms.windowed import LoadWindowedSliced
 
-__all__ = ["HeadScore", "SliceScore", "report_scans", "score_head", "score_slice"]
+__all__ = [
+    "HeadScore",
+    "SliceScore",
+    "report_scans",
+    "scan_scores",
+    "score_head",
+    "score_slice",
+    "segment_with",
+    "tables_of",
+    "to_markdown",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -154,11 +164,18 @@ def score_slice(mask: NDArray[np.bool_], truth: NDArray[np.bool_], pixel_mm2: fl
     }
 
 
-def scan_scores(dataset_dir: object, segment: Segment) -> tuple[list[HeadScore], list[SliceScore]]:
+def scan_scores(
+    dataset_dir: object, segment: Segment, slices_alone: bool = True
+) -> tuple[list[HeadScore], list[SliceScore]]:
     """Segments and scores the lists ``heads`` and ``expert`` of a datalist, as far as it has them.
 
     Expert slices are scored alone, and once more in the head that they are of, where that is in the datalist. Slices
     whose mask is known to leave out blood are skipped.
+
+    Args:
+        dataset_dir: see :func:`convformer_monai.datalist.read_cases`.
+        segment: takes an image or its path, and the patient's name.
+        slices_alone: also the expert slices without their heads.
 
     Raises:
         InputRefused: if the datalist or a file cannot be used, or if it has neither list.
@@ -183,7 +200,7 @@ def scan_scores(dataset_dir: object, segment: Segment) -> tuple[list[HeadScore],
                 truth = _truth(expert, np.asarray(image.dataobj[..., z : z + 1]), image.affine)
                 figures = score_slice(mask[..., z], truth, spacing[0] * spacing[1])
                 slice_scores.append(_slice_score(expert, True, kinds, figures))
-    for number, expert in enumerate(experts):
+    for number, expert in enumerate(experts if slices_alone else []):
         if number % 50 == 0:
             logger.info("slice %d of %d", number + 1, len(experts))
         slice_scores.append(_alone(expert, kinds, segment))
@@ -257,22 +274,25 @@ def report_scans(
     files = [weights] if weights is not None else [root / "models" / "model.pt"]
     if runs is not None:
         files = [runs / f"fold{fold}" / "best.pt" for fold in range(FOLDS)]
-    heads, slices = scan_scores(dataset_dir, _segment(root, dataset_dir, weights, runs))
+    heads, slices = scan_scores(dataset_dir, segment_with(root, dataset_dir, weights, runs))
     for name, scores in (("heads.csv", heads), ("slices.csv", slices)):
         write_text(folder / name, _csv(scores), overwrite=True)
-    tables = {**_head_rows(heads), **_slice_rows(slices)}
+    tables = tables_of(heads, slices)
     origin = origin_of(Bundle(root).name, Bundle(root).version, files, dataset_dir, "heads, expert")
     content = {**origin, "results": tables}
     write_text(folder / "scans.json", json.dumps(content, indent=2, default=str) + "\n", overwrite=True)
-    text = "\n\n".join(f"{title}\n\n{_markdown(rows)}" for title, rows in tables.items())
+    text = "\n\n".join(f"{title}\n\n{to_markdown(rows)}" for title, rows in tables.items())
     write_text(folder / "scans.md", text + "\n", overwrite=True)
     return text
 
 
-def _segment(root: Path, dataset_dir: Path, weights: Path | None, runs: Path | None) -> Segment:
-    """Segments with the bundle's network, or with that of the patient's fold."""
+def segment_with(
+    bundle: str | Path, dataset_dir: Path, weights: Path | None = None, runs: Path | None = None
+) -> Segment:
+    """What segments with a bundle's network, or with that of the patient's fold; see :func:`report_scans`."""
     from convformer_monai.segmenter import Segmenter
 
+    root = Path(Bundle(bundle).root)
     if runs is None:
         segmenters = [Segmenter(root, weights=weights)]
         folds: Mapping[str, int] = {}
@@ -296,6 +316,11 @@ def _csv(scores: Sequence[HeadScore] | Sequence[SliceScore]) -> str:
         writer.writeheader()
         writer.writerows({name: safe_cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
+
+
+def tables_of(heads: Sequence[HeadScore], slices: Sequence[SliceScore]) -> dict[str, list[dict[str, Any]]]:
+    """The tables of a report, by title."""
+    return {**_head_rows(heads), **_slice_rows(slices)}
 
 
 def _head_rows(heads: Sequence[HeadScore]) -> dict[str, list[dict[str, Any]]]:
@@ -368,7 +393,8 @@ def _slice_row(name: str, scores: Sequence[SliceScore]) -> dict[str, Any]:
     return row
 
 
-def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table with a column for each key that any row has."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(str(row.get(name, "")) for name in columns) + " |" for row in rows]

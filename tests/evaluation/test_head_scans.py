@@ -98,7 +98,7 @@ def test_scores_of_both_lists(data: Path) -> None:
 
 
 def test_report_and_files(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head_scans, "_segment", lambda *_: bright)
+    monkeypatch.setattr(head_scans, "segment_with", lambda *_: bright)
     text = report_scans("hemorrhage", data, tmp_path / "out")
     assert "| epidural | 1 | 1 | 4 | 4 | 1 | 0 |" in text
     assert "| 1 | 0 | 0 | 0.0 | 0.0 |" in text

@@ -1,0 +1,77 @@
+"""The comparison with BLAST-CT, with a small network in the place of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from convformer_monai.benchmarks.blast_ct import BlastCt, bland_altman
+from convformer_monai.errors import InputRefused
+
+NETWORK = '''
+import torch
+
+class DeepMedic(torch.nn.Module):
+    """What is brighter than 50 HU is extra-axial blood; takes three voxels of context on each side."""
+
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.limit = torch.nn.Parameter(torch.tensor(0.0))
+
+    def calculate_input_size(self, size):
+        return tuple(side + 6 for side in size)
+
+    def forward(self, x):
+        bright = (x[:, :, 3:-3, 3:-3, 3:-3].float() - self.limit) * 50
+        none = torch.zeros_like(bright)
+        return torch.cat([-bright, none - 99, bright, none - 99, none - 99], 1), {}
+'''
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    (tmp_path / "blast_ct" / "models").mkdir(parents=True)
+    (tmp_path / "blast_ct" / "models" / "__init__.py").touch()
+    (tmp_path / "blast_ct" / "models" / "deepmedic.py").write_text(NETWORK)
+    weights = tmp_path / "blast_ct" / "data" / "saved_models"
+    weights.mkdir(parents=True)
+    torch.save({"limit": torch.tensor(2 * (50 + 15) / 115 - 1)}, weights / "model_1.pt")
+    return tmp_path
+
+
+@pytest.mark.parametrize("flip", [1.0, -1.0])
+def test_masks_come_back_on_the_grid_of_the_image(repository: Path, tmp_path: Path, flip: float) -> None:
+    """A head of 144 mm, so several tiles; whichever way it is stored."""
+    values = np.full((72, 96, 16), -1000, np.int16)
+    values[10:60, 10:80, 2:14] = 30
+    values[20:40, 50:70, 5:9] = 70
+    affine = np.diag([-2.0, flip * 1.5, 5.0, 1.0])
+    nib.save(nib.Nifti1Image(values, affine), tmp_path / "head.nii.gz")
+    mask = BlastCt(repository)(tmp_path / "head.nii.gz", "")
+    truth = values == 70
+    assert mask.shape == values.shape
+    assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.9
+
+
+def test_a_slice_without_neighbours(repository: Path) -> None:
+    values = torch.full((1, 80, 80, 1), 30.0)
+    values[:, 30:50, 30:50] = 70
+    mask = BlastCt(repository)(MetaTensor(values, affine=torch.diag(torch.tensor([-1.0, -1.0, 5.0, 1.0]))), "")
+    assert mask.shape == (80, 80, 1) and mask[32:48, 32:48].all() and not mask[:25].any()
+
+
+def test_what_is_missing_is_named(tmp_path: Path, repository: Path) -> None:
+    with pytest.raises(InputRefused, match="model_7.pt does not exist"):
+        BlastCt(repository, [7])
+    with pytest.raises(InputRefused, match="holds no blast_ct"):
+        BlastCt(tmp_path / "nowhere")
+
+
+def test_limits_of_agreement() -> None:
+    mean, low, high = bland_altman(np.array([0.0, 2.0]), np.array([1.0, 5.0]))
+    assert mean == 2.0 and high - mean == pytest.approx(mean - low) == pytest.approx(1.96 * np.sqrt(2))
