@@ -26,7 +26,7 @@ from convformer_monai.segmenter import Segmentation, Segmenter
 from convformer_monai.tasks.task import Task
 
 FIGURE = Path(__file__).parents[1] / "figures" / "results.png"
-HEIGHT, GAP, TITLE, LEGEND = 400, 12, 44, 40  # pixels
+HEIGHT, GAP, TITLE, LEGEND = 400, 12, 48, 48  # pixels
 TITLES = {"cardiac": "Cardiac MRI", "dermoscopy": "Dermoscopy", "hemorrhage": "Head CT"}
 
 
@@ -43,10 +43,10 @@ def main() -> None:
     canvas = Image.new("RGB", (width, TITLE + HEIGHT + LEGEND), DARK)
     pen, left = ImageDraw.Draw(canvas), GAP
     for name, task, picture, dice in panels:
-        pen.text((left, TITLE / 2), TITLES[name], fill=WHITE, font=font(20), anchor="lm")
+        pen.text((left, TITLE / 2), TITLES[name], fill=WHITE, font=font(26), anchor="lm")
         canvas.paste(picture, (left, TITLE))
         words = [(f"{label.name} {dice[label.name]:.2f}", label.colour) for label in task.labels]
-        draw_words(pen, left, TITLE + HEIGHT + 11, [("Dice", WHITE), *words], font(15))
+        draw_words(pen, left, TITLE + HEIGHT + 10, [("Dice", WHITE), *words], font(22))
         left += picture.width + GAP
     FIGURE.parent.mkdir(exist_ok=True)
     # A palette takes a third of the bytes; this method keeps the outlines' colours.
