@@ -44,8 +44,9 @@ def test_one_version(repository: Path, setup_cfg: configparser.ConfigParser) -> 
         "CHANGELOG.md": newest.group(1),
         "CITATION.cff": citation(repository)["version"],
     }
-    for page in ("README.md", "docs/install.md"):
-        versions = re.findall(r"convformer_monai-([\d.]+\d)-py3", (repository / page).read_text(encoding="utf-8"))
+    for page in ("README.md", "docs/install.md", "docs/monai_bundle.md"):
+        text = (repository / page).read_text(encoding="utf-8")
+        versions = re.findall(r"(?:convformer_monai-|version=\")(\d+\.\d+\.\d+)", text)
         assert set(versions) == {convformer_monai.__version__}, page
     for bundle in (repository / "bundles").glob("*/configs/metadata.json"):
         stated[bundle.parts[-3]] = json.loads(bundle.read_text(encoding="utf-8"))["version"]

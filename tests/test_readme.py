@@ -52,7 +52,7 @@ def test_dicom_in_dicom_out(repository: Path, tmp_path: Path) -> None:
 
     cardiac_phantom().save(tmp_path, "my_scan")
     python = blocks(repository / "docs" / "python.md", "Python", "python")
-    checks = "assert result.labels.shape == (4, 216, 256, 10)"
+    checks = "assert result.labels.shape[1:] == (216, 256, 10)"
     (in_memory,) = blocks(repository / "README.md", "Python", "python")
     checks_in_memory = "assert labels.shape == (216, 256, 10)"
     said = run([sys.executable, "-c", "\n".join([*python, checks, in_memory, checks_in_memory])], tmp_path, repository)
