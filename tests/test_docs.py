@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -55,7 +57,8 @@ def test_figures_are_there_and_small(repository: Path) -> None:
 def test_the_site(repository: Path, tmp_path: Path) -> None:
     """Builds strictly, links and anchors included; loads nothing from elsewhere; has every document and docstring."""
     pytest.importorskip("mkdocs", reason="needs the extra docs")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    # Not --quiet: that silences the warnings which --strict counts.
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -66,6 +69,27 @@ def test_the_site(repository: Path, tmp_path: Path) -> None:
         loaded = re.findall(r"<(?:script|img|link)[^>]+(?:src|href)=\"?(https?:[^\"> ]+)", page)
         assert not loaded, (name, loaded)
         assert not re.search(r":(class|func|meth|data|mod|attr):", page), f"a role of Sphinx stayed in {name}"
+
+
+@pytest.mark.parametrize(
+    ("place", "link", "led_to"),
+    [
+        ("index.md", "docs/train.md#the-datalist", "train.md#the-datalist"),
+        ("index.md", "bundles/cardiac_mri_convformer_segmentation/docs/README.md", "bundles/cardiac.md"),
+        ("api/index.md", "../../SECURITY.md", "../security.md"),
+        ("bundles/cardiac.md", "../LICENSE", "cardiac_license.txt"),
+        ("contributing.md", "scripts/nowhere", "scripts/nowhere"),
+        ("train.md", "https://monai.io/x", "https://monai.io/x"),
+    ],
+)
+def test_links_lead_into_the_site(repository: Path, place: str, link: str, led_to: str) -> None:
+    pytest.importorskip("mkdocs", reason="needs the extra docs")
+    spec = spec_from_file_location("hooks", repository / "docs" / "_site" / "hooks.py")
+    assert spec is not None and spec.loader is not None
+    hooks = module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    page = SimpleNamespace(file=SimpleNamespace(src_uri=place))
+    assert hooks.on_page_markdown(f"a [b]({link}) c", page) == f"a [b]({led_to}) c"
 
 
 @pytest.mark.slow
