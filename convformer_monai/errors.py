@@ -108,7 +108,7 @@ class RefusalCode(str, Enum):
     WEIGHTS_MISFIT = "WEIGHTS_MISFIT", "the weights do not fit the network"
     DATALIST = "DATALIST", "the list of images is not of the form that is needed"
     DATALIST_MISSING = "DATALIST_MISSING", "there is no datalist"
-    DATALIST_INVALID = "DATALIST_INVALID", "the datalist is not of the form that the README shows"
+    DATALIST_INVALID = "DATALIST_INVALID", "the datalist is not of the form that `docs/train.md` shows"
     DATALIST_EMPTY = "DATALIST_EMPTY", "the section of the datalist is empty"
     DATALIST_SECTION = "DATALIST_SECTION", "the datalist has no such section"
     PLAN = "PLAN", "the bundle's `configs/runs.json` is missing or not a plan of trainings"

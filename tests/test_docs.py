@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -40,15 +42,54 @@ def convformer_page(repository: Path) -> str:
 
 
 def test_figures_are_there_and_small(repository: Path) -> None:
-    shown = re.findall(r"!\[[^\]]+\]\((figures/[^)]+)\)", convformer_page(repository))
-    kept = {f"figures/{file.name}" for file in (repository / "docs" / "figures").iterdir()}
-    assert len(shown) >= 5 and set(shown) == kept, "each figure is shown, and no other is kept"
-    assert all((repository / "docs" / name).stat().st_size < 200_000 for name in shown)
+    pages = [repository / "README.md", *(repository / "docs").glob("*.md")]
+    shown = {
+        name
+        for page in pages
+        for name in re.findall(r"!\[[^\]]+\]\((?:docs/)?figures/([^)]+)\)", page.read_text(encoding="utf-8"))
+    }
+    kept = {file.name for file in (repository / "docs" / "figures").iterdir()}
+    assert len(shown) >= 5 and shown == kept, "each figure is shown, and no other is kept"
+    assert all((repository / "docs" / "figures" / name).stat().st_size < 200_000 for name in shown)
 
 
-def test_links_of_the_convformer_page(repository: Path) -> None:
-    for target in re.findall(r"(?<!!)\[[^\]]*\]\((?!https?:|#)([^)#]+)", convformer_page(repository)):
-        assert (repository / "docs" / target).exists(), target
+@pytest.mark.timeout(300)
+def test_the_site(repository: Path, tmp_path: Path) -> None:
+    """Builds strictly, links and anchors included; loads nothing from elsewhere; has every document and docstring."""
+    pytest.importorskip("mkdocs", reason="needs the extra docs")
+    # Not --quiet: that silences the warnings which --strict counts.
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = {str(file.relative_to(tmp_path)): file.read_text(encoding="utf-8") for file in tmp_path.rglob("*.html")}
+    assert {"index.html", "changelog.html", "bundles/hemorrhage.html", "api/segmenter.html"} <= pages.keys()
+    assert 'id="convformer_monai.segmenter.Segmenter.segment"' in pages["api/segmenter.html"]
+    for name, page in pages.items():
+        loaded = re.findall(r"<(?:script|img|link)[^>]+(?:src|href)=\"?(https?:[^\"> ]+)", page)
+        assert not loaded, (name, loaded)
+        assert not re.search(r":(class|func|meth|data|mod|attr):", page), f"a role of Sphinx stayed in {name}"
+
+
+@pytest.mark.parametrize(
+    ("place", "link", "led_to"),
+    [
+        ("index.md", "docs/train.md#the-datalist", "train.md#the-datalist"),
+        ("index.md", "bundles/cardiac_mri_convformer_segmentation/docs/README.md", "bundles/cardiac.md"),
+        ("api/index.md", "../../SECURITY.md", "../security.md"),
+        ("bundles/cardiac.md", "../LICENSE", "cardiac_license.txt"),
+        ("contributing.md", "scripts/nowhere", "scripts/nowhere"),
+        ("train.md", "https://monai.io/x", "https://monai.io/x"),
+    ],
+)
+def test_links_lead_into_the_site(repository: Path, place: str, link: str, led_to: str) -> None:
+    pytest.importorskip("mkdocs", reason="needs the extra docs")
+    spec = spec_from_file_location("hooks", repository / "docs" / "_site" / "hooks.py")
+    assert spec is not None and spec.loader is not None
+    hooks = module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    page = SimpleNamespace(file=SimpleNamespace(src_uri=place))
+    assert hooks.on_page_markdown(f"a [b]({link}) c", page) == f"a [b]({led_to}) c"
 
 
 @pytest.mark.slow
@@ -60,6 +101,8 @@ def test_the_convformer_pages_numbers_are_what_its_commands_print(repository: Pa
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(["bash", "-euo", "pipefail", "-c", commands], cwd=tmp_path, env=environment, check=True)
     for figure in (repository / "docs" / "figures").iterdir():
+        if figure.name not in page:
+            continue
         folder, _, kind = figure.stem.partition("_") if "setr" not in figure.stem else figure.stem.rpartition("_")
         (again,) = (tmp_path / "out" / folder).glob(f"*_{kind}.png")
         with Image.open(figure) as kept, Image.open(again) as made:

@@ -44,6 +44,10 @@ def test_one_version(repository: Path, setup_cfg: configparser.ConfigParser) -> 
         "CHANGELOG.md": newest.group(1),
         "CITATION.cff": citation(repository)["version"],
     }
+    for page in ("README.md", "docs/install.md", "docs/monai_bundle.md"):
+        text = (repository / page).read_text(encoding="utf-8")
+        versions = re.findall(r"(?:convformer_monai-|version=\")(\d+\.\d+\.\d+)", text)
+        assert set(versions) == {convformer_monai.__version__}, page
     for bundle in (repository / "bundles").glob("*/configs/metadata.json"):
         stated[bundle.parts[-3]] = json.loads(bundle.read_text(encoding="utf-8"))["version"]
     assert len(stated) == 5 and stated == dict.fromkeys(stated, convformer_monai.__version__)
@@ -65,16 +69,25 @@ def test_scripts_named_in_the_readme_can_be_run(repository: Path) -> None:
         assert os.access(repository / name, os.X_OK), f"{name} is missing or not executable"
 
 
-def test_readme_shows_the_two_commands_first(repository: Path) -> None:
-    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", (repository / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    commands = [line.split("#")[0].strip() for line in blocks[0].splitlines() if line.startswith("scripts/")]
-    assert commands[:2] == ["scripts/demo", "scripts/test"]
+def test_the_first_commands(repository: Path) -> None:
+    """Of the wheel in the README, of a clone on the page that installs."""
+
+    def commands(page: str, block: int) -> list[str]:
+        blocks = re.findall(r"```bash\n(.*?)```", (repository / page).read_text(encoding="utf-8"), re.DOTALL)
+        return [line.split("#")[0].strip() for line in blocks[block].splitlines()]
+
+    wheel = f"convformer_monai-{convformer_monai.__version__}-py3-none-any.whl"
+    assert commands("README.md", 0) == [f"pip install {wheel}", "convformer-monai demo"]
+    assert commands("docs/install.md", -1) == ["scripts/demo", "scripts/test"]
 
 
-def test_files_named_in_the_readme_exist(repository: Path) -> None:
-    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", (repository / "README.md").read_text(encoding="utf-8"))
-    for target in targets:
-        assert (repository / target).exists(), f"README.md links to {target}, which does not exist"
+def test_files_that_documents_link_to_exist(repository: Path) -> None:
+    """As a git host shows them; the site checks its own links and anchors when it is built."""
+    pages = [*repository.glob("*.md"), *repository.glob("docs/**/*.md"), *repository.glob("bundles/*/docs/*.md")]
+    assert len(pages) > 30
+    for page in pages:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}, which does not exist"
 
 
 def test_constraints_pin_every_requirement(repository: Path, setup_cfg: configparser.ConfigParser) -> None:

@@ -1,4 +1,4 @@
-"""The README's commands, run as they stand there, on generated images."""
+"""The commands and the Python of the README and the pages of docs, run as they stand there, on generated images."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from convformer_monai.phantoms import cardiac_phantom
 from convformer_monai.phantoms.dermoscopy import dermoscopy_phantom
 
 
-def blocks(repository: Path, heading: str, language: str) -> list[str]:
-    """The code blocks of a language under a heading."""
-    text = (repository / "README.md").read_text(encoding="utf-8")
-    part = text.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    return re.findall(rf"```{language}\n(.*?)```", part, re.DOTALL)
+def blocks(page: Path, heading: str, language: str) -> list[str]:
+    """The code blocks of a language under a heading of a page."""
+    part = re.split(rf"^#+ {re.escape(heading)}$", page.read_text(encoding="utf-8"), maxsplit=1, flags=re.MULTILINE)[1]
+    return re.findall(rf"```{language}\n(.*?)```", re.split(r"^#+ ", part, flags=re.MULTILINE)[0], re.DOTALL)
 
 
 def run(command: list[str], folder: Path, repository: Path) -> str:
@@ -34,15 +33,13 @@ def run(command: list[str], folder: Path, repository: Path) -> str:
 
 
 def shell(block: str, folder: Path, repository: Path) -> str:
-    """Runs a block of commands in a folder that has no environment of its own to activate."""
-    lines = [line for line in block.splitlines() if line != ". .venv/bin/activate"]
-    assert len(lines) < len(block.splitlines()), "a block of commands begins with the environment"
-    return run(["bash", "-euo", "pipefail", "-c", "\n".join(lines)], folder, repository)
+    """Runs a block of commands in a folder."""
+    return run(["bash", "-euo", "pipefail", "-c", block], folder, repository)
 
 
 @pytest.mark.slow
 def test_dicom_in_dicom_out(repository: Path, tmp_path: Path) -> None:
-    (commands,) = blocks(repository, "DICOM in, DICOM out", "bash")
+    (commands,) = blocks(repository / "docs" / "segment.md", "DICOM in, DICOM out", "bash")
     said = shell(commands, tmp_path, repository)
     assert "Left ventricular ejection fraction" in said
     names = {file.name for file in (tmp_path / "out").iterdir()}
@@ -54,8 +51,12 @@ def test_dicom_in_dicom_out(repository: Path, tmp_path: Path) -> None:
     assert 2 * (found & there).sum() / (found.sum() + there.sum()) > 0.9
 
     cardiac_phantom().save(tmp_path, "my_scan")
-    (code,) = blocks(repository, "DICOM in, DICOM out", "python")
-    run([sys.executable, "-c", f"{code}\nassert labels.shape == (216, 256, 10)"], tmp_path, repository)
+    python = blocks(repository / "docs" / "python.md", "Python", "python")
+    checks = "assert result.labels.shape[1:] == (216, 256, 10)"
+    (in_memory,) = blocks(repository / "README.md", "Python", "python")
+    checks_in_memory = "assert labels.shape == (216, 256, 10)"
+    said = run([sys.executable, "-c", "\n".join([*python, checks, in_memory, checks_in_memory])], tmp_path, repository)
+    assert said.startswith("FILE_NOT_FOUND error[FILE_NOT_FOUND]: nowhere.nii.gz")
 
 
 @pytest.mark.slow
@@ -65,11 +66,20 @@ def test_segment(repository: Path, tmp_path: Path) -> None:
     for ward in ("a", "b"):
         phantom.save(tmp_path / "patients" / ward, "scan")
     dermoscopy_phantom(size=(256, 192)).save(tmp_path, "lesion")
-    (commands,) = blocks(repository, "Segment", "bash")
+    dicom_series(tmp_path, repository)
+    (commands,) = blocks(repository / "README.md", "Segment", "bash")
     assert "2 done" in shell(commands, tmp_path, repository)
     assert (tmp_path / "out" / "my_scan_preview.png").is_file()
     assert (tmp_path / "out" / "b" / "scan_seg.nii.gz").is_file()
     assert (tmp_path / "out" / "lesion_seg.png").is_file()
+    assert (tmp_path / "out" / "series_7_seg.dcm").is_file() and (tmp_path / "out" / "series_7_sr.dcm").is_file()
+
+
+def dicom_series(folder: Path, repository: Path) -> None:
+    """Makes the DICOM folder ``series_7``."""
+    words = ["phantom", "dicom", "--output_dir", ".", "--num_phases", "1"]
+    run([sys.executable, "-m", "convformer_monai.cli", *words], folder, repository)
+    (folder / "cardiac_dicom").rename(folder / "series_7")
 
 
 @pytest.mark.slow
@@ -77,19 +87,17 @@ def test_monai_bundle(repository: Path, tmp_path: Path) -> None:
     phantom = cardiac_phantom(shape=(96, 104, 3), spacing=(1.8, 1.8, 10.0))
     for folder in (tmp_path, tmp_path / "scans"):
         phantom.save(folder, "patient1")
-    (tmp_path / "bundles").symlink_to(repository / "bundles")
-    run(
-        [sys.executable, "-m", "convformer_monai.cli", "phantom", "dicom", "--output_dir", ".", "--num_phases", "1"],
-        tmp_path,
-        repository,
-    )
-    (tmp_path / "cardiac_dicom").rename(tmp_path / "series_7")
-    (commands,) = blocks(repository, "The bundle, as MONAI runs it", "bash")
+    dicom_series(tmp_path, repository)
+    (commands,) = blocks(repository / "README.md", "MONAI bundles", "bash")
+    shell(commands, tmp_path, repository)
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"patient1_seg.nii.gz"}
+    (tmp_path / "out" / "patient1_seg.nii.gz").unlink()
+    (commands,) = blocks(repository / "docs" / "monai_bundle.md", "The bundles, as MONAI runs them", "bash")
     shell(commands, tmp_path, repository)
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"patient1_seg.nii.gz", "series_7_seg.nii.gz"}
 
 
 @pytest.mark.slow
 def test_the_networks_in_python(repository: Path, tmp_path: Path) -> None:
-    (code,) = blocks(repository, "The networks in Python", "python")
+    (code,) = blocks(repository / "docs" / "networks.md", "The networks in Python", "python")
     run([sys.executable, "-c", f"{code}\nassert logits.shape == (1, 4, 200, 216)"], tmp_path, repository)

@@ -69,18 +69,21 @@ def demo(
     """Segment a generated image and compare the mask with the truth; or segment your own image.
 
     All words may be left out: demo hemorrhage, demo my_scan.nii.gz, demo dermoscopy photo.jpg results. BUNDLE is
-    cardiac by default. FOLDER gets image, mask, measurements and report, as from segment; it is demo_output by default.
+    cardiac by default. FOLDER gets image, mask, measurements, report and preview, as from segment --preview; it is
+    demo_output by default. The last line is the path of the preview, a picture to look at.
     The exit code is 1 if the Dice of a generated image is below the expected minimum.
     """
     start_logging(quiet)
     from convformer_monai.commands.demo import read_words, run_demo
 
-    dice, exit_code = run_demo(*read_words(words or []), device=device)
-    if dice:
+    done = run_demo(*read_words(words or []), device=device)
+    if done.dice:
         typer.echo("Dice against the truth (1 is perfect)")
-    for structure, value in dice.items():
+    for structure, value in done.dice.items():
         typer.echo(f"  {structure:10}  {value:.3f}")
-    raise typer.Exit(exit_code)
+    for picture in done.pictures:
+        print_text(str(picture))
+    raise typer.Exit(done.exit_code)
 
 
 def label(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,26 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["read_words", "run_demo"]
+__all__ = ["Demo", "read_words", "run_demo"]
 
 logger = logging.getLogger(__name__)
 
 OUTPUT = Path("demo_output")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """How a demo ended.
+
+    Attributes:
+        exit_code: as of ``segment``; 1 if a Dice is below the expected minimum, too.
+        dice: of each structure; none for an image of unknown truth.
+        pictures: the previews.
+    """
+
+    exit_code: int
+    dice: dict[str, float] = field(default_factory=dict)
+    pictures: tuple[Path, ...] = ()
 
 
 def read_words(words: Sequence[str]) -> tuple[str, Path | None, Path]:
@@ -39,19 +55,14 @@ def read_words(words: Sequence[str]) -> tuple[str, Path | None, Path]:
     return bundle, image, folder or OUTPUT
 
 
-def run_demo(
-    bundle: str, image: Path | None = None, output_dir: Path = OUTPUT, device: str = "auto"
-) -> tuple[dict[str, float], int]:
-    """Segments an image, or a generated one, whose mask it compares with the truth.
+def run_demo(bundle: str, image: Path | None = None, output_dir: Path = OUTPUT, device: str = "auto") -> Demo:
+    """Segments an image, or a generated one, whose mask it compares with the truth; always draws the preview.
 
     Args:
         bundle: one of :data:`convformer_monai.bundle.BUNDLES`.
         image: file or DICOM folder; ``None`` for a generated one.
         output_dir: folder for image and results; made if missing, its results are replaced.
         device: see :func:`convformer_monai.segmenter.choose_device`.
-
-    Returns:
-        The Dice of each structure, none for an image of unknown truth; and the exit code.
 
     Raises:
         InputRefused: if the image or the folder cannot be used.
@@ -64,16 +75,18 @@ def run_demo(
     if image is None:
         name = f"{bundle}_phantom"
         image, truth = resolve(task.phantom or "")().save(folder_for(output_dir, "").parent, name)
-    command = ["convformer-monai", "segment", "-i", str(image), "-o", str(output_dir), "-b", bundle, "--overwrite"]
+    command = ["convformer-monai", "segment", "-i", str(image), "-o", str(output_dir), "-b", bundle]
+    command += ["--preview", "--overwrite"]
     logger.info("$ %s", shlex.join(command))
-    summary = segment_cases(image, output_dir, bundle, Options(overwrite=True), device=device)
+    summary = segment_cases(image, output_dir, bundle, Options(preview=True, overwrite=True), device=device)
+    pictures = tuple(file for result in summary.results for file in result.files if file.name.endswith("_preview.png"))
     if truth is None or summary.exit_code:
-        return {}, summary.exit_code
+        return Demo(summary.exit_code, pictures=pictures)
     dice = _dice(truth.with_name(truth.name.replace("_truth.", "_seg.")), truth, task.labels)
     low = [(name, least) for name, least in task.phantom_dice if dice[name] < least]
     for name, least in low:
         logger.error("the Dice of %s is %.3f, expected at least %g", name, dice[name], least)
-    return dice, EXIT_FAULT if low else 0
+    return Demo(EXIT_FAULT if low else 0, dice, pictures)
 
 
 def _dice(mask: Path, truth: Path, labels: Sequence[Label]) -> dict[str, float]:

@@ -32,8 +32,11 @@ def dice_shown(out: str) -> dict[str, float]:
 
 def test_generated_image(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo"]) == 0
-    dice = dice_shown(capsys.readouterr().out)
+    out = capsys.readouterr().out
+    dice = dice_shown(out)
     assert list(dice) == ["RV", "MYO", "LV"] and dice["LV"] > 0.8
+    assert out.splitlines()[-1] == str(Path("demo_output", "cardiac_phantom_preview.png"))
+    assert (small / out.splitlines()[-1]).read_bytes().startswith(b"\x89PNG")
     names = {file.name for file in (small / "demo_output").iterdir()}
     assert {f"cardiac_phantom{end}.nii.gz" for end in ("", "_truth", "_seg")} < names
     assert main(["demo", "--quiet"]) == 0  # in the same folder
@@ -47,8 +50,10 @@ def test_the_command_shown_does_the_same(
     mask = small / "demo_output" / "cardiac_phantom_seg.nii.gz"
     before = mask.read_bytes()
     mask.unlink()
+    (small / "demo_output" / "cardiac_phantom_preview.png").unlink()
     assert main(shlex.split(command)[2:]) == 0
     assert mask.read_bytes() == before
+    assert (small / "demo_output" / "cardiac_phantom_preview.png").is_file()
 
 
 def test_low_dice_ends_with_a_status(
@@ -63,13 +68,15 @@ def test_low_dice_ends_with_a_status(
 def test_image_of_ones_own(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cardiac_phantom(**SMALL).save(small, "my scan#1")
     assert main(["demo", "my scan#1.nii.gz", "my results", "-q"]) == 0
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == f"{Path('my results', 'my scan#1_preview.png')}\n"
     assert nib.load(small / "my results" / "my scan#1_seg.nii.gz").shape == SMALL["shape"]
 
 
 def test_missing_image(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "dermoscopy", "nowhere.jpg"]) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("error[FILE_NOT_FOUND]: nowhere.jpg")
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines()[-1].startswith("error[FILE_NOT_FOUND]: nowhere.jpg")
 
 
 @pytest.mark.slow

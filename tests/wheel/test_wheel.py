@@ -80,6 +80,7 @@ def test_nothing_is_of_the_clone(home: Path, repository: Path) -> None:
 def test_demo(home: Path) -> None:
     said = run(home, "convformer-monai", "demo")
     assert "Dice against the truth" in said and (home / "demo_output" / "cardiac_phantom_seg.nii.gz").is_file()
+    assert (home / said.splitlines()[-1]).suffix == ".png" and (home / said.splitlines()[-1]).is_file()
 
 
 @pytest.mark.parametrize("name", KINDS)

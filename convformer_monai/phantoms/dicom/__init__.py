@@ -1,6 +1,6 @@
 """DICOM with known truth: series and enhanced images of any volume, or of one whose value tells each voxel's place.
 
-Make datasets, change them to plant a fault, then save them::
+Make datasets, change them to plant a fault, then save them:
 
     stack = SliceStack.regular(angles=(10, 20, 30))
     datasets = linear_series(stack, modality="CT")
