@@ -30,7 +30,9 @@ export_network("cardiac", Path(sys.argv[1]))
 
 
 def said(code: str, *arguments: object) -> str:
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=True
+    )
     assert done.stdout == ""
     return done.stderr
 
