@@ -88,5 +88,5 @@ def test_a_siemens_mosaic_is_refused(tmp_path: Path, tiled: str) -> None:
 
 def test_real_mosaics_are_refused_by_the_command(data_dir: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "convformer_monai.cli", "segment", "-i", str(data_dir / "dicom" / "mosaic")]
-    done = subprocess.run([*command, "-o", str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, "-q", "-o", str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith("error[MOSAIC]"), done.stderr
