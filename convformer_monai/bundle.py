@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.readers.cases import refuse_no_file
 from convformer_monai.readers.glance import Glance
 from convformer_monai.tasks import Task, generic_task, get_task
 from convformer_monai.tasks.task import PHOTOGRAPH, VOLUME, Label
@@ -79,6 +80,8 @@ class Bundle:
         if self.unpacked:
             self._unpacked = tempfile.TemporaryDirectory(prefix="convformer-bundle-", ignore_cleanup_errors=True)
             self.root = _unzipped(self.root, Path(self._unpacked.name))
+        if self.root.exists() and not self.root.is_dir():
+            refuse_no_file(self.root, "give the folder or zip of a bundle", RefusalCode.BUNDLE_NOT_FOUND)
         if not (self.root / CONFIG).is_file():
             raise InputRefused(
                 RefusalCode.BUNDLE_NOT_FOUND,
@@ -94,7 +97,7 @@ class Bundle:
         """
         path = self.root / "configs" / "metadata.json"
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            content: dict[str, Any] = _read_json(path)
             formats = content["network_data_format"]
             int(formats["inputs"]["image"]["num_channels"])
             {int(index): str(name) for index, name in formats["outputs"]["pred"]["channel_def"].items()}
@@ -103,9 +106,7 @@ class Bundle:
                     RefusalCode.BUNDLE_UNUSABLE,
                     f"{path} must name the hash of models/model.pt as the text weights_sha256; export --weights does",
                 )
-        except (OSError, ValueError) as error:
-            raise InputRefused(RefusalCode.BUNDLE_UNUSABLE, f"{path} cannot be read as JSON: {error}") from error
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputRefused(
                 RefusalCode.BUNDLE_UNUSABLE,
                 f"{path} must be an object whose network_data_format has inputs.image.num_channels and "
@@ -224,12 +225,7 @@ class Bundle:
         Raises:
             InputRefused: ``BUNDLE_UNUSABLE`` if it is missing or not JSON.
         """
-        try:
-            return json.loads(self.path(config).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputRefused(
-                RefusalCode.BUNDLE_UNUSABLE, f"{self.path(config)} cannot be read as JSON: {error}"
-            ) from error
+        return _read_json(self.path(config))
 
     def get(
         self,
@@ -291,6 +287,20 @@ class Bundle:
         )
         workflow.initialize()
         return workflow
+
+
+def _read_json(path: Path) -> Any:
+    """Reads a config.
+
+    Raises:
+        InputRefused: ``BUNDLE_UNUSABLE`` if it is missing or not JSON.
+    """
+    if not path.is_file():
+        refuse_no_file(path, "get the bundle again", RefusalCode.BUNDLE_UNUSABLE)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputRefused(RefusalCode.BUNDLE_UNUSABLE, f"{path} cannot be read as JSON: {error}") from error
 
 
 def _others(seen: Glance) -> str:
@@ -397,9 +407,7 @@ def load_weights(
 
     file = Path(str(path))
     if not file.is_file():
-        raise InputRefused(
-            RefusalCode.WEIGHTS_NOT_FOUND, f"{file} does not exist; give the bundle's root with --bundle_root"
-        )
+        refuse_no_file(file, "give the bundle's root with --bundle_root", RefusalCode.WEIGHTS_NOT_FOUND)
     if sha256 is not None and not isinstance(sha256, str):
         raise InputRefused(RefusalCode.WEIGHTS_HASH, f"weights_sha256 must be a text, got {sha256!r}")
     if sha256:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from convformer_monai.bundle import INSTALLED, Bundle
 from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.readers.cases import refuse_no_file
 
 __all__ = [
     "bundle_command",
@@ -55,13 +56,12 @@ def dataset_path(path: Path) -> Path:
     """Checks the folder, or the datalist, that the user names with ``--data``.
 
     Raises:
-        InputRefused: if it does not exist, or MONAI cannot take it.
+        InputRefused: if it is no folder or file, or MONAI cannot take it.
     """
     folder = monai_path(path)
-    if not folder.exists():
-        raise InputRefused(
-            RefusalCode.FILE_NOT_FOUND, f"--data {path} does not exist; give the folder that holds datalist.json"
-        )
+    if not (folder.is_file() or folder.is_dir()):
+        advice = "give the folder that holds datalist.json as --data"
+        refuse_no_file(path, advice, RefusalCode.DATALIST_MISSING)
     return folder
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from convformer_monai.errors import InputRefused, RefusalCode
-from convformer_monai.readers.cases import NIFTI_SUFFIXES, find_cases, stem
+from convformer_monai.readers.cases import NIFTI_SUFFIXES, find_cases, refuse_no_file, stem
 from convformer_monai.readers.nifti import check_nifti
 
 __all__ = ["datalist_path", "find_images", "read_cases"]
@@ -80,10 +80,8 @@ def datalist_path(dataset_dir: object) -> Path:
 def _section(path: Path, section: str) -> list[Any]:
     """Returns the entries of one section."""
     if not path.is_file():
-        raise InputRefused(
-            RefusalCode.DATALIST_MISSING,
-            f"there is no datalist {path}; give the folder that holds {DATALIST} as --dataset_dir",
-        )
+        advice = f"give the folder that holds {DATALIST} as --dataset_dir"
+        refuse_no_file(path, advice, RefusalCode.DATALIST_MISSING)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -150,8 +148,8 @@ def _check_file(path: str) -> None:
     """Checks the header of a NIfTI file, and that any other is there."""
     if path.lower().endswith(NIFTI_SUFFIXES):
         check_nifti(path)
-    elif not Path(path).exists():
-        raise InputRefused(RefusalCode.FILE_NOT_FOUND, f"{path} does not exist; correct the datalist")
+    elif not (Path(path).is_file() or Path(path).is_dir()):
+        refuse_no_file(Path(path), "correct the datalist")
 
 
 def _is_map(content: object) -> bool:
@@ -190,10 +188,8 @@ def find_images(datalist: object, dataset_dir: object, allow_none: bool = False)
     for path in paths:
         if path.name.lower().endswith(NIFTI_SUFFIXES):
             check_nifti(path)
-        elif not path.exists():
-            raise InputRefused(
-                RefusalCode.FILE_NOT_FOUND, f"{path} does not exist; give an image file or a DICOM folder"
-            )
+        elif not (path.is_file() or path.is_dir()):
+            refuse_no_file(path, "give an image file or a DICOM folder")
     return [{"image": str(path)} for path in paths]
 
 

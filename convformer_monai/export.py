@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -69,13 +71,36 @@ def export_network(bundle: str | Path, path: Path, *, overwrite: bool = False) -
         return worst <= RTOL
 
     try:
-        write_atomically(path, lambda target: write(network, example, target), check, overwrite=overwrite)
+        with _torch_to_debug():
+            write_atomically(path, lambda target: write(network, example, target), check, overwrite=overwrite)
     except ModuleNotFoundError as error:
         raise InputRefused(
             RefusalCode.MISSING_PACKAGE, f"{path.suffix} needs {error.name}: pip install 'convformer_monai[export]'"
         ) from error
     logger.info("%s: %.1f MB, differs from the network by %.1g of its output", path, path.stat().st_size / 1e6, worst)
     return worst
+
+
+@contextmanager
+def _torch_to_debug() -> Iterator[None]:
+    """Sends what torch says on the way to our debug log: it is of its own parts, and nothing a user can act on."""
+
+    def to_debug(record: logging.LogRecord) -> bool:
+        logger.debug("%s", record.getMessage())
+        return False
+
+    loggers = [logging.getLogger(name) for name in [*logging.root.manager.loggerDict] if name.split(".")[0] == "torch"]
+    handlers = {handler for one in loggers for handler in one.handlers}
+    for handler in handlers:
+        handler.addFilter(to_debug)
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(to_debug)
+    for warning in said:
+        logger.debug("%s", warning.message)
 
 
 def _write_torchscript(network: nn.Module, example: Tensor, path: Path) -> None:

@@ -83,5 +83,5 @@ def test_unusable_datalists_are_refused(write: Write, content: Any, code: str, m
 
 @pytest.mark.parametrize("where", ["nowhere", 2024])
 def test_missing_datalist_is_refused(tmp_path: Path, where: object) -> None:
-    with pytest.raises(InputRefused, match="no datalist"):
+    with pytest.raises(InputRefused, match="does not exist; give the folder that holds datalist.json"):
         read_cases(tmp_path / where if isinstance(where, str) else where)

@@ -34,7 +34,7 @@ from convformer_monai.outputs.atomic import AtomicFiles, write_text
 from convformer_monai.outputs.case import folder_for
 from convformer_monai.outputs.report import describe, versions
 from convformer_monai.readers import ImageSeries
-from convformer_monai.readers.cases import find_cases
+from convformer_monai.readers.cases import find_cases, refuse_no_file
 from convformer_monai.segmenter import Segmenter
 
 __all__ = ["ExplainOptions", "explain", "read_pixel"]
@@ -253,9 +253,7 @@ def _network(segmenter: Segmenter, options: ExplainOptions) -> tuple[nn.Module, 
     sha256 = None
     if options.weights is not None:
         if not options.weights.is_file():
-            raise InputRefused(
-                RefusalCode.WEIGHTS_NOT_FOUND, f"{options.weights} does not exist; give the file of a state dict"
-            )
+            refuse_no_file(options.weights, "give the file of a state dict", RefusalCode.WEIGHTS_NOT_FOUND)
         _adopt_positions(network, options.weights)
         load_weights(network, options.weights)
         sha256 = file_sha256(options.weights)

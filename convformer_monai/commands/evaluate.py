@@ -9,6 +9,7 @@ from typing import Any
 from convformer_monai.bundle import Bundle
 from convformer_monai.bundle_run import bundle_command, bundle_folder, dataset_path, eval_path, hand_over, monai_path
 from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.readers.cases import refuse_no_file
 
 __all__ = ["EvaluateOptions", "evaluate", "evaluate_command", "evaluate_flags", "evaluate_report", "evaluate_scans"]
 
@@ -80,6 +81,8 @@ def evaluate_command(bundle: str, data: Path, options: EvaluateOptions) -> list[
         values |= _control(root, options.network)
     elif options.network_def is not None:
         values["network_def"] = options.network_def
+    if options.weights is not None and not options.weights.expanduser().is_file():
+        refuse_no_file(options.weights, "give the best.pt of a training", RefusalCode.WEIGHTS_NOT_FOUND)
     return bundle_command(root, ["inference", config], str(dataset), eval_path(options.output_dir, root), values)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.readers.cases import refuse_no_file
 
 __all__ = ["export"]
 
@@ -37,9 +38,7 @@ def export(
                 RefusalCode.OPTION, "name the bundle that gets the weights: export BUNDLE --weights FILE"
             )
         if not weights.is_file():
-            raise InputRefused(
-                RefusalCode.FILE_NOT_FOUND, f"--weights {weights} does not exist; give the best.pt of a training"
-            )
+            refuse_no_file(weights, "give the best.pt of a training as --weights", RefusalCode.WEIGHTS_NOT_FOUND)
         from convformer_monai.bundle import Bundle, save_weights
 
         save_weights(weights, Bundle(bundle).root)

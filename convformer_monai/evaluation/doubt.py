@@ -23,6 +23,7 @@ from convformer_monai.evaluation.handlers import ScoredVolume
 from convformer_monai.evaluation.report import output_folder
 from convformer_monai.evaluation.summary import Statistics, describe
 from convformer_monai.measurements.overlap import dice
+from convformer_monai.measurements.values import safe_cell
 
 __all__ = ["DoubtfulCase", "disagreement_of", "measure_doubt", "report_doubt", "summarise_doubt"]
 
@@ -142,7 +143,8 @@ def report_doubt(bundle: str | Path, dataset_dir: Path, output_dir: Path, runs: 
     with open(folder / "doubt.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(asdict(cases[0])))
         writer.writeheader()
-        writer.writerows(asdict(case) for case in sorted(cases, key=lambda case: -case.disagreement))
+        for case in sorted(cases, key=lambda case: -case.disagreement):
+            writer.writerow({name: safe_cell(cell) for name, cell in asdict(case).items()})
     summary = summarise_doubt(cases)
     (folder / "doubt.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return as_text(summary)

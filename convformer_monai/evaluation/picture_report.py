@@ -14,6 +14,7 @@ from typing import Any
 from convformer_monai.evaluation.overlap import ALL, PictureScore, PictureSummary, summarise_pictures
 from convformer_monai.evaluation.report import origin_of, output_folder, statistics_of, table_of
 from convformer_monai.evaluation.summary import LEVEL, RESAMPLES, SEED, Statistics
+from convformer_monai.measurements.values import safe_cell
 
 __all__ = ["write_picture_report"]
 
@@ -69,7 +70,7 @@ def write_picture_report(
     with open(folder / "per_case.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(PictureScore)], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(score) for score in scores)
+        writer.writerows({name: safe_cell(cell) for name, cell in asdict(score).items()} for score in scores)
     results = {row.source: _numbers(row) for row in rows}
     content = {
         **origin,

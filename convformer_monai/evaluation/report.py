@@ -27,6 +27,7 @@ from convformer_monai.evaluation.summary import (
     SummaryRow,
     summarise,
 )
+from convformer_monai.measurements.values import safe_cell
 
 __all__ = ["origin_of", "output_folder", "statistics_of", "table_of", "write_report"]
 
@@ -228,7 +229,7 @@ def statistics_of(statistics: Statistics) -> dict[str, float | int | None]:
 
 
 def _cell(value: object) -> object:
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else safe_cell(value)
 
 
 def _versions() -> dict[str, str]:

@@ -34,6 +34,8 @@ __all__ = ["ConvFormerApp"]
 
 logger = logging.getLogger(__name__)
 
+NAMES = ("image", "label", "id")  # in queries
+NO_NAME = "no image is named; give the id of one in the datastore"
 STOCK_FILTER = {"Modality": "CT"}  # what MONAI Label searches for by default
 
 
@@ -142,9 +144,7 @@ class ConvFormerApp(MONAILabelApp):  # type: ignore[misc]
             task = self._task(request.get("model"))
             image = request.get("image")
             if not isinstance(image, str) or not image:
-                raise InputRefused(
-                    RefusalCode.IMAGE_NOT_FOUND, "no image is named; give the id of one in the datastore"
-                )
+                raise InputRefused(RefusalCode.IMAGE_NOT_FOUND, NO_NAME)
             store = datastore or self.datastore()
             own = self._own_file(image)
             source = own or store.source(image)
@@ -223,17 +223,21 @@ class ConvFormerApp(MONAILabelApp):  # type: ignore[misc]
         shutil.copyfile(self._infers[model].get_path(), copy)
         return str(copy)
 
-    def check(self, method: str, path: str) -> None:
+    def check(self, method: str, path: str, query: Mapping[str, str]) -> None:
         """Refuses requests that the server's own code would answer wrongly.
 
         Args:
             method: of HTTP.
             path: of the address.
+            query: of the address.
 
         Raises:
             InputRefused: naming why.
         """
         parts = [part for part in path.split("/") if part]
+        is_new_image = method == "PUT" and parts in (["datastore"], ["datastore", "image"])  # may be named by its file
+        if parts[:1] == ["datastore"] and not is_new_image and any(query.get(name) == "" for name in NAMES):
+            raise InputRefused(RefusalCode.IMAGE_NOT_FOUND, NO_NAME)
         if parts[:1] == ["model"] and method in ("PUT", "DELETE"):
             raise InputRefused(
                 RefusalCode.FORBIDDEN, "weights change by training and by --version only, not by request"

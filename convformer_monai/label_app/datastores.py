@@ -24,6 +24,7 @@ from pydicom.dataset import Dataset
 
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.label_app.labels_in import read_labels
+from convformer_monai.label_app.links import leads_out
 from convformer_monai.label_app.masks_out import COPIES, copy_for_viewer
 from convformer_monai.label_app.options import LabelOptions
 from convformer_monai.label_app.seg import write_seg
@@ -124,10 +125,13 @@ class FolderDatastore(Checked, LocalDatastore):  # type: ignore[misc]
         entry = self._datastore.objects.get(image_id)
         if entry is None:
             raise InputRefused(RefusalCode.IMAGE_NOT_FOUND, f"there is no image {image_id!r} in the datastore")
-        path = self.folder / str(self._filename(image_id, entry.image.ext))
-        if not path.resolve().is_relative_to(self.folder):
+        return self._inside(self.folder / str(self._filename(image_id, entry.image.ext)))
+
+    def _inside(self, path: Path) -> Path:
+        """Refuses to read or to write what a link leads to outside of the folder of images."""
+        if leads_out(path, self.folder):
             raise InputRefused(
-                RefusalCode.FORBIDDEN, f"the image {image_id!r} is a link that leads out of the folder of images"
+                RefusalCode.FORBIDDEN, f"{path.name!r} holds a link that leads out of the folder of images; remove it"
             )
         return path
 
@@ -140,7 +144,7 @@ class FolderDatastore(Checked, LocalDatastore):  # type: ignore[misc]
             return str(source)
         folder = self.options.work / "copies"
         for copy in (folder / f"{image_id}{ending}" for ending in COPIES):
-            if copy.is_file() and copy.stat().st_mtime >= source.stat().st_mtime:
+            if copy.is_file() and not copy.is_symlink() and copy.stat().st_mtime >= source.stat().st_mtime:
                 return str(copy)
         folder.mkdir(parents=True, exist_ok=True)
         return str(copy_for_viewer(self.series(image_id), folder, image_id))
@@ -159,6 +163,7 @@ class FolderDatastore(Checked, LocalDatastore):  # type: ignore[misc]
         name = image_id or self._to_id(Path(image_filename).name)[0]
         if name in self._datastore.objects:
             raise InputRefused(RefusalCode.EXISTS, f"there is an image {name!r} already; give another name")
+        self._inside(self.folder / f"{name}{self._to_id(Path(image_filename).name)[1]}")
         read_series(image_filename, phase="all")
         return str(super().add_image(image_id, image_filename, dict(image_info)))
 
@@ -171,9 +176,11 @@ class FolderDatastore(Checked, LocalDatastore):  # type: ignore[misc]
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: Mapping[str, Any]) -> str:
         """Keeps a label once it is checked; what was there before is kept beside it as a backup."""
         check_name(label_tag, "tag of a label")
+        ending = LABEL_EXTENSIONS[self.options.is_photo]
+        self._inside(Path(self._datastore.label_path(label_tag)) / f"{image_id}{ending}")
         series, labels = self.checked_label(image_id, Path(label_filename), label_info)
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / f"label{LABEL_EXTENSIONS[series.is_photo]}"
+            file = Path(folder) / f"label{ending}"
             write_label(file, labels, series)
             self._keep_former(image_id, label_tag)
             return str(super().save_label(image_id, str(file), label_tag, dict(label_info or {})))
@@ -187,7 +194,8 @@ class FolderDatastore(Checked, LocalDatastore):  # type: ignore[misc]
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
         """The file of a label; empty if there is none."""
-        return str(super().get_label_uri(label_id, check_name(label_tag, "tag of a label")))
+        file = str(super().get_label_uri(label_id, check_name(label_tag, "tag of a label")))
+        return str(self._inside(Path(file))) if file else ""
 
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
         """Labelled images with their ids, for training."""
@@ -211,7 +219,7 @@ class FolderDatastore(Checked, LocalDatastore):  # type: ignore[misc]
         if Path(path).resolve() == self.folder:
             found = {name: file for name, file in found.items() if not name.startswith(".")}
             found |= {folder.name: folder.name for folder in self._dicom_folders()}
-        return found
+        return {name: file for name, file in found.items() if not leads_out(Path(path) / file, self.folder)}
 
     def _dicom_folders(self) -> list[Path]:
         if self.options.is_photo:

@@ -15,6 +15,7 @@ from pathlib import Path
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.label_app.compat import serve_moved_uids
 from convformer_monai.label_app.options import LabelOptions, is_address, read_options
+from convformer_monai.label_app.scratch import own_temporary_folder
 from convformer_monai.outputs.atomic import check_writable
 from convformer_monai.segmenter import choose_device
 
@@ -132,7 +133,8 @@ def launch(studies: str, options: LabelOptions, host: str = "127.0.0.1", port: i
     from monailabel.main import Main
 
     sys.argv = ["monailabel", *arguments]
-    with contextlib.suppress(KeyboardInterrupt):  # how it is stopped; the web server has ended all by then
+    # A KeyboardInterrupt is how it is stopped; the web server has ended all by then.
+    with contextlib.suppress(KeyboardInterrupt), own_temporary_folder():
         Main().run()
     return 0
 

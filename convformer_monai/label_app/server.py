@@ -19,6 +19,7 @@ from monailabel.app import app
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.utils import background_executors, processes, stop_background_task
+from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -47,12 +48,18 @@ async def _label_error(_request: Request, error: Exception) -> JSONResponse:
     return _answer(404 if "not found" in text.lower() else 400, text)
 
 
+async def _http_error(_request: Request, error: Exception) -> JSONResponse:
+    """MONAI Label answers 500 where nothing is named, or a format is asked for that it does not have here."""
+    status, detail = int(getattr(error, "status_code", 500)), str(getattr(error, "detail", error))
+    return _answer(400, f"error[OPTION]: {detail}") if status == 500 else _answer(status, detail)
+
+
 async def _check(request: Request, go_on: Callable[[Request], Awaitable[Any]]) -> Any:
     origin = request.headers.get("origin")  # sent by browsers
     if origin and urlsplit(origin).netloc != request.headers.get("host"):
         return _answer(403, f"error[FORBIDDEN]: pages of {origin} may not use this server")
     try:
-        app_instance().check(request.method, request.url.path)
+        app_instance().check(request.method, request.url.path, request.query_params)
     except InputRefused as refusal:
         return _answer(status_of(refusal), str(refusal))
     return await go_on(request)
@@ -78,5 +85,6 @@ app.user_middleware = [one for one in app.user_middleware if one.cls is not CORS
 app.add_exception_handler(InputRefused, _refused)
 app.add_exception_handler(json.JSONDecodeError, _not_json)
 app.add_exception_handler(MONAILabelException, _label_error)
+app.add_exception_handler(HTTPException, _http_error)
 app.middleware("http")(_check)
 app.add_middleware(TrustedHostMiddleware, allowed_hosts=os.environ.get(HOSTS, "127.0.0.1,localhost").split(","))

@@ -259,6 +259,8 @@ def measure_mask(
     from convformer_monai.readers.dicom.masks import find_dicom_masks, read_dicom_masks
 
     check_pixel_size(mm_per_pixel)
+    if output is not None:
+        check_name(stem(mask), Options())
     source = Bundle(bundle)
     table = source.labels
     segmentations = find_dicom_masks(mask)
@@ -279,7 +281,6 @@ def measure_mask(
         values.astype(np.uint8), series, source.task, case=mask.name, bundle=source.name, ed=ed, es=es, of_image=False
     )
     if output is not None:
-        check_name(stem(mask), Options())
         base = folder_for(output, stem(mask))
         with AtomicFiles(overwrite=overwrite) as files:
             write_measurements(base, measurements, files)

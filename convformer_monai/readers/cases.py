@@ -57,19 +57,20 @@ def stem(path: Path) -> str:
     return path.name
 
 
-def refuse_no_file(path: Path, advice: str) -> NoReturn:
+def refuse_no_file(path: Path, advice: str, code: RefusalCode | None = None) -> NoReturn:
     """Says of a path that is not a file what it is: nothing, a folder, or what cannot be read twice.
 
     Args:
         path: that is not a file.
         advice: what to give instead.
+        code: of the refusal; ``None`` for that of an image.
 
     Raises:
-        InputRefused: ``FILE_NOT_FOUND`` or ``NOT_AN_IMAGE``.
+        InputRefused: of that code, else ``FILE_NOT_FOUND`` or ``NOT_AN_IMAGE``.
     """
-    code, what = RefusalCode.NOT_AN_IMAGE, "is neither a file nor a folder"
+    of_image, what = RefusalCode.NOT_AN_IMAGE, "is neither a file nor a folder"
     if path.is_dir():
-        code, what = RefusalCode.FILE_NOT_FOUND, "is a folder"
+        of_image, what = RefusalCode.FILE_NOT_FOUND, "is a folder"
     elif path.is_fifo():
         what = "is a pipe, not a file"
     elif path.is_socket():
@@ -77,8 +78,8 @@ def refuse_no_file(path: Path, advice: str) -> NoReturn:
     elif path.is_char_device() or path.is_block_device():
         what = "is a device, not a file"
     elif not path.exists():
-        code, what = RefusalCode.FILE_NOT_FOUND, "does not exist"
-    raise InputRefused(code, f"{path} {what}; {advice}")
+        of_image, what = RefusalCode.FILE_NOT_FOUND, "does not exist"
+    raise InputRefused(code or of_image, f"{path} {what}; {advice}")
 
 
 def is_dicom(path: Path) -> bool:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,9 @@ def contents(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
 @pytest.mark.parametrize("overwrite", [False, True], ids=["new", "overwrite"])
-def test_killed_at_every_rename_and_removal(tmp_path: Path, overwrite: bool, links: bool) -> None:
+def test_killed_at_every_rename_and_removal(
+    tmp_path: Path, overwrite: bool, links: bool, record_property: Callable[[str, object], None]
+) -> None:
     for moment in range(1, 40):
         folder = tmp_path / str(moment)
         folder.mkdir()
@@ -73,6 +76,7 @@ def test_killed_at_every_rename_and_removal(tmp_path: Path, overwrite: bool, lin
         done = subprocess.run([sys.executable, "-c", CHILD, *words], check=False, capture_output=True)
         if done.returncode == 0:
             assert contents(folder) == ["new"] * len(NAMES) and moment > len(NAMES)
+            record_property("trials", moment - 1)
             break
         assert done.returncode == -signal.SIGKILL, done.stderr
         tidy_up(folder)
@@ -108,9 +112,11 @@ def test_a_damaged_journal_does_no_harm(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_commands_killed_at_random(tmp_path: Path) -> None:
+def test_commands_killed_at_random(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     """A folder of cases; the command is killed again and again, and at last left to end."""
     trials = int(os.environ.get("CONVFORMER_CHAOS", "2"))
+    record_property("attack", "kills of a command")
+    record_property("trials", trials)
     for number in range(3):
         phantom = cardiac_phantom(shape=(64, 64, 3), spacing=(2.4, 2.4, 10.0), seed=number)
         phantom.save(tmp_path / "in", f"case{number}")

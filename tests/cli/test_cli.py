@@ -506,6 +506,12 @@ def test_control_characters_of_names_do_not_reach_the_terminal(phantom, tmp_path
     assert ended.returncode == 2 and "\x1b" not in ended.stderr
 
 
+@pytest.mark.slow
+def test_export_says_nothing_but_what_it_wrote(tmp_path):
+    done = python("export", "-o", str(tmp_path / "net.onnx"))
+    assert done.returncode == 0 and len(done.stderr.splitlines()) == 1, done.stderr
+
+
 def test_a_name_too_long_for_its_results_is_refused_before_the_work(phantom, tmp_path, capsys, monkeypatch):
     path, _ = phantom.save(tmp_path / "in", "case")
     path = path.rename(path.with_name("\u00e9" * 122 + ".nii.gz"))
@@ -513,6 +519,9 @@ def test_a_name_too_long_for_its_results_is_refused_before_the_work(phantom, tmp
     assert main(["segment", "-i", str(path), "-o", str(tmp_path / "out"), "-q"]) == 2
     said = capsys.readouterr().err
     assert "error[NAME_TOO_LONG]" in said and "244 bytes" in said and "237" in said
+    monkeypatch.setattr("convformer_monai.readers.read_series", None)
+    assert main(["measure", "-m", str(path), "-o", str(tmp_path / "measured"), "-q"]) == 2
+    assert "error[NAME_TOO_LONG]" in capsys.readouterr().err and not (tmp_path / "measured").exists()
 
 
 @pytest.mark.parametrize("command", ["segment -o {out} -i", "measure -m", "explain -o {out} -i"])

@@ -45,6 +45,7 @@ def configs(root: Path, overlay: str) -> str:
 
 
 def test_evaluate_passes_on_absolute_paths(started: list[list[str]], repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "w.pt").touch()
     arguments = "evaluate cardiac --data data --overlays 3 --overlay_choice best --weights w.pt".split()
     assert options_of(started, *arguments, "--output_dir", "my out") == {
         "--bundle_root": f"{bundle(repository, 'cardiac')}",
@@ -153,7 +154,7 @@ def test_experiments_are_those_of_the_package() -> None:
         ("evaluate", "Missing argument 'BUNDLE'"),
         ("evaluate brain --data data", "brain is not a bundle"),
         ("evaluate cardiac", "Missing option '--data'"),
-        ("evaluate cardiac --data nowhere", "--data nowhere does not exist"),
+        ("evaluate cardiac --data nowhere", "nowhere does not exist"),
         ("evaluate cardiac --data data --sectoin val", "--sectoin"),
         ("evaluate cardiac --data data --section", "--section' requires an argument"),
         ("evaluate cardiac --data a#b", "'#'"),
@@ -166,7 +167,7 @@ def test_experiments_are_those_of_the_package() -> None:
         ("evaluate cardiac --data data --doubt --section val", "--section is not for --doubt"),
         ("train brain --data data", "brain is not a bundle"),
         ("train cardiac", "Missing option '--data'"),
-        ("train cardiac --data nowhere", "--data nowhere does not exist"),
+        ("train cardiac --data nowhere", "nowhere does not exist"),
         ("train cardiac --data data --max_minuts 5", "no id max_minuts; did you mean --max_minutes?"),
         ("train cardiac --data data --fold 1", "no id fold"),
         ("train cardiac --data data --seed", "--seed needs a value"),
@@ -179,7 +180,7 @@ def test_experiments_are_those_of_the_package() -> None:
         ("experiment table1 --data data", "Missing option"),
         ("experiment table1 --task knee --data data", "knee is not a bundle"),
         ("experiment table1 --task cardiac", "Missing option '--data'"),
-        ("experiment table1 --task cardiac --data nowhere", "--data nowhere does not exist"),
+        ("experiment table1 --task cardiac --data nowhere", "nowhere does not exist"),
         ("experiment table1 --task cardiac --data data --max_epoch 8", "has no id max_epoch"),
         ("experiment controls --task cardiac --data data --seeds a", "--seeds must be whole numbers"),
         ("experiment controls --task cardiac --data data --jobs 0", "--jobs"),
@@ -187,7 +188,7 @@ def test_experiments_are_those_of_the_package() -> None:
         ("experiment controls --task cardiac --data data --nets foo", "nets must be among convformer, conv, basicunet"),
         ("export cardiac", "either --output FILE or --weights FILE"),
         ("export --weights data", "name the bundle"),
-        ("export cardiac --weights nowhere.pt", "--weights nowhere.pt does not exist"),
+        ("export cardiac --weights nowhere.pt", "nowhere.pt does not exist"),
         ("export cardiac --output x.tflite", "must end in"),
     ],
 )

@@ -171,7 +171,8 @@ def test_command_prints_the_table(bundle: Path, data: Path, tmp_path: Path) -> N
 def test_command_refuses_missing_data_with_one_line(bundle: Path, tmp_path: Path) -> None:
     done = command(bundle, "--dataset_dir", str(tmp_path / "nothing"))
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith("error[DATALIST_MISSING]: there is no datalist")
+    missing = tmp_path / "nothing" / "datalist.json"
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error[DATALIST_MISSING]: {missing} does not exist")
     assert "Traceback" not in done.stderr
 
 
