@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ from convformer_monai.readers import ImageSeries, read_series
 from convformer_monai.readers.glance import Glance
 from convformer_monai.readers.memory import like, series_from
 from convformer_monai.tasks.task import PHOTOGRAPH, VOLUME
+from convformer_monai.transforms.doubt import EVIDENCE
 
 __all__ = ["Segmentation", "Segmenter", "choose_device"]
 
 logger = logging.getLogger(__name__)
 
 PARTS = ("modality", "weights", "weights_sha256", "network_def", "preparation", "inferer", "native_labels")
+PROBABILITIES = "native_probabilities"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ class Segmentation:
         disagreement: 1 - Dice between the plain and the flip-averaged result (of all structures together); ``None`` if
             the bundle ran without flips.
         notes: what happened on the way, for the user; one line each.
+        probabilities: that a voxel belongs to any structure, times 255, uint8, of the shape of ``labels``; ``None`` if
+            they were not asked for.
+        evidence: numbers that tell of doubt, which the bundle's transforms left.
     """
 
     series: ImageSeries
@@ -48,6 +53,8 @@ class Segmentation:
     seconds: dict[str, float] = field(default_factory=dict)
     disagreement: float | None = None
     notes: tuple[str, ...] = ()
+    probabilities: MetaTensor | None = None
+    evidence: dict[str, float] = field(default_factory=dict)
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -110,8 +117,10 @@ class Segmenter:
         values = {"device": self.device, "flips": False, **(overrides or {})}
         if weights is not None:
             values |= {"weights": Path(weights), "weights_sha256": ""}
-        parts = self.bundle.get(PARTS, "inference", values)
+        has_probabilities = PROBABILITIES in self.bundle.read("inference")
+        parts = self.bundle.get([*PARTS, *([PROBABILITIES] if has_probabilities else [])], "inference", values)
         self._prepare, self._inferer, self._to_labels = (parts[key] for key in PARTS[-3:])
+        self._to_probabilities = parts.get(PROBABILITIES)
         self.modality = None if force_modality else parts["modality"]
         file, sha256 = parts["weights"], parts["weights_sha256"]
         network = load_weights(parts["network_def"], file, sha256, "cpu")
@@ -165,13 +174,21 @@ class Segmenter:
         self._check(series)
         return self._prepare({"image": series.image.clone()})["image"]  # type: ignore[no-any-return]
 
-    def run(self, series: ImageSeries) -> Segmentation:
+    def run(self, series: ImageSeries, probabilities: bool = False) -> Segmentation:
         """Segments a series.
 
+        Args:
+            series: the image.
+            probabilities: also return how probable it is that a voxel belongs to any structure.
+
         Raises:
-            InputRefused: if it is not of the kind that the bundle takes.
+            InputRefused: if it is not of the kind that the bundle takes, or if the bundle has no probabilities.
         """
         self._check(series)
+        if probabilities and self._to_probabilities is None:
+            raise InputRefused(
+                RefusalCode.OPTION, f"{self.bundle.name} has no {PROBABILITIES} in inference.json: no probabilities"
+            )
         notes: list[str] = []
         start = time.perf_counter()
         with torch.inference_mode():
@@ -180,14 +197,17 @@ class Segmenter:
             with self._attempt() as attempt:
                 scores = attempt.scores(data["image"], self.flips, notes)
                 inferred = time.perf_counter()
-                labels = self._labelled(data, scores)
+                labelled = self._to_labels({**data, "pred": scores})
+                labels: MetaTensor = labelled["pred"]
+                likely = self._to_probabilities({**data, "pred": scores})["pred"] if probabilities else None
                 disagreement = None
                 if self.flips:
-                    plain = attempt.scores(data["image"], False, notes)
-                    disagreement = 1 - dice(labels.numpy(), self._labelled(data, plain).numpy())
+                    plain = self._to_labels({**data, "pred": attempt.scores(data["image"], False, notes)})["pred"]
+                    disagreement = 1 - dice(labels.numpy(), plain.numpy())
         seconds = {"prepare": prepared - start, "network": inferred - prepared, "native_grid": 0.0}
         seconds["native_grid"] = time.perf_counter() - inferred
-        return Segmentation(series, labels, seconds, disagreement, tuple(notes))
+        evidence = dict(labelled.get(EVIDENCE, {}))
+        return Segmentation(series, labels, seconds, disagreement, tuple(notes), likely, evidence)
 
     def _check(self, series: ImageSeries) -> None:
         self.bundle.check_kind(Path(series.path.name), Glance(PHOTOGRAPH if series.is_photo else VOLUME))
@@ -210,9 +230,6 @@ class Segmenter:
         finally:
             if attempt.device != self.device:
                 self.network.to(self.device)
-
-    def _labelled(self, data: dict[Any, Any], scores: Tensor) -> MetaTensor:
-        return self._to_labels({**data, "pred": scores})["pred"]  # type: ignore[no-any-return]
 
 
 @dataclass
@@ -248,4 +265,4 @@ class _Attempt:
 
 
 def _with_seconds(result: Segmentation, **more: float) -> Segmentation:
-    return Segmentation(result.series, result.labels, {**more, **result.seconds}, result.disagreement, result.notes)
+    return replace(result, seconds={**more, **result.seconds})

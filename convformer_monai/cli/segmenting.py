@@ -42,6 +42,9 @@ def segment(
     format: Annotated[str, typer.Option(help="Comma-separated: nifti, dicom-seg, dicom-sr.")] = "nifti",
     seg_type: Annotated[SegmentationType, typer.Option(help="Kind of DICOM SEG.")] = SegmentationType.BINARY,
     preview: Annotated[bool, typer.Option("--preview", help="Also write a picture with the outlines.")] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write how probable the structures are, from 0 to 1.")
+    ] = False,
     phase: Annotated[str, typer.Option(help="Phase of a cine: all, ed, es, or its number from 0.")] = "all",
     ed: Ed = None,
     es: Es = None,
@@ -71,6 +74,7 @@ def segment(
         formats=tuple(name.strip() for name in format.split(",") if name.strip()),
         seg_type=seg_type.name,
         preview=preview,
+        probabilities=probabilities,
         phase=phase,
         ed=ed,
         es=es,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from monai.utils import convert_to_numpy
@@ -30,6 +30,7 @@ def find_flags(
     items: Sequence[Measurement],
     *,
     modality: str | None,
+    evidence: Mapping[str, float],
     disagreement: float | None = None,
     disagreement_limit: float = DISAGREEMENT_LIMIT,
 ) -> tuple[Flag, ...]:
@@ -40,6 +41,7 @@ def find_flags(
         series: the image.
         task: its structures, its limits and its own flags.
         items: what was measured.
+        evidence: numbers of doubt, for the task's own flags.
         modality: what the model was made for: ``CT``, ``MR``, ``photo``, or another; ``None`` if the series holds the
             mask itself, whose values are not judged.
         disagreement: as for :func:`disagreement_flags`; ``None`` if it was not computed.
@@ -51,7 +53,7 @@ def find_flags(
         flags += intensity_flags(series, modality)
     flags += mask_flags(labels, series, task)
     for find in task.flags:
-        flags += resolve(find)(items)
+        flags += resolve(find)(items, evidence)
     if disagreement is not None:
         flags += disagreement_flags(disagreement, disagreement_limit)
     return tuple(flags)

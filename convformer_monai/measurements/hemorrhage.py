@@ -9,7 +9,7 @@ by one and added up.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from convformer_monai.measurements.geometry import VOLUME, Plane, longest_diameter, outline_points, voxel_volume_ml
-from convformer_monai.measurements.values import Measurement
+from convformer_monai.measurements.values import Flag, Measurement
 from convformer_monai.readers.series import ImageSeries
 from convformer_monai.tasks.task import Label
 
-__all__ = ["abc_of", "measure_hemorrhage"]
+__all__ = ["abc_of", "hemorrhage_flags", "measure_hemorrhage"]
 
 FULL_SHARE, HALF_SHARE = 0.75, 0.25
 LISTED_PARTS = 20
+MISSED_PROBABILITY, MISSED_ML = 0.5, 0.3  # an empty mask with as much is flagged
 
 
 def measure_hemorrhage(
@@ -38,8 +39,9 @@ def measure_hemorrhage(
         table: the blood.
 
     Returns:
-        The measurements; and the details: ``parts``, the largest 20, for each its ``volume_ml``, ``a_mm``, ``b_mm``,
-        ``c_mm`` and ``abc2_ml``; ``voxel_volume_ml``; ``notes``.
+        The measurements; and the details: ``slices``, of each that shows blood its number from 0 as the file counts
+        and its ``volume_ml``; ``parts``, the largest 20, for each its ``volume_ml``, ``a_mm``, ``b_mm``, ``c_mm`` and
+        ``abc2_ml``; ``voxel_volume_ml``; ``notes``.
     """
     (blood,) = table
     unit = voxel_volume_ml(series.affine)
@@ -53,6 +55,8 @@ def measure_hemorrhage(
         volume = float(np.count_nonzero(part)) * unit
         parts.append({"volume_ml": volume, "a_mm": a, "b_mm": b, "c_mm": c, "abc2_ml": a * b * c / 2 / 1000})
     parts.sort(key=lambda one: one["volume_ml"], reverse=True)
+    by_slice = np.moveaxis(mask, plane.axis, -1).sum((0, 1)) * unit
+    slices = [{"slice": int(z), "volume_ml": float(by_slice[z])} for z in np.flatnonzero(by_slice)]
     phase = series.phases[0]
     items = [
         Measurement(
@@ -78,7 +82,31 @@ def measure_hemorrhage(
     notes = ["ABC/2 is for comparison only; the volume is the sum of the voxels"]
     if len(series.phases) > 1:
         notes.append(f"only the first of {len(series.phases)} phases is measured")
-    return items, {"parts": parts[:LISTED_PARTS], "voxel_volume_ml": unit, "notes": notes}
+    return items, {"slices": slices, "parts": parts[:LISTED_PARTS], "voxel_volume_ml": unit, "notes": notes}
+
+
+def hemorrhage_flags(items: Sequence[Measurement], evidence: Mapping[str, float]) -> list[Flag]:
+    """Flags blood that may have been missed, and a skull that was not found.
+
+    Args:
+        items: what was measured.
+        evidence: ``highest_probability``, ``low_ml`` and ``skull_found``, as far as the bundle's transforms left them.
+    """
+    flags = []
+    if evidence.get("skull_found") == 0:
+        flags.append(
+            Flag("SKULL_NOT_FOUND", "the inside of the skull was not found: findings outside of it are not left out")
+        )
+    (volume,) = (item.value for item in items if item.name == "volume")
+    likely, doubtful = evidence.get("highest_probability", 0.0), evidence.get("low_ml", 0.0)
+    if volume == 0 and (likely >= MISSED_PROBABILITY or doubtful >= MISSED_ML):
+        flags.append(
+            Flag(
+                "MAYBE_MISSED",
+                f"the mask is empty, but {doubtful:.1f} mL may be blood (highest probability {likely:.0%}): look",
+            )
+        )
+    return flags
 
 
 def abc_of(part: NDArray[np.bool_], plane: Plane) -> tuple[float, float, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ def measure(
     es: int | None = None,
     disagreement: float | None = None,
     disagreement_threshold: float | None = None,
+    evidence: Mapping[str, float] | None = None,
     of_image: bool = True,
 ) -> Measurements:
     """Measures a mask.
@@ -42,6 +43,7 @@ def measure(
         disagreement: 1 - Dice between the plain and the flip-averaged mask, if it was measured.
         disagreement_threshold: a larger disagreement is flagged; ``None`` for
             :data:`convformer_monai.measurements.flags.DISAGREEMENT_LIMIT`.
+        evidence: numbers of doubt that the bundle's transforms left; ``None`` for a mask of unknown origin.
         of_image: whether the series holds the image; if it holds the mask itself, its values are not flagged.
 
     Raises:
@@ -63,6 +65,7 @@ def measure(
         series,
         task,
         items,
+        evidence=evidence or {},
         modality=(task.modality or series.modality or "") if of_image else None,
         disagreement=disagreement,
         disagreement_limit=DISAGREEMENT_LIMIT if disagreement_threshold is None else disagreement_threshold,

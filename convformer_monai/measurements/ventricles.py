@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -160,7 +160,7 @@ def _mass(wall: Label, volume_ml: float, phase: int) -> Measurement:
     )
 
 
-def ventricle_flags(items: Iterable[Measurement]) -> list[Flag]:
+def ventricle_flags(items: Iterable[Measurement], _evidence: Mapping[str, float]) -> list[Flag]:
     """Flags numbers that no heart has."""
     values = {item.name: item.value for item in items}
     flags = []

@@ -67,10 +67,10 @@ def process(
         series = series.with_pixel_size(options.mm_per_pixel)
     seconds = {"read": time.perf_counter() - start}
     _check_before(series, bundle, options)
-    found = segmenter.run(series)
+    found = segmenter.run(series, options.probabilities)
     seconds.update(found.seconds)
     start = time.perf_counter()
-    labels: Any = found.labels.numpy()[0] if series.is_photo else found.labels.numpy()
+    labels, probabilities = _arrays(found.labels, series), _arrays(found.probabilities, series)
     measurements = measure(
         labels,
         series,
@@ -80,6 +80,7 @@ def process(
         ed=options.ed,
         es=options.es,
         disagreement=found.disagreement,
+        evidence=found.evidence,
         disagreement_threshold=bundle.metadata.get("disagreement_threshold"),
     )
     seconds["measure"] = time.perf_counter() - start
@@ -88,14 +89,22 @@ def process(
         "device": str(segmenter.device),
         "seconds": seconds,
         "notes": found.notes,
+        "evidence": found.evidence,
     }
-    result = _kept(Result(series, labels, measurements, bundle, options, series, run), options.phase)
+    result = _kept(Result(series, labels, measurements, bundle, options, series, run, probabilities), options.phase)
     with AtomicFiles(overwrite=options.overwrite) as files:
         for writer in options.writers():
             result.written.extend(writer.write(base, result, files))
     for flag in measurements.flags:
         logger.warning("%s: %s", case.name, flag.message)
     return tuple(result.written), measurements.to_dict()
+
+
+def _arrays(voxels: Any, series: ImageSeries) -> Any:
+    """Labels or probabilities as the writers take them: (phases, X, Y, Z), of a photograph (X, Y)."""
+    if voxels is None:
+        return None
+    return voxels.numpy()[0] if series.is_photo else voxels.numpy()
 
 
 def _check_before(series: ImageSeries, bundle: Bundle, options: Options) -> None:
@@ -130,7 +139,8 @@ def _kept(result: Result, phase: str) -> Result:
         phase_times_ms=series.phase_times_ms[index : index + 1],
         frames=series.frames[index : index + 1],
     )
-    return replace(result, series=one, labels=result.labels[index : index + 1])
+    likely = None if result.probabilities is None else result.probabilities[index : index + 1]
+    return replace(result, series=one, labels=result.labels[index : index + 1], probabilities=likely)
 
 
 def _no_such_moment(series: ImageSeries, phase: str) -> InputRefused:

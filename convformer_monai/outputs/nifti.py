@@ -18,7 +18,7 @@ from convformer_monai.readers.nifti_header import QFORM_FIELDS, UNITS_MM
 if TYPE_CHECKING:
     from convformer_monai.readers.series import ImageSeries
 
-__all__ = ["as_labels", "holds_voxels", "mask_image", "write_mask"]
+__all__ = ["as_labels", "holds_voxels", "mask_image", "nifti_of", "write_mask"]
 
 UNITS_TIME_MASK, UNITS_UNKNOWN, UNITS_SECONDS = 0x38, 0, 8
 SHEAR_TOLERANCE = 1e-4  # cosine between two axes; 0.03 mm over 300 mm
@@ -68,17 +68,27 @@ def write_mask(
     """
     if not Path(path).name.lower().endswith((".nii", ".nii.gz")):
         raise ValueError(f"path must end in .nii or .nii.gz, got {Path(path).name!r}")
-    labels = as_labels(labels)
-    series.check_grid(labels)
+    image = nifti_of(as_labels(labels), series)
+    with transaction(files, overwrite) as files:
+        files.write(path, image.to_filename, lambda temporary: holds_voxels(temporary, image))
+
+
+def nifti_of(voxels: NDArray[np.uint8], series: ImageSeries) -> nib.Nifti1Image:
+    """Makes a NIfTI image on the grid of a series; see :func:`write_mask`.
+
+    Args:
+        voxels: (phases, X, Y, Z), or (X, Y) for a photograph.
+        series: the image.
+    """
+    series.check_grid(voxels)
     meta = dict(series.image.meta) | {"affine": series.affine}
-    volumes = labels[..., None, None] if series.is_photo else np.moveaxis(labels, 0, -1)  # (X, Y, Z, T)
+    volumes = voxels[..., None, None] if series.is_photo else np.moveaxis(voxels, 0, -1)  # (X, Y, Z, T)
     if "nifti" in meta:
         meta["nifti"] = _of_phases(meta["nifti"], len(series.phases))
     image = mask_image(volumes, meta)
     if not series.spacing_known:
         image.header["xyzt_units"] = UNITS_UNKNOWN
-    with transaction(files, overwrite) as files:
-        files.write(path, image.to_filename, lambda temporary: holds_voxels(temporary, image))
+    return image
 
 
 def as_labels(data: Any) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ from convformer_monai.outputs.writer import Result, Writer, path_for, register_w
 if TYPE_CHECKING:
     from convformer_monai.readers.series import ImageSeries
 
-__all__ = ["write_png_mask"]
+__all__ = ["write_grey", "write_png_mask"]
 
 
 class PngWriter(Writer):
@@ -57,8 +57,6 @@ def write_png_mask(
             0 and 1.
         InputRefused: ``EXISTS`` or ``CANNOT_WRITE``; nothing is left behind then.
     """
-    from PIL import Image
-
     if not series.is_photo:
         raise ValueError(f"series must be a photograph for a PNG mask, got format {series.format!r}")
     if Path(path).suffix.lower() != ".png":
@@ -67,14 +65,21 @@ def write_png_mask(
     series.check_grid(labels)
     if labels.max(initial=0) > 1:
         raise ValueError(f"labels must be 0 and 1 for a PNG mask, got {int(labels.max())}")
-    pixels = np.ascontiguousarray(labels.T) * np.uint8(255)  # (rows, columns)
+    with transaction(files, overwrite) as files:
+        write_grey(path, labels * np.uint8(255), files)
+
+
+def write_grey(path: str | os.PathLike[str], values: NDArray[np.uint8], files: AtomicFiles) -> None:
+    """Stages a grey picture of values (X, Y), X to the right and Y downwards."""
+    from PIL import Image
+
+    pixels = np.ascontiguousarray(values.T)  # (rows, columns)
 
     def holds(temporary: Path) -> bool:
         with Image.open(temporary) as again:
             return again.mode == "L" and np.array_equal(np.asarray(again), pixels)
 
-    with transaction(files, overwrite) as files:
-        files.write(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG"), holds)
+    files.write(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG"), holds)
 
 
 register_writer(PngWriter())

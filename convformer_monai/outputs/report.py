@@ -27,7 +27,7 @@ __all__ = ["describe", "fingerprint", "make_report", "versions", "write_report"]
 
 SCHEMA, SCHEMA_VERSION = "convformer_monai.report", 1
 PACKAGES = ("monai", "torch", "numpy")
-SECONDS_DIGITS = 4
+SECONDS_DIGITS = EVIDENCE_DIGITS = 4
 
 
 class ReportWriter(Writer):
@@ -66,6 +66,7 @@ def make_report(
     seconds: Mapping[str, float],
     options: Mapping[str, Any],
     notes: Sequence[str],
+    evidence: Mapping[str, float],
     files: Sequence[str | os.PathLike[str]],
 ) -> dict[str, Any]:
     """Makes the report of a case, as JSON types.
@@ -83,6 +84,7 @@ def make_report(
         seconds: time taken by each stage.
         options: what the user chose.
         notes: what happened on the way.
+        evidence: numbers of doubt that the bundle's transforms left.
         files: the results.
     """
     details = measurements.details
@@ -98,6 +100,7 @@ def make_report(
         "flags": [{"code": flag.code, "message": flag.message} for flag in measurements.flags],
         "warnings": list(series.warnings),
         "notes": list(notes),
+        "evidence": {name: round(float(number), EVIDENCE_DIGITS) for name, number in evidence.items()},
         "options": dict(options),
         "device": device,
         "seconds": {stage: round(float(time), SECONDS_DIGITS) for stage, time in seconds.items()},

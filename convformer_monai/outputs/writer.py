@@ -39,6 +39,7 @@ class Options:
         formats: names of writers. Of photographs a PNG is always written.
         seg_type: ``BINARY`` or ``LABELMAP`` DICOM segmentation.
         preview: also write a picture.
+        probabilities: also write how probable the structures are.
         phase: ``all``, ``ed``, ``es``, or the 0-based number of the phase to keep.
         ed: end-diastolic phase, 0-based; ``None`` to find it.
         es: end-systolic phase; ``None`` to find it.
@@ -51,6 +52,7 @@ class Options:
     formats: tuple[str, ...] = ("nifti",)
     seg_type: str = "BINARY"
     preview: bool = False
+    probabilities: bool = False
     phase: str = "all"
     ed: int | None = None
     es: int | None = None
@@ -119,7 +121,8 @@ class Result:
         bundle: what made it.
         options: what to write.
         source: the whole image.
-        run: how it was made: ``weights_sha256``, ``device``, ``seconds`` and ``notes``.
+        run: how it was made: ``weights_sha256``, ``device``, ``seconds``, ``notes`` and ``evidence``.
+        probabilities: of any structure, times 255, of the shape of ``labels``, if they were asked for.
         written: the files so far; a writer sees those of the writers before it.
     """
 
@@ -130,6 +133,7 @@ class Result:
     options: Options
     source: ImageSeries
     run: Mapping[str, Any] = field(default_factory=dict)
+    probabilities: NDArray[np.uint8] | None = None
     written: list[Path] = field(default_factory=list)
 
 

@@ -23,6 +23,7 @@ HEMORRHAGE = register_task(
         image=VOLUME,
         modality="CT",
         measure="convformer_monai.measurements.hemorrhage.measure_hemorrhage",
+        flags=("convformer_monai.measurements.hemorrhage.hemorrhage_flags",),
         max_parts=10,
         # Level 40, width 80; where in the head the blood lies matters.
         preview=Preview(window=(0.0, 80.0), window_below=-200.0, whole_slices=True),

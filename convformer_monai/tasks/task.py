@@ -94,7 +94,7 @@ class Task:
         measure: ``(labels, series, table, **phases)`` to measurements and details; see
             :mod:`convformer_monai.measurements`.
         moments: phases that ``measure`` takes from the user or finds: ``("ed", "es")``, or none.
-        flags: each from the measurements to flags: numbers that are not plausible.
+        flags: each from the measurements and the evidence of doubt to flags: numbers that are not plausible.
         max_parts: separate parts of a structure in one phase; more are flagged. ``None`` for any number.
         within_stack: a whole structure lies between the first and the last slice, so that a mask which reaches these is
             flagged. Not so a heart in a short-axis stack, which ends at its base.

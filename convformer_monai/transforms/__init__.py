@@ -1,6 +1,7 @@
 """Dictionary transforms that the bundles name."""
 
 from convformer_monai.transforms.confidence import KeepConfidentPartsd
+from convformer_monai.transforms.doubt import NoteDoubtd
 from convformer_monai.transforms.geometry import InPlaneOrientationd, InPlaneSpacingd
 from convformer_monai.transforms.intracranial import KeepIntracraniald
 from convformer_monai.transforms.label_server import ForMonaiLabeld, NativeLabelsd
@@ -22,5 +23,6 @@ __all__ = [
     "LoadWindowedSliced",
     "NativeLabelsd",
     "NormalizeColoursd",
+    "NoteDoubtd",
     "ResizeToAread",
 ]

@@ -27,6 +27,7 @@ from monai.utils import convert_to_dst_type, convert_to_numpy, convert_to_tensor
 from numpy.typing import NDArray
 
 from convformer_monai.transforms.confidence import CLASSES, IMPOSSIBLE
+from convformer_monai.transforms.doubt import add_evidence
 from convformer_monai.transforms.geometry import slice_axis
 
 __all__ = ["KeepIntracraniald", "intracranial_space"]
@@ -142,7 +143,7 @@ class KeepIntracraniald(MapTransform):
     """Makes the structure impossible outside of the skull, and where the image is too bright for it.
 
     Where the space cannot be found, only the brightness counts: in slices that are not axial, in a single slice near
-    the base, outside of a head.
+    the base, outside of a head. The evidence then has a ``skull_found`` of 0.
 
     Args:
         keys: scores (T * 2, X, Y, Z), phase-major, background before the structure.
@@ -171,12 +172,15 @@ class KeepIntracraniald(MapTransform):
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         volumes = convert_to_numpy(image)
         axial = slice_axis(affine, volumes.shape[1:]) == 2 and affine[2, 2] / spacing[2] > HEAD_UP
+        found = True
         for key in self.key_iterator(result):
             scores = convert_to_tensor(result[key], track_meta=False).float().clone()
             for volume, phase in zip(volumes, scores.split(CLASSES), strict=True):
                 space = intracranial_space(volume, spacing) if axial else None
+                found = found and space is not None
                 allowed = volume <= self.brightest if space is None else (volume <= self.brightest) & space
                 out = torch.from_numpy(~allowed).to(phase.device)
                 phase[1][out] = phase[0][out] - IMPOSSIBLE
             result[key] = convert_to_dst_type(scores, result[key])[0]
+        add_evidence(result, skull_found=float(found))
         return result

@@ -11,7 +11,9 @@ from monai.data import MetaTensor
 from monai.transforms import Invertd, InvertibleTransform
 from monai.utils import convert_to_tensor
 
-__all__ = ["InvertPhasesd"]
+__all__ = ["FULL", "InvertPhasesd"]
+
+FULL = 255  # a probability of 1
 
 
 class InvertPhasesd(Invertd):
@@ -26,6 +28,7 @@ class InvertPhasesd(Invertd):
         transform: the preprocessing that was applied to ``orig_keys``.
         orig_keys: the preprocessed image (T, X', Y', Z); it tells the number of phases.
         image_channels: channels that one phase has: 3 of a photograph (3, X', Y'), whose labels are (1, X, Y).
+        probabilities: instead of labels, the probability that a voxel is not background (class 0), times 255.
         allow_missing_keys: do not fail if a key is missing.
     """
 
@@ -35,12 +38,14 @@ class InvertPhasesd(Invertd):
         transform: InvertibleTransform,
         orig_keys: KeysCollection = "image",
         image_channels: int = 1,
+        probabilities: bool = False,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(
             keys, transform, orig_keys=orig_keys, nearest_interp=False, allow_missing_keys=allow_missing_keys
         )
         self.image_channels = image_channels
+        self.probabilities = probabilities
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replaces the scores by labels on the native grid.
@@ -62,7 +67,8 @@ class InvertPhasesd(Invertd):
         """Inverts one phase: (K, X', Y', Z) scores to (1, X, Y, Z) labels."""
         one = {**data, key: MetaTensor(scores.float().softmax(dim=0))}
         inverted: MetaTensor = super().__call__(one)[key]
-        labels = MetaTensor(_best_class(inverted.as_tensor())[None])
+        values = inverted.as_tensor()
+        labels = MetaTensor((_any_class(values) if self.probabilities else _best_class(values))[None])
         return labels.copy_meta_from(inverted)  # type: ignore[no-any-return]
 
 
@@ -77,6 +83,11 @@ def _best_class(scores: torch.Tensor) -> torch.Tensor:
         labels.masked_fill_(scores[index] > best, index)
         torch.maximum(best, scores[index], out=best)
     return labels
+
+
+def _any_class(probabilities: torch.Tensor) -> torch.Tensor:
+    """Returns 255 times the probability of all classes but the first of (K, *spatial), uint8."""
+    return ((1 - probabilities[0]).clamp(0, 1) * FULL).round().to(torch.uint8)
 
 
 def _joined(phases: Sequence[MetaTensor]) -> MetaTensor:

@@ -230,7 +230,7 @@ class TestIntensity:
 class TestValues:
     @staticmethod
     def of(**values: float | None) -> list[Flag]:
-        return ventricle_flags([Measurement(name, name, value, "mL") for name, value in values.items()])
+        return ventricle_flags([Measurement(name, name, value, "mL") for name, value in values.items()], {})
 
     def test_end_systole_above_end_diastole(self) -> None:
         assert self.of(lv_edv=100.0, lv_esv=100.0) == []

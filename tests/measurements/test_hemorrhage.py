@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from result_series import TURNED, centred, ellipsoid, tilted, volume_series
 
 from convformer_monai.measurements.geometry import Plane
-from convformer_monai.measurements.hemorrhage import abc_of
+from convformer_monai.measurements.hemorrhage import abc_of, hemorrhage_flags
 from convformer_monai.measurements.measure import measure
 from convformer_monai.measurements.values import Measurements
 from convformer_monai.tasks.hemorrhage import HEMORRHAGE
@@ -220,3 +220,32 @@ class TestEnds:
         assert numbers(found) == numbers(measured(mask, affine))
         assert {item.phase for item in found.items} == {4}
         assert found.details["notes"][-1] == "only the first of 2 phases is measured"
+
+
+def test_slices_add_up_to_the_volume() -> None:
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[40:60, 30:50, 5:8] = 1
+    found = measured(mask, np.diag([-0.5, -0.5, 3.0, 1.0]))
+    assert [one["slice"] for one in found.details["slices"]] == [5, 6, 7]
+    assert sum(one["volume_ml"] for one in found.details["slices"]) == pytest.approx(numbers(found)[0])
+
+
+@pytest.mark.parametrize(
+    ("evidence", "codes"),
+    [
+        ({}, []),
+        ({"highest_probability": 0.1, "low_ml": 0.0, "skull_found": 1.0}, []),
+        ({"highest_probability": 0.8, "low_ml": 0.0, "skull_found": 1.0}, ["MAYBE_MISSED"]),
+        ({"highest_probability": 0.3, "low_ml": 2.0, "skull_found": 0.0}, ["SKULL_NOT_FOUND", "MAYBE_MISSED"]),
+    ],
+)
+def test_doubt_about_an_empty_mask(evidence: dict[str, float], codes: list[str]) -> None:
+    empty = measured(np.zeros(SHAPE, np.uint8), np.diag([-0.5, -0.5, 3.0, 1.0]))
+    assert [flag.code for flag in hemorrhage_flags(empty.items, evidence)] == codes
+
+
+def test_no_doubt_where_blood_was_found() -> None:
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[40:60, 30:50, 5:8] = 1
+    found = measured(mask, np.diag([-0.5, -0.5, 3.0, 1.0]))
+    assert not hemorrhage_flags(found.items, {"highest_probability": 1.0, "low_ml": 9.0, "skull_found": 1.0})

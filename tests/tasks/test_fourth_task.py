@@ -36,7 +36,7 @@ def measure(labels, series, table):
     return [Measurement("kidney_volume", "Kidney volume", total, "mL"), *items], details
 
 
-def flags(items):
+def flags(items, _evidence):
     return [Flag("SMALL_KIDNEY", f"{items[0].value:.1f} mL")] if items[0].value < 50 else []
 
 

@@ -83,5 +83,7 @@ def test_slices_that_are_not_axial_lose_what_is_too_bright_only() -> None:
     phantom = head_ct_phantom(seed=3, **THICK)
     coronal = phantom.affine[:, [0, 2, 1, 3]] * np.array([1, 1, 4, 1])
     image = MetaTensor(torch.from_numpy(phantom.image[None].astype(np.float32)), affine=coronal)
-    kept = KeepIntracraniald("pred")({"image": image, "pred": scores_of(phantom.image)})["pred"]
+    done = KeepIntracraniald("pred")({"image": image, "pred": scores_of(phantom.image)})
+    kept = done["pred"]
+    assert done["evidence"] == {"skull_found": 0.0}
     assert np.array_equal((kept[1] > kept[0]).numpy(), phantom.image <= 100)
