@@ -38,6 +38,9 @@ def train(
     max_minutes: MaxMinutes = 0,
     processes: Annotated[int, typer.Option(min=1, help="GPUs, or processes on the CPU, to train on.")] = 1,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew instead of going on.")] = False,
+    examples: Annotated[
+        int, typer.Option(min=0, help="Draw so many training examples into FOLDER/examples.png, and stop.")
+    ] = 0,
     all_runs: Annotated[bool, typer.Option("--all", help="Every run of the bundle's configs/runs.json.")] = False,
     networks: Annotated[str | None, typer.Option(help="Of --all only these networks, comma-separated.")] = None,
 ) -> None:
@@ -63,6 +66,7 @@ def train(
         max_minutes=max_minutes,
         processes=processes,
         restart=restart,
+        examples=examples,
         all_runs=all_runs,
         networks=networks,
         overrides=tuple(context.args),

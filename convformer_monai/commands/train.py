@@ -33,6 +33,7 @@ class TrainOptions:
         max_minutes: no run goes on beyond the end of an epoch after so many minutes; 0 for no limit.
         processes: to train in, by torchrun and the bundle's ``multi_gpu_train.json`` if there are several.
         restart: begin anew instead of going on from the last epoch.
+        examples: draw so many training examples instead; 0 to train.
         all_runs: do every run of the bundle's ``configs/runs.json``.
         networks: of these only the networks with these names, separated by commas; empty for all.
         overrides: words ``--ID VALUE`` for ids of ``train.json``.
@@ -42,6 +43,7 @@ class TrainOptions:
     max_minutes: float = 0
     processes: int = 1
     restart: bool = False
+    examples: int = 0
     all_runs: bool = False
     networks: str | None = None
     overrides: tuple[str, ...] = ()
@@ -73,6 +75,8 @@ def train_command(bundle: str, data: Path, options: TrainOptions) -> list[str]:
     root, dataset, folder, overrides = _checked(bundle, data, options)
     if options.max_minutes:
         overrides += ["--max_minutes", f"{options.max_minutes:g}"]
+    if options.examples:
+        overrides += ["--run_id", "draw", "--example_count", str(options.examples)]
     several = options.processes > 1
     command = bundle_command(root, ["train", "multi_gpu_train"] if several else "train", dataset, folder, {})
     if several:

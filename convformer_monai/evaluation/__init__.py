@@ -1,6 +1,7 @@
 """Evaluation on native grids, against untouched labels: scores, confidence intervals, files, pictures."""
 
 from convformer_monai.evaluation.crossvalidation import CrossValidation
+from convformer_monai.evaluation.examples import draw_examples
 from convformer_monai.evaluation.handlers import ScorePictures, ScoreVolumes
 from convformer_monai.evaluation.metrics import StructureScore, VolumeScore, score_structure, score_volume
 from convformer_monai.evaluation.of_task import scores_of_task, write_report_of_task
@@ -21,6 +22,7 @@ __all__ = [
     "VolumeScore",
     "WriteOverlays",
     "bootstrap_interval",
+    "draw_examples",
     "draw_overlay",
     "draw_photo_overlay",
     "score_picture",

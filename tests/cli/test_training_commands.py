@@ -207,3 +207,9 @@ def test_a_command_that_takes_over_is_the_process_itself(repository: Path) -> No
     command = [sys.executable, "-m", "convformer_monai.cli", "evaluate", "cardiac", "--data", str(repository / "docs")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error[DATALIST_MISSING]: ")
+
+
+def test_examples_are_drawn_instead_of_a_training(started: list[list[str]], tmp_path: Path) -> None:
+    options = options_of(started, "train", "cardiac", "--data", "data", "--examples", "12", "--output-dir", "out")
+    assert options["--run_id"] == "draw" and options["--example_count"] == "12"
+    assert options["--output_dir"] == f"{tmp_path}/out"
