@@ -26,6 +26,9 @@ BONE, BRAIN, BLOOD, VENTRICLE, OTHER = 1, 2, 3, 4, 5  # values of the label maps
 ANGLES = 256
 RADII = 150
 BONE_HU = 77.0
+BLOOD_HU = (44.0, 82.0)
+CONTRAST_HU = (13.0, 42.0)  # of blood to brain: below ten it is isodense, and what teaches it teaches to imagine it
+BRAIN_HU = (15.0, 50.0)
 LEAST_INSIDE, LEAST_ROUND = 5000, 0.8  # pixels; share of the star-shaped region about the centre that is inside
 LEAST_BLOOD = 40  # pixels
 OUTLINE_BLUR = 3.0  # pixels; the blurred blood above another level than a half is the blood of a neighbour
@@ -83,7 +86,8 @@ class PaintedBlood:
         device = image.device
         texture = (image - _blur_each(image, 1.5)) * uniform(0.6, 1.2, count, device)
         texture = texture + torch.randn_like(image[:, :1]) * uniform(0, 3, count, device)
-        value = uniform(44, 78, count, device) + _clouds(image[:, :1], 8, 40) * uniform(0, 7, count, device) + texture
+        value = _tissue(image[:, middle]) + uniform(*CONTRAST_HU, count, device)
+        value = value.clamp(*BLOOD_HU) + _clouds(image[:, :1], 8, 40) * uniform(0, 7, count, device) + texture
         painted = image * (1 - soft) + value * soft
         return {
             "image": painted.half(),
@@ -136,7 +140,8 @@ class RenderedHeads:
         values = {
             BONE: uniform(150, 1000, count, device) + _clouds(like, 6, 6.1) * 60,
             BRAIN: brain,
-            BLOOD: uniform(44, 78, count, device) + _clouds(like, 6, 30) * uniform(0, 8, count, device),
+            BLOOD: (brain.mean((2, 3), keepdim=True) + uniform(*CONTRAST_HU, count, device)).clamp(*BLOOD_HU)
+            + _clouds(like, 6, 30) * uniform(0, 8, count, device),
             VENTRICLE: uniform(0, 14, count, device),
             OTHER: uniform(-60, 50, count, device) + _clouds(like, 8, 8.1) * uniform(5, 30, count, device),
         }
@@ -191,6 +196,13 @@ def _radius(radii: Tensor, angle: Tensor) -> Tensor:
     """The radius of each image (B, ANGLES) at angles (B, X, Y)."""
     place = ((angle / (2 * math.pi) * ANGLES) % ANGLES).long().clamp(0, ANGLES - 1)
     return torch.gather(radii, 1, place.flatten(1)).view_as(angle)
+
+
+def _tissue(slices: Tensor) -> Tensor:
+    """The mean of what may be brain in slices (B, X, Y), as (B, 1, 1, 1)."""
+    brain = (slices > BRAIN_HU[0]) & (slices < BRAIN_HU[1])
+    mean = (slices * brain).sum((1, 2)) / brain.sum((1, 2)).clamp(min=1)
+    return mean[:, None, None, None]
 
 
 def _blur(image: Tensor, sigma: float) -> Tensor:
