@@ -31,8 +31,8 @@ import torch
 from monai.metrics import compute_average_surface_distance, compute_dice, compute_hausdorff_distance
 from numpy.typing import NDArray
 
-from convformer_monai.measurements.geometry import voxel_volume_ml
 from convformer_monai.tasks.task import Label
+from convformer_monai.transforms.geometry import voxel_volume_ml
 
 __all__ = ["StructureScore", "VolumeScore", "score_structure", "score_volume"]
 

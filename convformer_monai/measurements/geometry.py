@@ -12,14 +12,9 @@ from scipy.spatial.distance import cdist
 from convformer_monai.tasks.task import Code
 from convformer_monai.transforms.geometry import slice_axis
 
-__all__ = ["VOLUME", "Plane", "longest_diameter", "outline_points", "voxel_volume_ml"]
+__all__ = ["VOLUME", "Plane", "longest_diameter", "outline_points"]
 
 VOLUME = Code("SCT", "118565006", "Volume")
-
-
-def voxel_volume_ml(affine: NDArray[np.float64]) -> float:
-    """Returns the volume of a voxel in mL: the determinant of the affine, right for tilted slices too."""
-    return abs(float(np.linalg.det(affine[:3, :3]))) / 1000
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from convformer_monai.measurements.geometry import VOLUME, Plane, longest_diameter, outline_points, voxel_volume_ml
+from convformer_monai.measurements.geometry import VOLUME, Plane, longest_diameter, outline_points
 from convformer_monai.measurements.values import Flag, Measurement
 from convformer_monai.readers.series import ImageSeries
 from convformer_monai.tasks.task import Label
+from convformer_monai.transforms.geometry import voxel_volume_ml
 
 __all__ = ["abc_of", "hemorrhage_flags", "measure_hemorrhage"]
 

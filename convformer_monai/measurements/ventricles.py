@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convformer_monai.measurements.geometry import VOLUME, voxel_volume_ml
+from convformer_monai.measurements.geometry import VOLUME
 from convformer_monai.measurements.values import Flag, Measurement
 from convformer_monai.readers.series import ImageSeries
 from convformer_monai.tasks.task import Code, Label
+from convformer_monai.transforms.geometry import voxel_volume_ml
 
 __all__ = ["choose_phases", "measure_ventricles", "ventricle_flags"]
 

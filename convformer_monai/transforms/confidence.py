@@ -4,7 +4,7 @@ Networks for hemorrhage find blood in blood-free slices mostly as parts of middl
 calcifications. Real blood has a core that the network is sure of. A part of the mask is therefore kept, whole, if the
 probability reaches ``peak`` anywhere in it, as in Canny's thresholding with hysteresis (IEEE TPAMI 1986). And where
 masks of the training data are drawn generously, a voxel more probable than not may lie outside of the blood: hence
-``threshold``.
+``threshold``. What is seen in one slice of several only, and what is tiny, needs more evidence still.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type, convert_to_tensor
+
+from convformer_monai.transforms.geometry import voxel_volume_ml
 
 __all__ = ["KeepConfidentPartsd"]
 
@@ -33,6 +35,9 @@ class KeepConfidentPartsd(MapTransform):
             probabilities. Voxels of a part touch at faces, edges or corners.
         peak: probability that a part must reach somewhere; at ``threshold`` every part is kept.
         threshold: probability above which a voxel belongs to the structure; the scores are shifted to be equal there.
+        lone_peak: ``peak`` of a part that lies in one slice, where there are several; ``None`` for the same.
+        least_ml: volume that a part must have.
+        image_key: the image (T, X, Y, Z) on the same grid, for the size of a voxel; needed for ``least_ml``.
         allow_missing_keys: do not fail if a key is missing.
 
     Raises:
@@ -40,15 +45,29 @@ class KeepConfidentPartsd(MapTransform):
     """
 
     def __init__(
-        self, keys: KeysCollection, peak: float, threshold: float = 0.5, allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        peak: float,
+        threshold: float = 0.5,
+        lone_peak: float | None = None,
+        least_ml: float = 0.0,
+        image_key: str = "image",
+        allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if not 0 < threshold < 1:
             raise ValueError(f"threshold must lie between 0 and 1, got {threshold}")
         if not threshold <= peak <= 1:
             raise ValueError(f"peak must lie within threshold={threshold} and 1, got {peak}")
+        if lone_peak is not None and not peak <= lone_peak <= 1:
+            raise ValueError(f"lone_peak must lie within peak={peak} and 1, got {lone_peak}")
+        if least_ml < 0:
+            raise ValueError(f"least_ml must not be negative, got {least_ml}")
         self.peak = peak
         self.threshold = threshold
+        self.lone_peak = peak if lone_peak is None else lone_peak
+        self.least_ml = least_ml
+        self.image_key = image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Shifts the scores, and makes the structure impossible in the parts that are not kept.
@@ -57,17 +76,18 @@ class KeepConfidentPartsd(MapTransform):
             ValueError: if the number of channels is odd.
         """
         result = dict(data)
+        least = self.least_ml and self.least_ml / voxel_volume_ml(np.asarray(result[self.image_key].affine))
         for key in self.key_iterator(result):
             scores = convert_to_tensor(result[key], track_meta=False).float().clone()
             if len(scores) % CLASSES:
                 raise ValueError(f"{key} must have two channels for each phase, got {len(scores)}")
             for phase in scores.split(CLASSES):  # views
-                self._clean(phase)
+                self._clean(phase, least)
             result[key] = convert_to_dst_type(scores, result[key])[0]
         return result
 
-    def _clean(self, scores: torch.Tensor) -> None:
-        """Cleans (2, X, Y, Z) in place."""
+    def _clean(self, scores: torch.Tensor, least: float) -> None:
+        """Cleans (2, X, Y, Z) in place; ``least`` is a number of voxels."""
         from scipy import ndimage
 
         background, structure = scores
@@ -77,7 +97,11 @@ class KeepConfidentPartsd(MapTransform):
         if not count:
             return
         peaks = ndimage.maximum(probability, parts, np.arange(count + 1))
-        doubtful = np.asarray(peaks) < self.peak
+        needed = np.full(count + 1, self.peak)
+        if probability.shape[-1] > 1:
+            boxes = ndimage.find_objects(parts)
+            needed[1:][[box[-1].stop - box[-1].start == 1 for box in boxes]] = self.lone_peak
+        doubtful = (np.asarray(peaks) < needed) | (np.bincount(parts.ravel(), minlength=count + 1) < least)
         doubtful[0] = False  # the background
         out = torch.from_numpy(doubtful[parts]).to(scores.device)
         structure[out] = background[out] - IMPOSSIBLE

@@ -11,11 +11,11 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor
 
 from convformer_monai.transforms.confidence import CLASSES
+from convformer_monai.transforms.geometry import voxel_volume_ml
 
 __all__ = ["EVIDENCE", "NoteDoubtd", "add_evidence"]
 
 EVIDENCE = "evidence"  # the key under which transforms leave numbers for the flags
-ML = 1000.0
 
 
 def add_evidence(data: dict[Hashable, Any], **numbers: float) -> None:
@@ -48,7 +48,7 @@ class NoteDoubtd(MapTransform):
         """Adds ``highest_probability`` and ``low_ml``, of the phase with most, to the evidence."""
         result = dict(data)
         affine = np.asarray(result[self.image_key].affine, dtype=np.float64)
-        voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / ML
+        voxel_ml = voxel_volume_ml(affine)
         for key in self.key_iterator(result):
             highest, volume = 0.0, 0.0
             for background, structure in convert_to_tensor(result[key], track_meta=False).float().split(CLASSES):

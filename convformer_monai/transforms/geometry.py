@@ -29,7 +29,14 @@ from torch.nn.functional import interpolate
 
 from convformer_monai.errors import InputRefused, RefusalCode
 
-__all__ = ["InPlaneOrientation", "InPlaneOrientationd", "InPlaneSpacing", "InPlaneSpacingd", "slice_axis"]
+__all__ = [
+    "InPlaneOrientation",
+    "InPlaneOrientationd",
+    "InPlaneSpacing",
+    "InPlaneSpacingd",
+    "slice_axis",
+    "voxel_volume_ml",
+]
 
 SLICE_SPACING_RATIO = 1.5
 SPACING_TOLERANCE_MM = 1e-3
@@ -54,6 +61,11 @@ def slice_axis(affine: NDArray[np.float64], shape: Sequence[int]) -> int:
         return widest
     single = [axis for axis, size in enumerate(shape) if size == 1]
     return single[0] if len(single) == 1 else 2
+
+
+def voxel_volume_ml(affine: NDArray[np.float64]) -> float:
+    """Returns the volume of a voxel in mL: the determinant of the affine, right for tilted slices too."""
+    return abs(float(np.linalg.det(affine[:3, :3]))) / 1000
 
 
 def in_plane_orientation(affine: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float64]:

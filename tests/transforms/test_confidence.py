@@ -75,3 +75,24 @@ def test_wrong_arguments() -> None:
         KeepConfidentPartsd("pred", peak=1, threshold=1)
     with pytest.raises(ValueError, match="two channels for each phase, got 3"):
         KeepConfidentPartsd("pred", peak=0.9)({"pred": torch.zeros(3, 4, 4, 1)})
+
+
+def test_what_lies_in_one_slice_needs_a_higher_peak(probability: torch.Tensor) -> None:
+    scores = scores_of(probability)
+    kept = mask_of(KeepConfidentPartsd("pred", peak=0.85, lone_peak=0.95)({"pred": scores})["pred"])
+    assert kept[1, 1, 1] and not kept[5:7, 5:7].any()
+    single = KeepConfidentPartsd("pred", peak=0.85, lone_peak=0.95)({"pred": scores[..., 1:2]})["pred"]
+    assert mask_of(single)[5:7, 5:7].all(), "a slice alone has no others to be seen in"
+
+
+def test_tiny_parts_are_not_kept(probability: torch.Tensor) -> None:
+    image = MetaTensor(torch.zeros(1, 8, 8, 3), affine=torch.diag(torch.tensor([1.0, 1.0, 5.0, 1.0])))
+    clean = KeepConfidentPartsd("pred", peak=0.5, least_ml=0.022)  # four voxels are 0.020 mL, five 0.025 mL
+    kept = mask_of(clean({"pred": scores_of(probability), "image": image})["pred"])
+    assert kept.sum() == 5 and not kept[5:7, 5:7].any()
+
+
+@pytest.mark.parametrize(("options", "message"), [({"lone_peak": 0.5}, "lone_peak"), ({"least_ml": -1.0}, "least_ml")])
+def test_wrong_evidence(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        KeepConfidentPartsd("pred", peak=0.9, **options)
