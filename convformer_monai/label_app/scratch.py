@@ -15,10 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+from convformer_monai.outputs.locks import try_lock
 
 __all__ = ["own_temporary_folder"]
 
@@ -39,8 +36,7 @@ def own_temporary_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     try:
         with open(folder / f"{LOCK}.new", "wb") as lock:
-            if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            if try_lock(lock):
                 os.replace(lock.name, folder / LOCK)  # only now may others ask whether it is held
             tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
             yield folder
@@ -61,6 +57,5 @@ def _remove_stale(parent: Path) -> None:
     """Removes the folders of servers that are dead; those that say nothing of their server stay."""
     for lock in parent.glob(f"{PREFIX}*/{LOCK}"):
         with contextlib.suppress(OSError), open(lock, "rb+") as file:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if try_lock(file):
                 shutil.rmtree(lock.parent, ignore_errors=True)

@@ -14,10 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+from convformer_monai.outputs.locks import try_lock
 
 __all__ = ["Journal", "tidy_up"]
 
@@ -68,15 +65,8 @@ def tidy_up(folder: Path) -> None:
 
 def _lock(file: BinaryIO) -> bool:
     """Locks a journal; False if a living process holds it."""
-    if fcntl is None:
-        return time.time() - os.fstat(file.fileno()).st_mtime > STALE_SECONDS
-    try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return time.time() - os.fstat(file.fileno()).st_mtime > STALE_SECONDS
-    return True
+    ours = try_lock(file)
+    return time.time() - os.fstat(file.fileno()).st_mtime > STALE_SECONDS if ours is None else ours
 
 
 def _entries(content: bytes) -> list[dict[str, Any]]:
