@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ from convformer_monai.errors import (
 )
 from convformer_monai.outputs.atomic import write_text
 from convformer_monai.outputs.case import check_name, finished, folder_for, merge_measurements, process
+from convformer_monai.outputs.locks import hold
 from convformer_monai.outputs.writer import Options, path_for
 from convformer_monai.readers.cases import Case, find_cases
 from convformer_monai.readers.glance import glance
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 FAULT = "_fault.txt"
 PATIENCE_SECONDS = 2.0
+WAIT_SECONDS = 2.0
 DONE, SKIPPED, REFUSED, FAILED = "done", "skipped", "refused", "failed"
 
 
@@ -111,8 +113,10 @@ def segment_cases(
 ) -> Summary:
     """Segments one image or a folder of cases, and writes the results.
 
-    In a folder, cases whose results are complete are skipped, and a bad case does not stop the others. A fault of ours
-    leaves its traceback in ``<case>_fault.txt``; with ``CONVFORMER_DEBUG`` set it goes to stderr, too.
+    In a folder, cases whose results are complete are skipped, and a bad case does not stop the others. Several runs may
+    share an output folder: each case is done by one of them, the others wait for it at their end, and the table of
+    measurements is always that of the whole folder. A fault of ours leaves its traceback in ``<case>_fault.txt``; with
+    ``CONVFORMER_DEBUG`` set it goes to stderr, too.
 
     Args:
         path: a file, a DICOM folder or a folder of cases.
@@ -142,25 +146,41 @@ def segment_cases(
     with _notice(f"loading the network of {opened.name}"):
         segmenter = Segmenter(opened, device, flips=flips, force_modality=force_modality)
     results: list[CaseResult] = []
-    with _bar(cases, quiet or not several) as bar:
-        for case in bar:
+    with _bar(len(cases), quiet or not several) as bar:
+        for case in _until_free(cases, output_dir):
             result = _one(segmenter, case, output_dir, options, several, case.name in clashes)
             results.append(result)
             _log_case(result, several, quiet)
+            bar.update()
     if several:
-        done = [result.case.name for result in results if result.status in (DONE, SKIPPED)]
-        if done:
-            merge_measurements(output_dir, done)
+        if any(result.status in (DONE, SKIPPED) for result in results):
+            merge_measurements(output_dir)
         _log_all(results, quiet)
     return Summary(results)
 
 
+def _until_free(cases: Sequence[Case], output_dir: Path) -> Iterator[Case]:
+    """Yields each case once, held while it is done; those that another run holds come when it lets them go."""
+    while cases:
+        held = []
+        for case in cases:
+            with hold(Path(output_dir).expanduser() / case.name) as ours:
+                if ours:
+                    yield case
+                else:
+                    held.append(case)
+        if len(held) == len(cases):
+            logger.info("another run is doing %d of the cases in %s: waiting for it", len(held), output_dir)
+            time.sleep(WAIT_SECONDS)
+        cases = held
+
+
 @contextlib.contextmanager
-def _bar(cases: list[Case], hidden: bool) -> Iterator[tqdm[Case]]:
+def _bar(count: int, hidden: bool) -> Iterator[tqdm[Case]]:
     """A bar on a terminal; elsewhere the line that each case gets is the progress."""
     hidden = hidden or not sys.stderr.isatty()
     with logging_redirect_tqdm([logging.getLogger()]):
-        with tqdm(cases, unit="case", disable=hidden, file=sys.stderr, dynamic_ncols=True) as bar:
+        with tqdm(total=count, unit="case", disable=hidden, file=sys.stderr, dynamic_ncols=True) as bar:
             yield bar
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import logging
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ __all__ = ["check_name", "finished", "folder_for", "measure_mask", "merge_measur
 
 logger = logging.getLogger(__name__)
 
+TABLE = "measurements.csv"
 MAX_NAME_BYTES = 255  # of one file name, on all common file systems
 
 
@@ -225,17 +227,24 @@ def _newest(path: Path) -> float:
     return float(max(times))
 
 
-def merge_measurements(output_dir: Path, names: Sequence[str]) -> Path:
-    """Writes ``measurements.csv`` of many cases, which is replaced if it exists.
+def merge_measurements(output_dir: Path) -> Path:
+    """Writes ``measurements.csv`` of all cases of an output folder, whichever run did them, in place of an older one.
 
     Args:
         output_dir: output folder.
-        names: of the cases, all done.
     """
-    path = folder_for(output_dir, "measurements.csv")
-    parts = [path_for(folder_for(output_dir, name), "_measurements.csv").read_text("utf-8") for name in names]
-    content = "".join(part if index == 0 else part.split("\n", 1)[1] for index, part in enumerate(parts))
-    write_text(path, content, overwrite=True)
+    path = folder_for(output_dir, TABLE)
+    rows: list[dict[str, str]] = []
+    for part in sorted(path.parent.rglob(f"*_{TABLE}")):
+        if path_for(part.with_name(part.name.removesuffix(f"_{TABLE}")), "_report.json").is_file():
+            with part.open(encoding="utf-8", newline="") as file:
+                rows += csv.DictReader(file)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue(), overwrite=True)
     return path
 
 

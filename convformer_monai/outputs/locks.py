@@ -44,14 +44,21 @@ def hold(base: Path) -> Iterator[bool]:
     """Holds a case for as long as the block lasts, so that no other process does it at the same time.
 
     Args:
-        base: folder and name of the case's results; the folder must exist.
+        base: folder and name of the case's results; the folder is made.
 
     Yields:
-        Whether it is ours; False if a living process holds it. Where there are no locks, True.
+        Whether it is ours; False if a living process holds it. True where there are no locks, and where nothing can be
+        written: whoever writes the results says so.
     """
     path = base.with_name(f".{hashlib.sha256(os.fsencode(base.name)).hexdigest()[:16]}{SUFFIX}")
     while True:
-        with open(path, "ab") as file:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            opened = open(path, "ab")
+        except OSError:
+            yield True
+            return
+        with opened as file:
             ours = try_lock(file)
             if ours is not False and not _is_there(path, file):
                 continue  # the process that held it has just removed it
