@@ -98,7 +98,8 @@ def mask_flags(labels: NDArray[np.uint8], series: ImageSeries, task: Task) -> li
     """Flags what is wrong with the mask: empty, cut off by the image border, in pieces; one flag for each cause."""
     if not labels.any():
         what = f"no {task.labels[0].long_name}" if len(task.labels) == 1 else "nothing"
-        return [Flag("MASK_EMPTY", f"{what} was found")]
+        more = f"; {task.empty_means}" if task.empty_means else ""
+        return [Flag("MASK_EMPTY", f"{what} was found{more}")]
     phases = labels if labels.ndim == 4 else labels[None, :, :, None]  # (phases, X, Y, Z)
     stack = 2 if series.is_photo else slice_axis(series.affine, phases.shape[1:])
     found: dict[str, list[tuple[Label, list[bool]]]] = {code: [] for code in _MESSAGES}
