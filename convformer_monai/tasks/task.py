@@ -98,8 +98,7 @@ class Task:
         max_parts: separate parts of a structure in one phase; more are flagged. ``None`` for any number.
         within_stack: a whole structure lies between the first and the last slice, so that a mask which reaches these is
             flagged. Not so a heart in a short-axis stack, which ends at its base.
-        empty_means: what an empty mask tells, where it is a finding that people may take for a clean result; it ends the
-            flag of the empty mask.
+        empty_means: what an empty mask tells, where people may take it for a clean result; it ends that flag.
         preview: how results are drawn.
         scores: the evaluation's handler: ``(labels, listeners)`` to a ``ScoreMasks``.
         report: what the evaluation writes; see :func:`convformer_monai.evaluation.write_report`.

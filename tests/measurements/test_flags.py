@@ -327,6 +327,14 @@ def test_messages_hold_no_names_of_files_or_cases() -> None:
     assert len(found.flags) >= 4 and not any("DOE" in flag.message for flag in found.flags)
 
 
+def test_what_is_no_ct_may_be_mr() -> None:
+    values = np.resize(np.arange(900.0), (1, 16, 16, 5))
+    (flag,) = intensity_flags(volume_series(values.shape, values=values), "CT")
+    assert flag.message.endswith("no Hounsfield units of a whole head; for MR use -b cardiac")
+    (flag,) = intensity_flags(volume_series(values.shape, values=values - 100), "CT")
+    assert flag.message.endswith("of a whole head")
+
+
 def test_no_blood_found_is_no_clean_result() -> None:
     labels = np.zeros((1, 16, 16, 5), dtype=np.uint8)
     (flag,) = mask_flags(labels, volume_series(labels.shape, SLICES), HEMORRHAGE)
