@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-import logging
 import os
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import numpy as np
 
 from convformer_monai.bundle import Bundle
 from convformer_monai.errors import InputRefused, RefusalCode
-from convformer_monai.measurements.values import Measurements
+from convformer_monai.measurements.values import CSV_COLUMNS, Measurements
 from convformer_monai.outputs.atomic import AtomicFiles, check_writable, write_text
 from convformer_monai.outputs.journal import tidy_up
 from convformer_monai.outputs.measurements import write_measurements
@@ -28,14 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = ["check_name", "finished", "folder_for", "measure_mask", "merge_measurements", "process"]
 
-logger = logging.getLogger(__name__)
-
 MAX_NAME_BYTES = 255  # of one file name, on all common file systems
 
 
 def process(
     segmenter: Segmenter, case: Case, output_dir: Path, options: Options
-) -> tuple[tuple[Path, ...], dict[str, Any]]:
+) -> tuple[tuple[Path, ...], Measurements]:
     """Does a whole case.
 
     Args:
@@ -45,7 +44,7 @@ def process(
         options: what to write.
 
     Returns:
-        The files written, and the measurements as JSON types.
+        The files written, and the measurements.
 
     Raises:
         InputRefused: if the image or an option cannot be used, or a result cannot be written; nothing is left then.
@@ -95,9 +94,7 @@ def process(
     with AtomicFiles(overwrite=options.overwrite) as files:
         for writer in options.writers():
             result.written.extend(writer.write(base, result, files))
-    for flag in measurements.flags:
-        logger.warning("%s: %s", case.name, flag.message)
-    return tuple(result.written), measurements.to_dict()
+    return tuple(result.written), measurements
 
 
 def _arrays(voxels: Any, series: ImageSeries) -> Any:
@@ -234,8 +231,12 @@ def merge_measurements(output_dir: Path, names: Sequence[str]) -> Path:
     """
     path = folder_for(output_dir, "measurements.csv")
     parts = [path_for(folder_for(output_dir, name), "_measurements.csv").read_text("utf-8") for name in names]
-    content = "".join(part if index == 0 else part.split("\n", 1)[1] for index, part in enumerate(parts))
-    write_text(path, content, overwrite=True)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CSV_COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for part in parts:  # one of an earlier version may lack a column
+        writer.writerows(csv.DictReader(io.StringIO(part, newline="")))
+    write_text(path, text.getvalue(), overwrite=True)
     return path
 
 
