@@ -12,6 +12,7 @@ from nifti_files import save
 from PIL import Image
 
 from convformer_monai.cohort import CaseResult, Summary, _log_all, segment_cases
+from convformer_monai.errors import InputRefused
 from convformer_monai.outputs.case import merge_measurements
 from convformer_monai.outputs.writer import Options
 from convformer_monai.readers.cases import Case
@@ -68,3 +69,12 @@ def test_tables_of_an_earlier_version_are_merged(tmp_path: Path) -> None:
     merge_measurements(tmp_path, ["a", "b"])
     with open(tmp_path / "measurements.csv", newline="") as file:
         assert [(row["case"], row["flags"]) for row in csv.DictReader(file)] == [("a", ""), ("b\nc", "MASK_EMPTY")]
+
+
+def test_a_mask_of_a_photograph_is_no_photograph(tmp_path: Path) -> None:
+    mask = np.zeros((30, 40), np.uint8)
+    mask[10:20, 10:20] = 255
+    Image.fromarray(mask).save(tmp_path / "x.png")
+    with pytest.raises(InputRefused) as refusal:
+        segment_cases(tmp_path / "x.png", tmp_path / "out", "dermoscopy", Options(), device="cpu", quiet=True)
+    assert refusal.value.code == "NOT_AN_IMAGE" and "the values 0, 255: a mask" in refusal.value.message
