@@ -34,6 +34,7 @@ __all__ = [
     "Bundle",
     "component",
     "file_sha256",
+    "fitting_bundles",
     "load_weights",
     "save_weights",
     "task_of",
@@ -197,14 +198,20 @@ class Bundle:
         """
         if seen.image is not None and self.task.image not in (None, seen.image):
             what = f"is a {seen.image}, and {self.name} takes {self.task.image}s"
-            raise InputRefused(RefusalCode.WRONG_KIND, f"{path} {what}{_others(seen)}")
+            instead = f"; {self._wanted()}" if seen.grey else _others(seen)
+            raise InputRefused(RefusalCode.WRONG_KIND, f"{path} {what}{instead}")
         modality = None if force_modality or seen.image != VOLUME else self.task.modality
         if modality and seen.modalities and modality not in seen.modalities:
-            found = " and ".join(sorted(seen.modalities))
+            found = " and ".join(sorted(seen.modalities)) + (f" by its {seen.by}" if seen.by else "")
             raise InputRefused(
                 RefusalCode.WRONG_MODALITY,
                 f"{path} holds {found}, and {self.name} takes {modality}{_others(seen)}, or --force-modality",
             )
+
+    def _wanted(self) -> str:
+        """What to give instead of a grey picture, which no bundle for photographs takes either."""
+        units = ", in Hounsfield units" if self.task.modality == "CT" else ""
+        return f"give the {self.task.modality or 'image'} as NIfTI or DICOM{units}"
 
     @property
     def labels(self) -> tuple[Label, ...]:
@@ -304,7 +311,12 @@ def _read_json(path: Path) -> Any:
 
 
 def _others(seen: Glance) -> str:
-    """The shipped bundles that take such an image, as the end of a refusal."""
+    """The end of a refusal: what takes such an image."""
+    return f"; use {fitting_bundles(seen) or 'another bundle'}"
+
+
+def fitting_bundles(seen: Glance) -> str:
+    """The shipped bundles that take such an image, as options of the command line; empty if none does."""
     fitting = []
     for name in BUNDLES:
         try:
@@ -314,7 +326,7 @@ def _others(seen: Glance) -> str:
         modality = task.modality if task.image == VOLUME else None
         if task.image == seen.image and (not seen.modalities or modality in seen.modalities):
             fitting.append(f"-b {name}")
-    return f"; use {' or '.join(fitting)}" if fitting else "; use another bundle"
+    return " or ".join(fitting)
 
 
 def _named(name: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -38,13 +39,14 @@ from convformer_monai.readers.glance import glance
 if TYPE_CHECKING:
     from convformer_monai.segmenter import Segmenter
 
-__all__ = ["CaseResult", "Summary", "segment_cases"]
+__all__ = ["CaseResult", "Summary", "log_flags", "segment_cases"]
 
 logger = logging.getLogger(__name__)
 
 FAULT = "_fault.txt"
 PATIENCE_SECONDS = 2.0
 WAIT_SECONDS = 2.0
+LISTED_ALIKE = 3  # bad cases of one reason; more are counted
 DONE, SKIPPED, REFUSED, FAILED = "done", "skipped", "refused", "failed"
 
 
@@ -59,6 +61,7 @@ class CaseResult:
         seconds: time taken.
         files: what was written.
         measurements: as in the case's JSON file.
+        table: the measurements of a single image for people; empty in a folder of cases.
     """
 
     case: Case
@@ -67,6 +70,18 @@ class CaseResult:
     seconds: float = 0.0
     files: tuple[Path, ...] = ()
     measurements: dict[str, Any] | None = None
+    table: str = ""
+
+    @property
+    def flags(self) -> list[dict[str, str]]:
+        """Flags of doubt, each with ``code`` and ``message``."""
+        return list((self.measurements or {}).get("flags", ()))
+
+    @property
+    def reason(self) -> str:
+        """Why it was not done, without the path of the case, so that equal reasons are equal."""
+        text = self.message.replace(str(self.case.path), "each")
+        return re.sub(rf"(?<=\]: ){re.escape(self.case.path.name)}(?= )", "each", text)
 
     def to_json(self) -> dict[str, Any]:
         """Returns this as JSON types."""
@@ -97,7 +112,8 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """Returns this as JSON types."""
-        return {"exit_code": self.exit_code, "cases": [result.to_json() for result in self.results]}
+        flagged = sum(bool(result.flags) for result in self.results)
+        return {"exit_code": self.exit_code, "flagged": flagged, "cases": [result.to_json() for result in self.results]}
 
 
 def segment_cases(
@@ -211,9 +227,12 @@ def _one(
             before = finished(case, output_dir, segmenter, options)
             if before is not None:
                 return CaseResult(case, SKIPPED, "done before", measurements=before)
+        if several:
+            segmenter.bundle.check_kind(case.path, glance(case.path), segmenter.modality is None)
         with contextlib.nullcontext() if several else _notice(f"segmenting {case.path}"):
             files, measurements = process(segmenter, case, output_dir, options)
-        return CaseResult(case, DONE, "", time.perf_counter() - start, files, measurements)
+        seconds, table = time.perf_counter() - start, "" if several else measurements.to_text()
+        return CaseResult(case, DONE, "", seconds, files, measurements.to_dict(), table)
     except Exception as error:
         if not several:
             raise
@@ -238,22 +257,48 @@ def _kept_fault(error: Exception, output_dir: Path, case: Case) -> str:
 
 
 def _log_case(result: CaseResult, several: bool, quiet: bool) -> None:
+    """Says how a case ended; why one is bad is said at the end, and the flags of a single image are in its table."""
     if quiet:
         return
-    if result.status == DONE:
-        if several:
-            logger.info("%s: done in %.1f s", result.case.name, result.seconds)
-        for file in () if several else result.files:
+    if not several:
+        for file in result.files:
             logger.info("wrote %s", file)
+    elif result.status == DONE:
+        logger.info("%s: done in %.1f s", result.case.name, result.seconds)
+        log_flags(result)
     else:
-        logger.info("%s: %s (%s)", result.case.name, result.status, result.message)
+        code = result.message.partition(":")[0]  # error[CODE]
+        logger.info("%s: %s%s", result.case.name, result.status, f", {code}" if code.startswith("error[") else "")
+
+
+def log_flags(result: CaseResult) -> None:
+    """Says the flags of doubt of a case, one line each."""
+    for flag in result.flags:
+        logger.warning("%s: %s", result.case.name, flag["message"])
 
 
 def _log_all(results: list[CaseResult], quiet: bool) -> None:
-    """Says how many ended how, and lists the bad ones, which may have scrolled away."""
-    counts = Counter(result.status for result in results)
-    if not quiet:
-        logger.info("%s", ", ".join(f"{counts[status]} {status}" for status in (DONE, SKIPPED, REFUSED, FAILED)))
+    """Lists the bad cases, those of one reason in one line if they are many, and says last how many ended how."""
+    reasons: dict[str, list[CaseResult]] = {}
     for result in results:
         if result.status in (REFUSED, FAILED):
-            sys.stderr.write(printable(f"{result.case.name}: {result.message}") + "\n")
+            reasons.setdefault(result.reason, []).append(result)
+    for reason, alike in reasons.items():
+        lines = [f"{result.case.name}: {result.message}" for result in alike]
+        if len(alike) > LISTED_ALIKE:
+            lines = [f"{len(alike)} images: {reason}; the first {alike[0].case.name}"]
+        for line in lines:
+            sys.stderr.write(printable(line) + "\n")
+    if not quiet:
+        logger.info("%s", _counted(results))
+
+
+def _counted(results: list[CaseResult]) -> str:
+    """How many ended how, and how many of them are flagged."""
+    counts = Counter(result.status for result in results)
+    flagged = Counter(result.status for result in results if result.flags)
+    parts = [
+        f"{counts[status]} {status}" + (f", {flagged[status]} of them with flags of doubt" if flagged[status] else "")
+        for status in (DONE, SKIPPED, REFUSED, FAILED)
+    ]
+    return ("; " if flagged else ", ").join(parts)

@@ -170,7 +170,8 @@ def find_images(datalist: object, dataset_dir: object, allow_none: bool = False)
         dataset_dir: folder whose images are taken if there is no datalist, as
             :func:`convformer_monai.readers.find_cases` finds them; it may itself hold a DICOM series.
         allow_none: return an empty list where there is no folder or no image. A bundle's ``dataset`` needs that, since
-            MONAI builds it from the defaults to inspect a bundle; its ``run`` first calls this function without.
+            MONAI builds it from the defaults to inspect a bundle; its ``run`` first calls this function without, which
+            tells the user what was found.
 
     Returns:
         One ``{"image": path}`` for each image.
@@ -179,7 +180,11 @@ def find_images(datalist: object, dataset_dir: object, allow_none: bool = False)
         InputRefused: if there is no image, or one that cannot be used.
     """
     try:
-        paths = _images_in(dataset_dir) if datalist is None else _listed(datalist)
+        paths = (
+            _images_in(dataset_dir, logging.DEBUG if allow_none else logging.INFO)
+            if datalist is None
+            else _listed(datalist)
+        )
     except InputRefused as refusal:
         if allow_none and refusal.code in (RefusalCode.NO_IMAGES, RefusalCode.FOLDER_NOT_FOUND):
             return []
@@ -215,13 +220,13 @@ def _listed_path(item: object) -> Path:
     return Path(path).expanduser()
 
 
-def _images_in(dataset_dir: object) -> list[Path]:
-    """Returns the images of a folder, by name."""
+def _images_in(dataset_dir: object, level: int) -> list[Path]:
+    """Returns the images of a folder, by name, and says how many they are."""
     folder = Path(str(dataset_dir)).expanduser()
     if not folder.is_dir():
         raise InputRefused(RefusalCode.FOLDER_NOT_FOUND, f"{folder} is not a folder; give --dataset_dir or --datalist")
-    paths = [case.path for case in find_cases(folder)]
-    logger.info("%s: %d images", folder, len(paths))
+    paths = [case.path for case in find_cases(folder, level=level)]
+    logger.log(level, "%s: %d images", folder, len(paths))
     return paths
 
 

@@ -44,7 +44,7 @@ class RefusalCode(str, Enum):
     CANNOT_READ = "CANNOT_READ", "a folder may not be read"
     EMPTY_FOLDER = "EMPTY_FOLDER", "a folder holds no files"
     NO_IMAGES = "NO_IMAGES", "a folder or list holds no image"
-    NOT_AN_IMAGE = "NOT_AN_IMAGE", "the file is not an image that can be read"
+    NOT_AN_IMAGE = "NOT_AN_IMAGE", "the file is not an image that can be read, or it holds a mask"
     NOT_NIFTI = "NOT_NIFTI", "the file is not NIfTI"
     NOT_ITK = "NOT_ITK", "the file is not NRRD or MetaImage"
     NOT_PHOTO = "NOT_PHOTO", "the file is not a photograph"

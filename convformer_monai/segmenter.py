@@ -21,6 +21,7 @@ from convformer_monai.measurements.overlap import dice
 from convformer_monai.readers import ImageSeries, read_series
 from convformer_monai.readers.glance import Glance
 from convformer_monai.readers.memory import like, series_from
+from convformer_monai.readers.values import is_grey, looks_like_ct, mask_values
 from convformer_monai.tasks.task import PHOTOGRAPH, VOLUME
 from convformer_monai.transforms.doubt import EVIDENCE
 
@@ -210,7 +211,24 @@ class Segmenter:
         return Segmentation(series, labels, seconds, disagreement, tuple(notes), likely, evidence)
 
     def _check(self, series: ImageSeries) -> None:
-        self.bundle.check_kind(Path(series.path.name), Glance(PHOTOGRAPH if series.is_photo else VOLUME))
+        """Refuses what is no image for this bundle, as far as it can be told without the network."""
+        name, values = Path(series.path.name), series.image.numpy()
+        grey = series.is_photo and is_grey(values)
+        by_values = not series.is_photo and series.modality is None and looks_like_ct(values)
+        seen = Glance(
+            PHOTOGRAPH if series.is_photo else VOLUME,
+            frozenset({"CT"} if by_values else ()),
+            "values (air at -1000)" if by_values else "",
+            grey,
+        )
+        self.bundle.check_kind(name, seen, force_modality=self.modality is None)
+        found = mask_values(values) if grey or not series.is_photo else []
+        if found:
+            raise InputRefused(
+                RefusalCode.NOT_AN_IMAGE,
+                f"{name} holds only the values {', '.join(map(str, found))}: a mask, no image; "
+                "convformer-monai measure -m measures it",
+            )
 
     def scores(self, image: Tensor) -> Tensor:
         """Class scores of an image that :meth:`prepare` made, on the CPU.

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from convformer_monai.datalist import read_cases
+from convformer_monai.datalist import find_images, read_cases
 from convformer_monai.errors import InputRefused
 
 Write = Callable[[Any], Path]
@@ -85,3 +85,14 @@ def test_unusable_datalists_are_refused(write: Write, content: Any, code: str, m
 def test_missing_datalist_is_refused(tmp_path: Path, where: object) -> None:
     with pytest.raises(InputRefused, match="does not exist; give the folder that holds datalist.json"):
         read_cases(tmp_path / where if isinstance(where, str) else where)
+
+
+def test_what_was_found_is_said_once(tmp_path, caplog):
+    """MONAI asks twice: for the bundle's dataset, and when it runs."""
+    caplog.set_level("INFO", "convformer_monai")
+    for name in ("a.nrrd", "a_gt.nrrd"):
+        (tmp_path / name).touch()
+    find_images(None, tmp_path, allow_none=True)
+    assert caplog.messages == []
+    find_images(None, tmp_path)
+    assert [message.split(":")[0] for message in caplog.messages] == ["1 file is left out", str(tmp_path)]

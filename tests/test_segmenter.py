@@ -16,6 +16,7 @@ import torch
 from dicom_series import write_volume
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
+from nifti_files import save
 
 from convformer_monai.errors import InputRefused
 from convformer_monai.phantoms.cardiac import Phantom, cardiac_phantom
@@ -194,6 +195,33 @@ def test_modality_is_checked_and_can_be_forced(segmenter, phantom, tmp_path):
     assert refusal.value.code == "WRONG_MODALITY"
     forced = Segmenter("cardiac", "cpu", force_modality=True)
     assert forced.segment(tmp_path / "ct").labels.shape == (1, *phantom.image.shape)
+
+
+@pytest.mark.parametrize("padding", [None, -2000])
+def test_values_of_a_ct_are_refused_before_the_network(segmenter, tmp_path, padding):
+    head = np.full((40, 40, 4), -1000, np.int16)
+    head[10:30, 10:30] = 40
+    if padding:
+        head[:2] = padding
+    path = save(tmp_path / "head.nii.gz", head)
+    with pytest.raises(InputRefused) as refusal:
+        segmenter.segment(path)
+    assert str(refusal.value) == (
+        f"error[WRONG_MODALITY]: head.nii.gz holds CT by its values (air at -1000), and {segmenter.bundle.name} takes "
+        "MR; use -b hemorrhage, or --force-modality"
+    )
+    forced = Segmenter("cardiac", "cpu", force_modality=True)
+    assert forced.segment(path).labels.shape == (1, *head.shape)
+
+
+def test_a_mask_is_no_image(segmenter, phantom, tmp_path):
+    _, truth = phantom.save(tmp_path, "x")
+    with pytest.raises(InputRefused) as refusal:
+        segmenter.segment(truth)
+    assert str(refusal.value) == (
+        f"error[NOT_AN_IMAGE]: {truth.name} holds only the values 0, 1, 2, 3: a mask, no image; "
+        "convformer-monai measure -m measures it"
+    )
 
 
 def test_photographs_are_refused(segmenter, tmp_path):

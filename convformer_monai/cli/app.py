@@ -118,7 +118,8 @@ def report_usage(error: Any) -> int:
     else:
         context = getattr(error, "ctx", None)
         program = PROGRAM if context is None else context.command_path
-        sys.stderr.write(f"error[OPTION]: {message.rstrip('.')}; see {program} --help\n")
+        hint = "; quote paths that hold spaces" if "unexpected extra argument" in message else ""
+        sys.stderr.write(f"error[OPTION]: {message.rstrip('.')}{hint}; see {program} --help\n")
     return EXIT_REFUSED
 
 

@@ -88,6 +88,10 @@ def segment(
     )
     if as_json:
         print_json(summary.to_json())
+    elif not quiet:
+        for result in summary.results:
+            if result.table:
+                print_text(result.table)
     raise typer.Exit(summary.exit_code)
 
 

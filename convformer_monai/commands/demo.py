@@ -67,7 +67,7 @@ def run_demo(bundle: str, image: Path | None = None, output_dir: Path = OUTPUT, 
     Raises:
         InputRefused: if the image or the folder cannot be used.
     """
-    from convformer_monai.cohort import segment_cases
+    from convformer_monai.cohort import log_flags, segment_cases
     from convformer_monai.outputs.case import folder_for
     from convformer_monai.outputs.writer import Options
 
@@ -79,6 +79,8 @@ def run_demo(bundle: str, image: Path | None = None, output_dir: Path = OUTPUT, 
     command += ["--preview", "--overwrite"]
     logger.info("$ %s", shlex.join(command))
     summary = segment_cases(image, output_dir, bundle, Options(preview=True, overwrite=True), device=device)
+    for result in summary.results:
+        log_flags(result)
     pictures = tuple(file for result in summary.results for file in result.files if file.name.endswith("_preview.png"))
     if truth is None or summary.exit_code:
         return Demo(summary.exit_code, pictures=pictures)

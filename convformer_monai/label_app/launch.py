@@ -92,7 +92,8 @@ def prepare(
         options.versions.use(version)
     current = options.versions.current
     options.versions.weights(current)
-    logger.info("%s", current)
+    if serve:
+        logger.info("%s", current)
     return studies, options
 
 

@@ -9,9 +9,11 @@ from monai.utils import convert_to_numpy
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from convformer_monai.bundle import fitting_bundles
 from convformer_monai.measurements.values import Flag, Measurement
+from convformer_monai.readers.glance import Glance
 from convformer_monai.readers.series import ImageSeries
-from convformer_monai.tasks.task import Label, Task, resolve
+from convformer_monai.tasks.task import VOLUME, Label, Task, resolve
 from convformer_monai.transforms.geometry import slice_axis
 
 __all__ = ["DISAGREEMENT_LIMIT", "disagreement_flags", "find_flags", "intensity_flags", "mask_flags"]
@@ -83,7 +85,9 @@ def intensity_flags(series: ImageSeries, modality: str) -> list[Flag]:
         return [Flag("INTENSITY", f"every voxel of the image has the value {low:.6g}")]
     if modality == "CT" and (low > AIR_HU or high > LARGEST_HU):
         reason = "no air (-1000) among them" if low > AIR_HU else "beyond 16 bits"
-        return [Flag("INTENSITY", f"{span}, {reason}: these are no Hounsfield units of a whole head")]
+        other = fitting_bundles(Glance(VOLUME, frozenset({"MR"}))) if low >= 0 and series.modality != "CT" else ""
+        hint = f"; for MR use {other}" if other else ""
+        return [Flag("INTENSITY", f"{span}, {reason}: these are no Hounsfield units of a whole head{hint}")]
     if modality == "MR" and low < 0:
         return [Flag("INTENSITY", f"{span}: MR magnitude images are not negative")]
     if modality == "photo":
@@ -98,7 +102,8 @@ def mask_flags(labels: NDArray[np.uint8], series: ImageSeries, task: Task) -> li
     """Flags what is wrong with the mask: empty, cut off by the image border, in pieces; one flag for each cause."""
     if not labels.any():
         what = f"no {task.labels[0].long_name}" if len(task.labels) == 1 else "nothing"
-        return [Flag("MASK_EMPTY", f"{what} was found")]
+        more = f"; {task.empty_means}" if task.empty_means else ""
+        return [Flag("MASK_EMPTY", f"{what} was found{more}")]
     phases = labels if labels.ndim == 4 else labels[None, :, :, None]  # (phases, X, Y, Z)
     stack = 2 if series.is_photo else slice_axis(series.affine, phases.shape[1:])
     found: dict[str, list[tuple[Label, list[bool]]]] = {code: [] for code in _MESSAGES}

@@ -16,7 +16,7 @@ from convformer_monai.tasks.task import Code, Label
 __all__ = ["CSV_COLUMNS", "Flag", "Measurement", "Measurements", "readable", "safe_cell", "to_csv"]
 
 SCHEMA, SCHEMA_VERSION = "convformer_monai.measurements", 1
-CSV_COLUMNS = ("case", "name", "title", "value", "unit", "phase", "structure")
+CSV_COLUMNS = ("case", "name", "title", "value", "unit", "phase", "structure", "flags")
 SIGNIFICANT_DIGITS = 7
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with what formulas begin
 UNITS_FOR_PEOPLE = {"1": "", "{pixel}": "pixels", "mm2": "mm\N{SUPERSCRIPT TWO}"}
@@ -140,8 +140,11 @@ class Measurements:
         return "\n".join(lines) + "\n"
 
     def rows(self) -> list[dict[str, object]]:
-        """Returns a row for each item, with the keys of :data:`CSV_COLUMNS`; undefined cells are empty."""
-        rows = []
+        """Returns a row for each item, with the keys of :data:`CSV_COLUMNS`; undefined cells are empty.
+
+        ``flags`` holds the codes of the whole case, separated by spaces.
+        """
+        rows, flags = [], " ".join(dict.fromkeys(flag.code for flag in self.flags))
         for item in self.items:
             cells = {
                 "case": self.case,
@@ -151,6 +154,7 @@ class Measurements:
                 "unit": item.unit,
                 "phase": item.phase,
                 "structure": self.structure_name(item),
+                "flags": flags,
             }
             rows.append({key: "" if cell is None else cell for key, cell in cells.items()})
         return rows

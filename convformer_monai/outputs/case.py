@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
 import os
 import time
 from dataclasses import replace
@@ -16,7 +15,7 @@ import numpy as np
 
 from convformer_monai.bundle import Bundle
 from convformer_monai.errors import InputRefused, RefusalCode
-from convformer_monai.measurements.values import Measurements
+from convformer_monai.measurements.values import CSV_COLUMNS, Measurements
 from convformer_monai.outputs.atomic import AtomicFiles, check_writable, write_text
 from convformer_monai.outputs.journal import tidy_up
 from convformer_monai.outputs.measurements import write_measurements
@@ -29,15 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = ["check_name", "finished", "folder_for", "measure_mask", "merge_measurements", "process"]
 
-logger = logging.getLogger(__name__)
-
 TABLE = "measurements.csv"
 MAX_NAME_BYTES = 255  # of one file name, on all common file systems
 
 
 def process(
     segmenter: Segmenter, case: Case, output_dir: Path, options: Options
-) -> tuple[tuple[Path, ...], dict[str, Any]]:
+) -> tuple[tuple[Path, ...], Measurements]:
     """Does a whole case.
 
     Args:
@@ -47,7 +44,7 @@ def process(
         options: what to write.
 
     Returns:
-        The files written, and the measurements as JSON types.
+        The files written, and the measurements.
 
     Raises:
         InputRefused: if the image or an option cannot be used, or a result cannot be written; nothing is left then.
@@ -97,9 +94,7 @@ def process(
     with AtomicFiles(overwrite=options.overwrite) as files:
         for writer in options.writers():
             result.written.extend(writer.write(base, result, files))
-    for flag in measurements.flags:
-        logger.warning("%s: %s", case.name, flag.message)
-    return tuple(result.written), measurements.to_dict()
+    return tuple(result.written), measurements
 
 
 def _arrays(voxels: Any, series: ImageSeries) -> Any:
@@ -239,11 +234,10 @@ def merge_measurements(output_dir: Path) -> Path:
         if path_for(part.with_name(part.name.removesuffix(f"_{TABLE}")), "_report.json").is_file():
             with part.open(encoding="utf-8", newline="") as file:
                 rows += csv.DictReader(file)
-    columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
+    writer = csv.DictWriter(text, CSV_COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(rows)  # of an earlier version one may have fewer columns
     write_text(path, text.getvalue(), overwrite=True)
     return path
 

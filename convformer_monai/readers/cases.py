@@ -110,7 +110,7 @@ def is_dicom_photo(file: Path) -> bool:
     return header_values(file, "SOPClassUID").get("SOPClassUID", "").startswith(PHOTO_CLASSES)
 
 
-def find_cases(path: Path, leave_out: Path | None = None) -> list[Case]:
+def find_cases(path: Path, leave_out: Path | None = None, level: int = logging.INFO) -> list[Case]:
     """Finds the images of a path.
 
     A folder with DICOM files in it is one case (DICOM photographs: one a file), and so is a folder whose sub-folders
@@ -121,6 +121,7 @@ def find_cases(path: Path, leave_out: Path | None = None) -> list[Case]:
     Args:
         path: a file or folder.
         leave_out: a folder inside that is not searched, as the output folder.
+        level: of the message that tells of masks and results.
 
     Returns:
         The cases, by name. The name of a file or DICOM folder is its own; within a folder of cases, its place there.
@@ -135,11 +136,14 @@ def find_cases(path: Path, leave_out: Path | None = None) -> list[Case]:
     masks: list[Path] = []
     found = list(_cases_in(path, {leave_out.resolve()} if leave_out else set(), masks))
     if masks:
-        logger.info(
-            "%d of the files are left out: their names end in %s, as those of masks and results do, the first %s",
-            len(masks),
+        logger.log(
+            level,
+            "%s in %s, as those of masks and results do%s",
+            "1 file is left out: its name ends"
+            if len(masks) == 1
+            else f"{len(masks)} files are left out: their names end",
             " or ".join(sorted({match[0] for mask in masks if (match := RESULT.search(stem(mask)))})),
-            masks[0].name,
+            f": {masks[0].name}" if len(masks) == 1 else f", the first {masks[0].name}",
         )
     if not found:
         raise InputRefused(

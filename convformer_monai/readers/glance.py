@@ -19,6 +19,7 @@ from convformer_monai.tasks.task import PHOTOGRAPH, VOLUME
 __all__ = ["Glance", "glance"]
 
 MODALITIES = ("CT", "MR", "PT")  # others are not named: a header may hold anything
+MOST_PIXELS = 4_000_000  # of a picture whose colours are looked at; a larger one is taken as coloured
 MOST_FILES = 64  # of a DICOM folder; of a larger one nothing is said
 
 
@@ -28,11 +29,15 @@ class Glance:
 
     Attributes:
         image: ``volume`` or ``photograph``; ``None`` if it takes more than a look.
-        modalities: of DICOM files; empty where they are not known.
+        modalities: of DICOM files, or what the values tell; empty where they are not known.
+        by: what told the modalities, if it was no header.
+        grey: a photograph without colours.
     """
 
     image: str | None = None
     modalities: frozenset[str] = frozenset()
+    by: str = ""
+    grey: bool = False
 
 
 def glance(path: Path) -> Glance:
@@ -50,7 +55,7 @@ def glance(path: Path) -> Glance:
     if name.endswith((*NIFTI_SUFFIXES, *ITK_SUFFIXES)):
         return Glance(VOLUME)
     if name.endswith(PHOTO_SUFFIXES) or _is_picture(path):
-        return Glance(PHOTOGRAPH)
+        return Glance(PHOTOGRAPH, grey=_is_grey(path))
     raise InputRefused(
         RefusalCode.NOT_AN_IMAGE,
         f"{path} is not an image (DICOM, NIfTI, NRRD, MetaImage or photograph); give another file",
@@ -79,4 +84,20 @@ def _is_picture(path: Path) -> bool:
         with Image.open(path):
             return True
     except Exception:  # whatever Pillow stumbles over: it is none of ours
+        return False
+
+
+def _is_grey(path: Path) -> bool:
+    """Tells whether a picture has no colours, as far as a look shows it."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            if len(set(picture.getbands()) - {"A", "a"}) == 1 and picture.mode not in ("P", "PA"):
+                return True
+            if picture.width * picture.height > MOST_PIXELS:
+                return False
+            red, green, blue = (band.tobytes() for band in picture.convert("RGB").split())
+            return red == green == blue
+    except Exception:  # its reader will say what is wrong with it
         return False

@@ -25,6 +25,7 @@ HEMORRHAGE = register_task(
         measure="convformer_monai.measurements.hemorrhage.measure_hemorrhage",
         flags=("convformer_monai.measurements.hemorrhage.hemorrhage_flags",),
         max_parts=10,
+        empty_means="this does not rule one out: see the limitations in the model card",
         # Level 40, width 80; where in the head the blood lies matters.
         preview=Preview(window=(0.0, 80.0), window_below=-200.0, whole_slices=True),
         phantom="convformer_monai.phantoms.head_ct_phantom",

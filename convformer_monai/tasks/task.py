@@ -98,6 +98,7 @@ class Task:
         max_parts: separate parts of a structure in one phase; more are flagged. ``None`` for any number.
         within_stack: a whole structure lies between the first and the last slice, so that a mask which reaches these is
             flagged. Not so a heart in a short-axis stack, which ends at its base.
+        empty_means: what an empty mask tells, where people may take it for a clean result; it ends that flag.
         preview: how results are drawn.
         scores: the evaluation's handler: ``(labels, listeners)`` to a ``ScoreMasks``.
         report: what the evaluation writes; see :func:`convformer_monai.evaluation.write_report`.
@@ -114,6 +115,7 @@ class Task:
     flags: tuple[Function, ...] = ()
     max_parts: int | None = None
     within_stack: bool = True
+    empty_means: str = ""
     preview: Preview = Preview()
     scores: Function = "convformer_monai.evaluation.ScoreVolumes"
     report: Function = "convformer_monai.evaluation.write_report"

@@ -171,6 +171,7 @@ def test_explain_a_dicom_series(cine, tmp_path):
         (["benchmark", "nothing"], "nothing"),
         (["demo", "cardiac", "a.nii.gz", "out", "more"], "demo takes"),
         (["nothing"], "nothing"),
+        (["segment", "-i", "my", "scan.nii", "-o", "y"], "(scan.nii); quote paths that hold spaces; see "),
         (["info", "-b", "brain"], "brain"),
         (["explain", "-i", "x", "-o", "y", "--slice", "-1"], "--slice"),
         (["explain", "-i", "x"], "--output"),
@@ -278,8 +279,11 @@ def test_a_folder_of_cases(phantom, tmp_path):
     (source / "broken.nii.gz").write_bytes(b"no image")
     done = python("segment", "-i", str(source), "-o", str(out))
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "2 done, 0 skipped, 1 refused, 0 failed" in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("broken: error[NOT_NIFTI]: ")
+    assert re.fullmatch(
+        r"2 done(, [12] of them with flags of doubt; |, )0 skipped. 1 refused. 0 failed", done.stderr.splitlines()[-1]
+    )
+    assert done.stderr.count("error[NOT_NIFTI]") == 1 and done.stdout == ""
+    assert done.stderr.splitlines()[-2].startswith("broken: error[NOT_NIFTI]: ")
     for ward in ("ward 1", "ward 2"):
         assert (out / ward / "scan_seg.nii.gz").is_file()
     with open(out / "measurements.csv", newline="") as file:
@@ -292,8 +296,23 @@ def test_a_folder_of_cases(phantom, tmp_path):
         file.unlink()
     (source / "broken.nii.gz").unlink()
     done = python("segment", "-i", str(source), "-o", str(out))
-    assert done.returncode == 0 and "1 done, 1 skipped, 0 refused, 0 failed" in done.stderr
+    assert done.returncode == 0 and re.search(r"1 done.* 1 skipped.* 0 refused.* 0 failed", done.stderr)
     assert (out / "ward 1" / "scan_seg.nii.gz").stat().st_mtime_ns == before
+
+
+def test_the_measurements_of_a_single_image_are_printed(phantom, tmp_path, capsys):
+    path, _ = phantom.save(tmp_path, "case")
+    arguments = ["segment", "-i", str(path), "-o", str(tmp_path / "out"), "--overwrite"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert main(["measure", "-m", str(tmp_path / "out" / "case_seg.nii.gz")]) == 0
+    numbers = [line for line in capsys.readouterr().out.splitlines() if line.endswith(" mL")]
+    assert out.startswith("case\n") and numbers and set(numbers) <= set(out.splitlines())
+    assert main([*arguments, "-q"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main([*arguments, "--json"]) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out)["flagged"] == bool(json.loads(out)["cases"][0]["measurements"]["flags"])
 
 
 def test_stopped_in_the_middle_and_resumed(phantom, tmp_path):

@@ -66,4 +66,4 @@ def test_a_port_that_is_taken_is_refused() -> None:
 def test_versions_are_listed(tmp_path: Path) -> None:
     result = label("--studies", tmp_path, "--versions")
     assert result.returncode == 0
-    assert result.stdout == "version 0: the shipped weights (in use)\n"
+    assert result.stdout == "version 0: the shipped weights (in use)\n" and result.stderr == ""

@@ -325,4 +325,19 @@ def test_messages_hold_no_names_of_files_or_cases() -> None:
     series = volume_series(labels.shape, SLICES, np.full(labels.shape, 3.0), path=where, frames=frames(0.5))
     found = measure(labels, series, HEMORRHAGE, case="DOE_JANE", disagreement=0.5)
     assert len(found.flags) >= 4 and not any("DOE" in flag.message for flag in found.flags)
-    assert mask_flags(0 * labels, series, HEMORRHAGE)[0].message == "no intracranial hemorrhage was found"
+
+
+def test_what_is_no_ct_may_be_mr() -> None:
+    values = np.resize(np.arange(900.0), (1, 16, 16, 5))
+    (flag,) = intensity_flags(volume_series(values.shape, values=values), "CT")
+    assert flag.message.endswith("no Hounsfield units of a whole head; for MR use -b cardiac")
+    (flag,) = intensity_flags(volume_series(values.shape, values=values - 100), "CT")
+    assert flag.message.endswith("of a whole head")
+
+
+def test_no_blood_found_is_no_clean_result() -> None:
+    labels = np.zeros((1, 16, 16, 5), dtype=np.uint8)
+    (flag,) = mask_flags(labels, volume_series(labels.shape, SLICES), HEMORRHAGE)
+    assert flag.message == (
+        "no intracranial hemorrhage was found; this does not rule one out: see the limitations in the model card"
+    )

@@ -120,11 +120,24 @@ class TestJson:
 class TestCsv:
     def test_reads_back(self) -> None:
         rows = list(csv.DictReader(io.StringIO(to_csv([MEASURED]))))
-        assert tuple(rows[0]) == CSV_COLUMNS == ("case", "name", "title", "value", "unit", "phase", "structure")
+        assert (
+            tuple(rows[0]) == CSV_COLUMNS == ("case", "name", "title", "value", "unit", "phase", "structure", "flags")
+        )
         assert {row["case"] for row in rows} == {AWKWARD} and len(rows) == len(ITEMS)
-        assert list(rows[1].values()) == [AWKWARD, "lv_edv", "LV volume, end-diastolic", "123456.8", "mL", "0", "LV"]
+        assert list(rows[1].values()) == [
+            AWKWARD,
+            "lv_edv",
+            "LV volume, end-diastolic",
+            "123456.8",
+            "mL",
+            "0",
+            "LV",
+            "MASK_EMPTY",
+        ]
         assert [row["value"] for row in rows] == ["61.23457", "123456.8", "", "", "", "3.0"]
         assert [row["phase"] for row in rows] == ["", "0", "", "0", "", "1"]
+        twice = replace(MEASURED, flags=(Flag("READER_WARNING", "a"), Flag("READER_WARNING", "b"), *FLAGS))
+        assert all(row["flags"] == "READER_WARNING MASK_EMPTY" for row in twice.rows())
         assert [row["structure"] for row in rows] == ["LV", "LV", "RV", "MYO", "", "RV"]
 
     def test_many_cases_in_one_file_written_bit_by_bit(self) -> None:

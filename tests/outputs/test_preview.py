@@ -234,6 +234,8 @@ class TestRows:
         assert not any(coloured(picture[: boxes[-1][0].stop], colour).any() for colour in (RV, MYO, LV))
         photo = drawn(np.zeros((90, 70), np.uint8), photo_series((90, 70)), DERMOSCOPY)
         assert shows(photo, "Nothing was found: the mask is empty.")
+        head = drawn(labels, volume_series(labels.shape, HEART, 0.0 * labels), HEMORRHAGE)
+        assert shows(head, "Nothing was found: the mask is empty; this does not rule one out")
 
     def test_of_one_slice(self) -> None:
         labels = blob()[:1, ..., 3:4]

@@ -140,4 +140,9 @@ def test_files_named_as_masks_are_counted(tmp_path, caplog):
     for name in ("a.nii.gz", "a_gt.nii.gz", "b_seg.nii.gz"):
         (tmp_path / name).touch()
     assert [case.name for case in find_cases(tmp_path)] == ["a"]
-    assert "2 of the files are left out: their names end in _gt or _seg" in caplog.text and "a_gt.nii.gz" in caplog.text
+    assert "2 files are left out: their names end in _gt or _seg" in caplog.text and "a_gt.nii.gz" in caplog.text
+    (tmp_path / "b_seg.nii.gz").unlink()
+    find_cases(tmp_path)
+    assert caplog.messages[-1] == (
+        "1 file is left out: its name ends in _gt, as those of masks and results do: a_gt.nii.gz"
+    )

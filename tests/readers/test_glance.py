@@ -21,7 +21,16 @@ def test_volumes_and_photographs(tmp_path: Path) -> None:
     image, _ = cardiac_phantom(shape=(32, 32, 2), spacing=(4.0, 4.0, 10.0)).save(tmp_path, "x")
     assert glance(image) == Glance(VOLUME)
     Image.new("RGB", (8, 8)).save(tmp_path / "picture", format="PNG")
-    assert glance(tmp_path / "picture") == Glance(PHOTOGRAPH)
+    assert glance(tmp_path / "picture") == Glance(PHOTOGRAPH, grey=True)
+    Image.new("RGB", (8, 8), (200, 150, 120)).save(tmp_path / "skin.png")
+    assert glance(tmp_path / "skin.png") == Glance(PHOTOGRAPH)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16", "RGB", "P"])
+def test_grey_pictures(tmp_path: Path, mode: str) -> None:
+    picture = Image.new(mode, (8, 8), 130) if mode == "I;16" else Image.new("L", (8, 8), 130).convert(mode)
+    picture.save(tmp_path / "x.png")
+    assert glance(tmp_path / "x.png").grey
 
 
 def test_dicom(tmp_path: Path) -> None:
@@ -45,7 +54,20 @@ def test_no_image(tmp_path: Path) -> None:
     [
         ("cardiac", Glance(VOLUME, frozenset({"CT"})), "WRONG_MODALITY", "use -b hemorrhage, or --force-modality"),
         ("cardiac", Glance(VOLUME, frozenset({"PT"})), "WRONG_MODALITY", "use another bundle"),
+        (
+            "cardiac",
+            Glance(VOLUME, frozenset({"CT"}), by="values (air at -1000)"),
+            "WRONG_MODALITY",
+            "holds CT by its values (air at -1000), and ",
+        ),
         ("hemorrhage", Glance(PHOTOGRAPH), "WRONG_KIND", "use -b dermoscopy"),
+        (
+            "hemorrhage",
+            Glance(PHOTOGRAPH, grey=True),
+            "WRONG_KIND",
+            "takes volumes; give the CT as NIfTI or DICOM, in Hounsfield units",
+        ),
+        ("cardiac", Glance(PHOTOGRAPH, grey=True), "WRONG_KIND", "takes volumes; give the MR as NIfTI or DICOM"),
         ("dermoscopy", Glance(VOLUME), "WRONG_KIND", "use -b cardiac or -b hemorrhage"),
     ],
 )

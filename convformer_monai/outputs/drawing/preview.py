@@ -133,7 +133,7 @@ def draw_preview(series: ImageSeries, labels: NDArray[np.uint8], task: Task, mea
         rows, scale = _photo_rows(series, labels, task.labels)
     else:
         rows, scale = _volume_rows(series, labels, task, measurements)
-    return _laid_out(rows, _header(labels, measurements), task.labels, scale)
+    return _laid_out(rows, _header(labels, task, measurements), task.labels, scale)
 
 
 def _photo_rows(
@@ -215,14 +215,17 @@ def _direction(vector: NDArray[np.float64]) -> str:
     return letters[0] + (letters[1] if abs(vector[order[1]]) > OBLIQUE else "")
 
 
-def _header(labels: NDArray[np.uint8], measurements: Measurements) -> list[tuple[str, tuple[int, int, int]]]:
+def _header(
+    labels: NDArray[np.uint8], task: Task, measurements: Measurements
+) -> list[tuple[str, tuple[int, int, int]]]:
     """Returns the lines above the panels."""
     numbers = [
         f"{item.title} {readable(item)}".rstrip() for item in measurements.items[:NUMBERS] if item.value is not None
     ]
     lines = [(text, WHITE) for text in (measurements.bundle, *numbers)]
     if not labels.any():
-        lines.append(("Nothing was found: the mask is empty.", AMBER))
+        more = f"; {task.empty_means}" if task.empty_means else ""
+        lines.append((f"Nothing was found: the mask is empty{more}.", AMBER))
     return lines + [(f"{flag.code}: {flag.message}", AMBER) for flag in measurements.flags if flag.code != "MASK_EMPTY"]
 
 

@@ -1,0 +1,80 @@
+"""What a run over a folder says, and the table that it leaves."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nifti_files import save
+from PIL import Image
+
+from convformer_monai.cohort import CaseResult, Summary, _log_all, segment_cases
+from convformer_monai.errors import InputRefused
+from convformer_monai.outputs.case import merge_measurements
+from convformer_monai.outputs.writer import Options
+from convformer_monai.readers.cases import Case
+
+
+def result(name: str, status: str, message: str = "", flags: int = 0) -> CaseResult:
+    measurements = {"flags": [{"code": "MASK_EMPTY", "message": "nothing was found"}] * flags}
+    return CaseResult(Case(Path("in") / name, name), status, message, measurements=measurements)
+
+
+def said(results: list[CaseResult], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> list[str]:
+    with caplog.at_level(logging.INFO):
+        _log_all(results, quiet=False)
+    return [*capsys.readouterr().err.splitlines(), *caplog.messages]
+
+
+def test_the_last_line_counts_the_flagged(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    results = [result("a", "done", flags=2), result("b", "done"), result("c", "skipped", flags=1)]
+    assert Summary(results).to_json()["flagged"] == 2
+    assert said(results, capsys, caplog) == [
+        "2 done, 1 of them with flags of doubt; 1 skipped, 1 of them with flags of doubt; 0 refused; 0 failed"
+    ]
+    caplog.clear()
+    assert said(results[1:2], capsys, caplog) == ["1 done, 0 skipped, 0 refused, 0 failed"]
+
+
+def test_equal_reasons_are_one_line(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    masks = [result(f"{i}.png", "refused", f"error[NOT_AN_IMAGE]: {i}.png holds 0, 255: a mask") for i in range(5)]
+    others = [result(f"x{i}.png", "refused", f"error[WRONG_KIND]: in/x{i}.png is a photograph") for i in range(3)]
+    assert said([*masks, *others], capsys, caplog) == [
+        "5 images: error[NOT_AN_IMAGE]: each holds 0, 255: a mask; the first 0.png",
+        *(f"x{i}.png: error[WRONG_KIND]: in/x{i}.png is a photograph" for i in range(3)),
+        "0 done, 0 skipped, 8 refused, 0 failed",
+    ]
+
+
+def test_in_a_folder_the_refusal_names_the_bundle_that_fits(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    Image.new("RGB", (40, 30), (200, 150, 120)).save(source / "skin.png")
+    head = np.full((40, 40, 4), -1000, np.int16)
+    head[10:30, 10:30] = 40
+    save(source / "head.nii.gz", head)
+    summary = segment_cases(source, tmp_path / "out", "cardiac", Options(), device="cpu", quiet=True)
+    ct, photo = (one.message for one in summary.results)
+    assert "use -b hemorrhage, or --force-modality" in ct and "use -b dermoscopy" in photo
+
+
+def test_tables_of_an_earlier_version_are_merged(tmp_path: Path) -> None:
+    (tmp_path / "a_measurements.csv").write_text("case,name,title,value,unit,phase,structure\na,v,V,1,mL,0,LV\n")
+    (tmp_path / "b_measurements.csv").write_text(
+        'case,name,title,value,unit,phase,structure,flags\n"b\nc",v,V,1,mL,0,LV,MASK_EMPTY\n'
+    )
+    merge_measurements(tmp_path, ["a", "b"])
+    with open(tmp_path / "measurements.csv", newline="") as file:
+        assert [(row["case"], row["flags"]) for row in csv.DictReader(file)] == [("a", ""), ("b\nc", "MASK_EMPTY")]
+
+
+def test_a_mask_of_a_photograph_is_no_photograph(tmp_path: Path) -> None:
+    mask = np.zeros((30, 40), np.uint8)
+    mask[10:20, 10:20] = 255
+    Image.fromarray(mask).save(tmp_path / "x.png")
+    with pytest.raises(InputRefused) as refusal:
+        segment_cases(tmp_path / "x.png", tmp_path / "out", "dermoscopy", Options(), device="cpu", quiet=True)
+    assert refusal.value.code == "NOT_AN_IMAGE" and "the values 0, 255: a mask" in refusal.value.message
