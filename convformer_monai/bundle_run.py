@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from convformer_monai.bundle import INSTALLED, Bundle
+from convformer_monai.bundle import Bundle
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.cases import refuse_no_file
 
@@ -67,16 +67,22 @@ def dataset_path(path: Path) -> Path:
 
 def run_path(output_dir: Path | None, bundle: str, experiment: str = "") -> Path:
     """The folder of a run: the user's, or ``runs/<experiment>/<bundle>`` where the user stands."""
-    return monai_path(output_dir or Path("runs") / experiment / Path(os.path.abspath(bundle)).name)
+    return monai_path(output_dir or Path("runs") / experiment / _last_name(bundle))
 
 
-def eval_path(output_dir: Path | None, bundle_root: Path) -> Path:
-    """The folder of an evaluation: the user's, or ``eval`` in the bundle.
+def eval_path(output_dir: Path | None, bundle: str, *parts: str) -> Path:
+    """The folder of an evaluation: the user's, or ``eval/<bundle>`` where the user stands.
 
-    Nothing is written into an installed package: of its bundles it is ``eval/<bundle>`` where the user stands.
+    Args:
+        output_dir: the user's.
+        bundle: as the user names it.
+        parts: what is evaluated in place of the bundle's own weights and list; the folder is named after it, too.
     """
-    installed = bundle_root.parent.name == INSTALLED
-    return monai_path(output_dir or (Path("eval", bundle_root.name) if installed else bundle_root / "eval"))
+    return monai_path(output_dir or Path("eval") / "-".join([_last_name(bundle), *parts]))
+
+
+def _last_name(path: str | Path) -> str:
+    return Path(os.path.abspath(path)).name
 
 
 def check_overrides(bundle_root: Path, words: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from convformer_monai.cli.console import print_text, start_logging
-from convformer_monai.cli.options import BundleName, Data, MaxMinutes, ResultFolder
+from convformer_monai.cli.options import BundleName, Data, MaxMinutes, Overwrite, ResultFolder
 
 __all__ = ["evaluate", "experiment", "train"]
 
@@ -90,12 +90,14 @@ def evaluate(
     peaks: Annotated[bool, typer.Option("--peaks", help="What does a mask without unsure parts gain?")] = False,
     flags: Annotated[bool, typer.Option("--flags", help="How often are the experts' own masks flagged?")] = False,
     scans: Annotated[bool, typer.Option("--scans", help="Hemorrhage: whole heads, and slices by source.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Compare a bundle's masks with labels, on the images' own grids.
 
     Writes per_case.csv (a row for each case and structure: Dice, HD95, average surface distance, volumes; of
     photographs Dice and Jaccard), summary.json and summary.md (means, medians, 95% bootstrap confidence intervals) and
-    overlays/CASE.png; by default to eval in the bundle's folder.
+    overlays/CASE.png; by default to eval/BUNDLE where you stand. Of other weights, or another list, the folder has
+    another name: eval/BUNDLE-SECTION, eval/BUNDLE-FOLDER-best for --weights FOLDER/best.pt.
 
     --runs segments every slice of the expert masks and the blood-free slices by the weights
     RUNS/NETWORK/foldK/best.pt that never saw its patient.
@@ -125,6 +127,7 @@ def evaluate(
         runs=runs,
         network=network,
         network_def=network_def,
+        overwrite=overwrite,
     )
     if scans:
         print_text(evaluate_scans(bundle, data, options))

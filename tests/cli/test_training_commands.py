@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from convformer_monai.bundle_run import eval_path
 from convformer_monai.cli import main
 from convformer_monai.cli.training import Experiment
 from convformer_monai.commands import evaluate as evaluating
@@ -73,17 +72,37 @@ def test_evaluate_cross_validates_the_runs_of_a_control(
         "--bundle_root": f"{bundle(repository, 'ct')}",
         "--config_file": configs(bundle(repository, "ct"), "crossvalidate"),
         "--dataset_dir": f"{tmp_path}/data",
-        "--output_dir": f"{bundle(repository, 'ct')}/eval",
+        "--output_dir": f"{tmp_path}/eval/hemorrhage-conv-my runs",
         "--weights": f"{tmp_path}/my runs/conv/fold{{fold}}/best.pt",
         "--network_def#block": "conv",
     }
 
 
-def test_evaluations_write_nothing_into_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert eval_path(None, Path("/python/convformer_monai/_bundles/hearts")) == tmp_path / "eval" / "hearts"
-    assert eval_path(None, Path("/clone/bundles/hearts")) == Path("/clone/bundles/hearts/eval")
-    assert eval_path(Path("mine"), Path("/python/convformer_monai/_bundles/hearts")) == tmp_path / "mine"
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        ("", "eval/cardiac"),
+        ("--section test", "eval/cardiac-test"),
+        ("--weights runs/setr/best.pt", "eval/cardiac-setr-best"),
+        ("--weights runs/setr/best.pt --output-dir mine", "mine"),
+    ],
+)
+def test_each_evaluation_has_a_folder_of_its_own(
+    started: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, folder: str
+) -> None:
+    (tmp_path / "runs" / "setr").mkdir(parents=True)
+    (tmp_path / "runs" / "setr" / "best.pt").touch()
+    command = ["evaluate", "cardiac", "--data", "data", *words.split()]
+    assert options_of(started, *command)["--output_dir"] == f"{tmp_path}/{folder}"
+    picture = tmp_path / folder / "overlays" / "a.png"
+    picture.parent.mkdir(parents=True)
+    picture.touch()
+    (tmp_path / folder / "summary.json").touch()
+    assert main(command) == 2 and len(started) == 1
+    assert f"error[EXISTS]: {tmp_path}/{folder}/summary.json is there already" in capsys.readouterr().err
+    assert picture.exists()
+    main([*command, "--overwrite"])
+    assert len(started) == 2 and not picture.exists()
 
 
 @pytest.mark.parametrize(
