@@ -24,6 +24,8 @@ __all__ = [
     "run_path",
 ]
 
+SECURITY_WARNING = "parsing config_file"  # how it begins
+
 
 def bundle_folder(bundle: str) -> Path:
     """Finds a bundle that MONAI can run.
@@ -65,9 +67,9 @@ def dataset_path(path: Path) -> Path:
     return folder
 
 
-def run_path(output_dir: Path | None, bundle: str, experiment: str = "") -> Path:
-    """The folder of a run: the user's, or ``runs/<experiment>/<bundle>`` where the user stands."""
-    return monai_path(output_dir or Path("runs") / experiment / _last_name(bundle))
+def run_path(output_dir: Path | None, bundle: str, *parts: str, experiment: str = "") -> Path:
+    """The folder of a run: the user's, or ``runs/<experiment>/<bundle>`` where the user stands; parts as below."""
+    return monai_path(output_dir or Path("runs") / experiment / "-".join([_last_name(bundle), *parts]))
 
 
 def eval_path(output_dir: Path | None, bundle: str, *parts: str) -> Path:
@@ -133,7 +135,9 @@ def bundle_command(
         output_dir: of the config; ``None`` for the config's own.
         values: further ids of the config, and what they are to be.
     """
-    command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(bundle_root)]
+    # MONAI warns that configs execute code; that of the shipped bundles came with the program that the user runs.
+    quiet = ["-W", f"ignore:{SECURITY_WARNING}"] if Bundle(bundle_root).short_name else []
+    command = [sys.executable, *quiet, "-m", "monai.bundle", "run", "--bundle_root", str(bundle_root)]
     names = [config] if isinstance(config, str) else config
     files = [str(Bundle(bundle_root).path(name)) for name in names]
     command += ["--config_file", files[0] if len(files) == 1 else repr(files)]

@@ -100,7 +100,9 @@ def write_report(
 def title_of(name: str, bundle_version: str, weights: Sequence[object], section: object) -> str:
     """Returns the heading of an evaluation, which names the weights; see :func:`write_report`."""
     files = [Path(str(file)) for file in weights]
-    named = f"weights {files[0].parent.name}/{files[0].name}" if len(files) == 1 else f"the weights of {len(files)} folds"
+    named = (
+        f"weights {files[0].parent.name}/{files[0].name}" if len(files) == 1 else f"the weights of {len(files)} folds"
+    )
     return f"{name} {bundle_version}, {named}, section '{section}'"
 
 
