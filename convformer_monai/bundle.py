@@ -121,6 +121,13 @@ class Bundle:
         return str(self.metadata.get("name") or self.root.resolve().name)
 
     @property
+    def short_name(self) -> str | None:
+        """Its name in :data:`BUNDLES`, if it is one of those that are shipped with the package."""
+        package = Path(__file__).resolve().parent
+        shipped = self.root.resolve().parent in (package.parent / "bundles", package / INSTALLED)
+        return next((short for short, name in BUNDLES.items() if shipped and name == self.root.name), None)
+
+    @property
     def version(self) -> str:
         """Its version, or ``unknown``."""
         return str(self.metadata.get("version", "unknown"))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from convformer_monai.bundle import INSTALLED, Bundle
+from convformer_monai.bundle import Bundle
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.cases import refuse_no_file
 
@@ -23,6 +23,8 @@ __all__ = [
     "monai_path",
     "run_path",
 ]
+
+SECURITY_WARNING = "parsing config_file"  # how it begins
 
 
 def bundle_folder(bundle: str) -> Path:
@@ -65,18 +67,24 @@ def dataset_path(path: Path) -> Path:
     return folder
 
 
-def run_path(output_dir: Path | None, bundle: str, experiment: str = "") -> Path:
-    """The folder of a run: the user's, or ``runs/<experiment>/<bundle>`` where the user stands."""
-    return monai_path(output_dir or Path("runs") / experiment / Path(os.path.abspath(bundle)).name)
+def run_path(output_dir: Path | None, bundle: str, *parts: str, experiment: str = "") -> Path:
+    """The folder of a run: the user's, or ``runs/<experiment>/<bundle>`` where the user stands; parts as below."""
+    return monai_path(output_dir or Path("runs") / experiment / "-".join([_last_name(bundle), *parts]))
 
 
-def eval_path(output_dir: Path | None, bundle_root: Path) -> Path:
-    """The folder of an evaluation: the user's, or ``eval`` in the bundle.
+def eval_path(output_dir: Path | None, bundle: str, *parts: str) -> Path:
+    """The folder of an evaluation: the user's, or ``eval/<bundle>`` where the user stands.
 
-    Nothing is written into an installed package: of its bundles it is ``eval/<bundle>`` where the user stands.
+    Args:
+        output_dir: the user's.
+        bundle: as the user names it.
+        parts: what is evaluated in place of the bundle's own weights and list; the folder is named after it, too.
     """
-    installed = bundle_root.parent.name == INSTALLED
-    return monai_path(output_dir or (Path("eval", bundle_root.name) if installed else bundle_root / "eval"))
+    return monai_path(output_dir or Path("eval") / "-".join([_last_name(bundle), *parts]))
+
+
+def _last_name(path: str | Path) -> str:
+    return Path(os.path.abspath(path)).name
 
 
 def check_overrides(bundle_root: Path, words: Sequence[str]) -> list[str]:
@@ -127,7 +135,9 @@ def bundle_command(
         output_dir: of the config; ``None`` for the config's own.
         values: further ids of the config, and what they are to be.
     """
-    command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(bundle_root)]
+    # MONAI warns that configs execute code; that of the shipped bundles came with the program that the user runs.
+    quiet = ["-W", f"ignore:{SECURITY_WARNING}"] if Bundle(bundle_root).short_name else []
+    command = [sys.executable, *quiet, "-m", "monai.bundle", "run", "--bundle_root", str(bundle_root)]
     names = [config] if isinstance(config, str) else config
     files = [str(Bundle(bundle_root).path(name)) for name in names]
     command += ["--config_file", files[0] if len(files) == 1 else repr(files)]

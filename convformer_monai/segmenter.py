@@ -17,8 +17,11 @@ from torch import Tensor
 
 from convformer_monai.bundle import Bundle, file_sha256, load_weights
 from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.measurements.measure import measure
 from convformer_monai.measurements.overlap import dice
+from convformer_monai.measurements.values import Measurements
 from convformer_monai.readers import ImageSeries, read_series
+from convformer_monai.readers.cases import stem
 from convformer_monai.readers.glance import Glance
 from convformer_monai.readers.memory import like, series_from
 from convformer_monai.readers.values import is_grey, looks_like_ct, mask_values
@@ -209,6 +212,34 @@ class Segmenter:
         seconds["native_grid"] = time.perf_counter() - inferred
         evidence = dict(labelled.get(EVIDENCE, {}))
         return Segmentation(series, labels, seconds, disagreement, tuple(notes), likely, evidence)
+
+    def measure(self, result: Segmentation, *, ed: int | None = None, es: int | None = None) -> Measurements:
+        """Measures what was segmented, as the command line does.
+
+        Args:
+            result: of this segmenter.
+            ed: end-diastolic phase, from 0; ``None`` to find it.
+            es: end-systolic phase, likewise.
+
+        Returns:
+            The numbers and flags; ``print(measurements.to_text())`` shows them.
+
+        Raises:
+            InputRefused: see :func:`convformer_monai.measurements.measure.measure`.
+        """
+        labels = result.labels.numpy()
+        return measure(
+            labels[0] if result.series.is_photo else labels,
+            result.series,
+            self.bundle.task,
+            case=stem(result.series.path),
+            bundle=self.bundle.name,
+            ed=ed,
+            es=es,
+            disagreement=result.disagreement,
+            disagreement_threshold=self.bundle.metadata.get("disagreement_threshold"),
+            evidence=result.evidence,
+        )
 
     def _check(self, series: ImageSeries) -> None:
         """Refuses what is no image for this bundle, as far as it can be told without the network."""

@@ -37,6 +37,15 @@ def test_every_flag_is_explained(repository: Path) -> None:
     assert raised - listed == set()
 
 
+def test_the_versions_of_torch_are_those_that_are_required_and_tested(repository: Path) -> None:
+    page = (repository / "docs" / "install.md").read_text(encoding="utf-8")
+    (least,) = re.findall(r"^    torch>=(\S+)$", (repository / "setup.cfg").read_text(encoding="utf-8"), re.MULTILINE)
+    (tested,) = re.findall(
+        r"^torch==(\S+)$", (repository / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert f"Any version from {least} on will do; {tested} is the one that we test." in page
+
+
 def convformer_page(repository: Path) -> str:
     return (repository / "docs" / "convformer.md").read_text(encoding="utf-8")
 

@@ -56,7 +56,8 @@ def test_dicom_in_dicom_out(repository: Path, tmp_path: Path) -> None:
     (in_memory,) = blocks(repository / "README.md", "Python", "python")
     checks_in_memory = "assert labels.shape == (216, 256, 10)"
     said = run([sys.executable, "-c", "\n".join([*python, checks, in_memory, checks_in_memory])], tmp_path, repository)
-    assert said.startswith("FILE_NOT_FOUND error[FILE_NOT_FOUND]: nowhere.nii.gz")
+    assert "  Left ventricular ejection fraction" in said and " mL []\n" in said
+    assert "\nFILE_NOT_FOUND error[FILE_NOT_FOUND]: nowhere.nii.gz" in said
 
 
 @pytest.mark.slow

@@ -19,8 +19,12 @@ from monai.data import MetaTensor
 from nifti_files import save
 
 from convformer_monai.errors import InputRefused
+from convformer_monai.outputs.case import process
+from convformer_monai.outputs.writer import Options
+from convformer_monai.phantoms import dermoscopy_phantom
 from convformer_monai.phantoms.cardiac import Phantom, cardiac_phantom
 from convformer_monai.readers import read_series
+from convformer_monai.readers.cases import Case
 from convformer_monai.segmenter import Segmentation, Segmenter, choose_device
 
 
@@ -267,3 +271,13 @@ def test_a_spoilt_bundle_is_refused(bundle_root, tmp_path, spoil):
     with pytest.raises(InputRefused) as refusal:
         Segmenter(folder, "cpu")
     assert refusal.value.code == codes[spoil]
+
+
+def test_measures_what_it_segmented_as_the_command_line_does(segmenter, phantom, tmp_path):
+    image, _ = phantom.save(tmp_path, "heart")
+    measured = segmenter.measure(segmenter.segment(image))
+    process(segmenter, Case(image, "heart"), tmp_path / "out", Options())
+    assert (tmp_path / "out" / "heart_measurements.json").read_text(encoding="utf-8") == measured.to_json()
+    photo, _ = dermoscopy_phantom(size=(160, 120)).save(tmp_path, "lesion")
+    lesions = Segmenter("dermoscopy", "cpu")
+    assert lesions.measure(lesions.segment(photo)).case == "lesion"

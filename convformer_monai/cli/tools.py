@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from convformer_monai.cli.console import print_json, print_text, start_logging
-from convformer_monai.cli.options import BUNDLE, Bundle, Device, Json, Overwrite, Quiet
+from convformer_monai.cli.options import BUNDLE, Bundle, Device, Json, Quiet
 
 __all__ = ["demo", "export", "info", "label"]
 
@@ -44,13 +44,21 @@ def export(
         Path | None, typer.Option(help="Weights of a training (best.pt) to put into the bundle.")
     ] = None,
     bundle: Annotated[str | None, typer.Option("-b", "--bundle", help=f"{BUNDLE} Default cardiac.")] = None,
-    overwrite: Overwrite = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file that exists, or the weights of the installed package.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a bundle's network for other programs, or put trained weights into the bundle.
 
     --output writes TorchScript (.ts), torch.export (.pt2) or ONNX (.onnx), and checks that it computes the same.
-    --weights replaces models/model.pt of the bundle that is named, in float16, and its SHA-256 in metadata.json.
+    --weights replaces models/model.pt of the bundle that is named, in float16, and its SHA-256 in metadata.json: the
+    old weights are gone. Name a copy of the bundle's folder to keep them:
+
+    cp -r "$(convformer-monai info --bundle-path cardiac)" my_cardiac
+
+    The bundles of the installed package are changed with --overwrite only; installing the package again brings their
+    weights back.
     """
     start_logging(quiet)
     from convformer_monai.commands.export import export
@@ -63,6 +71,7 @@ def demo(
         list[str] | None,
         typer.Argument(metavar="BUNDLE IMAGE FOLDER", help="cardiac, dermoscopy or hemorrhage; your file; a folder."),
     ] = None,
+    bundle: Annotated[str | None, typer.Option("-b", "--bundle", help="The same as BUNDLE.")] = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -76,7 +85,7 @@ def demo(
     start_logging(quiet)
     from convformer_monai.commands.demo import read_words, run_demo
 
-    done = run_demo(*read_words(words or []), device=device)
+    done = run_demo(*read_words(words or [], bundle), device=device)
     if done.dice:
         typer.echo("Dice against the truth (1 is perfect)")
     for structure, value in done.dice.items():

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from convformer_monai.cli.console import print_text, start_logging
-from convformer_monai.cli.options import BundleName, Data, MaxMinutes, ResultFolder
+from convformer_monai.cli.options import BundleName, Data, MaxMinutes, Overwrite, ResultFolder
 
 __all__ = ["evaluate", "experiment", "train"]
 
@@ -38,19 +38,25 @@ def train(
     max_minutes: MaxMinutes = 0,
     processes: Annotated[int, typer.Option(min=1, help="GPUs, or processes on the CPU, to train on.")] = 1,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew instead of going on.")] = False,
+    finetune: Annotated[
+        bool, typer.Option("--finetune", help="Start from the bundle's weights instead of from scratch.")
+    ] = False,
     examples: Annotated[
         int, typer.Option(min=0, help="Draw so many training examples into FOLDER/examples.png, and stop.")
     ] = 0,
     all_runs: Annotated[bool, typer.Option("--all", help="Every run of the bundle's configs/runs.json.")] = False,
     networks: Annotated[str | None, typer.Option(help="Of --all only these networks, comma-separated.")] = None,
 ) -> None:
-    """Train a bundle's network on your own images.
+    """Train a bundle's network on your own images, from scratch or from the bundle's weights (--finetune).
 
     Takes the lists "train" and "val" of datalist.json: {"train": [{"image": "a.nii.gz", "label": "a_gt.nii.gz"}, ...],
     "val": [...]}, with paths relative to that file; hemorrhage takes the lists that configs/train.json names.
 
     Any other --ID VALUE replaces an id of the bundle's configs/train.json, also inside one: --max_epochs 20, --seed 1,
     --device cpu, --fold 0 (hemorrhage), --batch_size 8, --crop#0 96.
+
+    --finetune starts from the bundle's weights, with the small steps of its configs/finetune.json, into
+    runs/BUNDLE-finetune; hemorrhage then takes the lists "train" and "val" of whole volumes.
 
     The folder, by default runs/BUNDLE, gets best.pt and best.json (the weights with the best validation, averaged over
     steps), checkpoint.pt and TensorBoard logs. Stopped at any time, the same command goes on from the last epoch.
@@ -66,6 +72,7 @@ def train(
         max_minutes=max_minutes,
         processes=processes,
         restart=restart,
+        finetune=finetune,
         examples=examples,
         all_runs=all_runs,
         networks=networks,
@@ -90,12 +97,14 @@ def evaluate(
     peaks: Annotated[bool, typer.Option("--peaks", help="What does a mask without unsure parts gain?")] = False,
     flags: Annotated[bool, typer.Option("--flags", help="How often are the experts' own masks flagged?")] = False,
     scans: Annotated[bool, typer.Option("--scans", help="Hemorrhage: whole heads, and slices by source.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Compare a bundle's masks with labels, on the images' own grids.
 
     Writes per_case.csv (a row for each case and structure: Dice, HD95, average surface distance, volumes; of
     photographs Dice and Jaccard), summary.json and summary.md (means, medians, 95% bootstrap confidence intervals) and
-    overlays/CASE.png; by default to eval in the bundle's folder.
+    overlays/CASE.png; by default to eval/BUNDLE where you stand. Of other weights, or another list, the folder has
+    another name: eval/BUNDLE-SECTION, eval/BUNDLE-FOLDER-best for --weights FOLDER/best.pt.
 
     --runs segments every slice of the expert masks and the blood-free slices by the weights
     RUNS/NETWORK/foldK/best.pt that never saw its patient.
@@ -125,6 +134,7 @@ def evaluate(
         runs=runs,
         network=network,
         network_def=network_def,
+        overwrite=overwrite,
     )
     if scans:
         print_text(evaluate_scans(bundle, data, options))

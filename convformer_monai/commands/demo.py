@@ -39,16 +39,23 @@ class Demo:
     pictures: tuple[Path, ...] = ()
 
 
-def read_words(words: Sequence[str]) -> tuple[str, Path | None, Path]:
+def read_words(words: Sequence[str], bundle: str | None = None) -> tuple[str, Path | None, Path]:
     """Reads ``[BUNDLE] [IMAGE [FOLDER]]``.
+
+    Args:
+        words: of the command line.
+        bundle: of the option; the words are then paths only.
 
     Returns:
         The bundle, the user's image if there is one, and the folder for the results.
 
     Raises:
-        InputRefused: if there are too many words.
+        InputRefused: if there are too many words, or the bundle is none of the package's own.
     """
-    bundle, *paths = words if words and words[0] in BUNDLES else ["cardiac", *words]
+    if bundle is not None and bundle not in BUNDLES:
+        raise InputRefused(RefusalCode.OPTION, f"demo shows {', '.join(BUNDLES)}; for {bundle} use segment")
+    named = bundle is None and bool(words) and words[0] in BUNDLES
+    bundle, *paths = words if named else [bundle or "cardiac", *words]
     if len(paths) > 2:
         raise InputRefused(RefusalCode.OPTION, f"demo takes a bundle, an image and a folder, got {' '.join(words)}")
     image, folder = [*map(Path, paths), None, None][:2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ __all__ = ["EvaluateOptions", "evaluate", "evaluate_command", "evaluate_flags", 
 
 CROSS_VALIDATION = "crossvalidate"
 NETWORK = "convformer"
+SUMMARY = "summary.json"  # of an evaluation on labels
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class EvaluateOptions:
         runs: folder that ``train --all`` wrote, for a cross-validation.
         network: name in the bundle's ``configs/runs.json``.
         network_def: definition of another network, as Python.
+        overwrite: replace the results of another evaluation.
     """
 
     section: str | None = None
@@ -42,6 +45,7 @@ class EvaluateOptions:
     runs: Path | None = None
     network: str | None = None
     network_def: str | None = None
+    overwrite: bool = False
 
     def refuse(self, names: str, purpose: str) -> None:
         """Refuses options that a purpose cannot take."""
@@ -83,7 +87,8 @@ def evaluate_command(bundle: str, data: Path, options: EvaluateOptions) -> list[
         values["network_def"] = options.network_def
     if options.weights is not None and not options.weights.expanduser().is_file():
         refuse_no_file(options.weights, "give the best.pt of a training", RefusalCode.WEIGHTS_NOT_FOUND)
-    return bundle_command(root, ["inference", config], str(dataset), eval_path(options.output_dir, root), values)
+    folder = _free_folder(bundle, options, SUMMARY)
+    return bundle_command(root, ["inference", config], str(dataset), folder, values)
 
 
 def evaluate_report(bundle: str, data: Path, options: EvaluateOptions, peaks: bool) -> str:
@@ -104,13 +109,14 @@ def evaluate_report(bundle: str, data: Path, options: EvaluateOptions, peaks: bo
     options.refuse("section overlays overlay_choice device weights network_def", "--peaks" if peaks else "--doubt")
     root, dataset = bundle_folder(bundle), dataset_path(data)
     runs = None if options.runs is None else _network_runs(root, options)
-    folder = eval_path(options.output_dir, root)
     if not peaks:
+        folder = _free_folder(bundle, options, "doubt.json")
         from convformer_monai.evaluation.doubt import report_doubt
 
         return report_doubt(root, dataset, folder, runs)
     if runs is None:
         raise InputRefused(RefusalCode.OPTION, "--peaks needs --runs, the folder that train --all wrote")
+    folder = _free_folder(bundle, options, "peaks.csv")
     from convformer_monai.evaluation.confidence import report_peaks
 
     return report_peaks(root, dataset, folder, runs)
@@ -132,10 +138,11 @@ def evaluate_flags(bundle: str, data: Path, options: EvaluateOptions) -> str:
     """
     options.refuse("overlays overlay_choice device weights runs network network_def", "--flags")
     root, dataset = bundle_folder(bundle), dataset_path(data)
+    folder = _free_folder(bundle, options, "flags.csv")
     from convformer_monai.evaluation.flag_rates import report_flags
 
     sections = [name.strip() for name in (options.section or "val").split(",")]
-    return report_flags(root, dataset, monai_path(options.output_dir or root / "eval"), sections)
+    return report_flags(root, dataset, folder, sections)
 
 
 def evaluate_scans(bundle: str, data: Path, options: EvaluateOptions) -> str:
@@ -157,10 +164,35 @@ def evaluate_scans(bundle: str, data: Path, options: EvaluateOptions) -> str:
     if options.weights is not None:
         options.refuse("runs network", "--scans with --weights")
     runs = None if options.runs is None else _network_runs(root, options)
-    folder = eval_path(options.output_dir, root)
+    folder = _free_folder(bundle, options, "scans.json")
     from convformer_monai.evaluation.head_scans import report_scans
 
     return report_scans(root, dataset, folder, options.weights, runs)
+
+
+def _free_folder(bundle: str, options: EvaluateOptions, result: str) -> Path:
+    """The folder of an evaluation, which holds no results of another one.
+
+    Raises:
+        InputRefused: ``EXISTS`` if it holds the file ``result`` and the user does not want it replaced.
+    """
+    parts = [part for part in (options.section, options.network) if part]
+    if options.weights is not None:
+        file = Path(os.path.abspath(options.weights))
+        parts += [file.parent.name, file.stem]
+    if options.runs is not None:
+        parts.append(Path(os.path.abspath(options.runs)).name)
+    folder = eval_path(options.output_dir, bundle, *parts)
+    if (folder / result).exists() and not options.overwrite:
+        raise InputRefused(
+            RefusalCode.EXISTS,
+            f"{folder / result} is there already; add --overwrite to replace that evaluation, or give another "
+            "--output-dir",
+        )
+    if result == SUMMARY and (folder / result).exists():
+        for picture in (folder / "overlays").glob("*.png"):  # of the evaluation that is replaced
+            picture.unlink()
+    return folder
 
 
 def _network_runs(root: Path, options: EvaluateOptions) -> Path:

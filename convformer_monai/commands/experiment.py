@@ -63,7 +63,7 @@ def run_experiment(
     """
     root, dataset = bundle_folder(bundle), dataset_path(data)
     checked, seeds = check_overrides(root, overrides), numbers_in(options.seeds, "--seeds")
-    folder = run_path(output_dir, bundle, experiment)
+    folder = run_path(output_dir, bundle, experiment=experiment)
     from convformer_monai.experiments import Runner, make_cells, write_table
 
     try:

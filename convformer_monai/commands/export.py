@@ -19,7 +19,7 @@ def export(
         bundle: see :class:`convformer_monai.bundle.Bundle`; ``None`` for the cardiac one, for the network only.
         output: file of the network to write, see :func:`convformer_monai.export.export_network`.
         weights: file of a state dict to put into the bundle, see :func:`convformer_monai.bundle.save_weights`.
-        overwrite: replace the file of the network.
+        overwrite: replace the file of the network, or the weights of a bundle in the installed package.
 
     Raises:
         InputRefused: if not exactly one file is given, or it cannot be used.
@@ -39,6 +39,12 @@ def export(
             )
         if not weights.is_file():
             refuse_no_file(weights, "give the best.pt of a training as --weights", RefusalCode.WEIGHTS_NOT_FOUND)
-        from convformer_monai.bundle import Bundle, save_weights
+        from convformer_monai.bundle import INSTALLED, Bundle, save_weights
 
-        save_weights(weights, Bundle(bundle).root)
+        root = Bundle(bundle).root
+        if root.parent.name == INSTALLED and not overwrite:
+            raise InputRefused(
+                RefusalCode.EXISTS,
+                f"{root} belongs to the installed package; export into a copy of that folder, or add --overwrite",
+            )
+        save_weights(weights, root)

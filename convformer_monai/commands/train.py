@@ -6,6 +6,7 @@ import logging
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from convformer_monai.bundle import Bundle
 from convformer_monai.bundle_run import (
@@ -18,10 +19,13 @@ from convformer_monai.bundle_run import (
 )
 from convformer_monai.commands.lists import names_in
 from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.readers.cases import refuse_no_file
 
 __all__ = ["TrainOptions", "train", "train_all", "train_command"]
 
 logger = logging.getLogger(__name__)
+
+FINETUNE = "finetune"
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,14 @@ class TrainOptions:
     """How a bundle is trained.
 
     Attributes:
-        output_dir: folder of the run; ``None`` for ``runs/<bundle>`` where the user stands.
+        output_dir: folder of the run; ``None`` for ``runs/<bundle>`` where the user stands, or
+            ``runs/<bundle>-finetune``.
         max_minutes: no run goes on beyond the end of an epoch after so many minutes; 0 for no limit.
         processes: to train in, by torchrun and the bundle's ``multi_gpu_train.json`` if there are several.
         restart: begin anew instead of going on from the last epoch.
         examples: draw so many training examples instead; 0 to train.
         all_runs: do every run of the bundle's ``configs/runs.json``.
+        finetune: start from the bundle's weights, by its ``finetune.json``.
         networks: of these only the networks with these names, separated by commas; empty for all.
         overrides: words ``--ID VALUE`` for ids of ``train.json``.
     """
@@ -45,6 +51,7 @@ class TrainOptions:
     restart: bool = False
     examples: int = 0
     all_runs: bool = False
+    finetune: bool = False
     networks: str | None = None
     overrides: tuple[str, ...] = ()
 
@@ -77,11 +84,26 @@ def train_command(bundle: str, data: Path, options: TrainOptions) -> list[str]:
         overrides += ["--max_minutes", f"{options.max_minutes:g}"]
     if options.examples:
         overrides += ["--run_id", "draw", "--example_count", str(options.examples)]
+    if options.finetune:
+        return bundle_command(root, ["train", FINETUNE], dataset, folder, _finetuning(root, options)) + overrides
     several = options.processes > 1
     command = bundle_command(root, ["train", "multi_gpu_train"] if several else "train", dataset, folder, {})
     if several:
-        command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(options.processes)]
+        at = command.index("-m")
+        command[at:at] = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(options.processes)]
     return command + overrides
+
+
+def _finetuning(root: Path, options: TrainOptions) -> dict[str, Any]:
+    """What a training that starts from the bundle's weights sets."""
+    bundle = Bundle(root)
+    if options.processes > 1:
+        raise InputRefused(RefusalCode.OPTION, "--finetune trains in one process: leave --processes out")
+    if not bundle.has(FINETUNE):
+        raise InputRefused(RefusalCode.OPTION, f"{root} has no configs/{FINETUNE}.json: leave --finetune out")
+    if not bundle.weights.is_file():
+        refuse_no_file(bundle.weights, "get the bundle again", RefusalCode.WEIGHTS_NOT_FOUND)
+    return {"pretrained": str(bundle.weights), "resume": not options.restart}
 
 
 def train_all(bundle: str, data: Path, options: TrainOptions) -> int:
@@ -89,6 +111,8 @@ def train_all(bundle: str, data: Path, options: TrainOptions) -> int:
 
     The runs go to ``<network>/<stage>`` in the output folder. No run begins after ``max_minutes``.
     """
+    if options.finetune:
+        raise InputRefused(RefusalCode.OPTION, "--all trains from scratch: leave --finetune out")
     if options.processes > 1:
         raise InputRefused(RefusalCode.OPTION, "--all trains in one process at a time: leave --processes out")
     root, dataset, folder, overrides = _checked(bundle, data, options)
@@ -112,6 +136,6 @@ def _checked(bundle: str, data: Path, options: TrainOptions) -> tuple[Path, str,
     return (
         root,
         dataset,
-        run_path(options.output_dir, bundle),
+        run_path(options.output_dir, bundle, *([FINETUNE] if options.finetune else [])),
         overrides + (["--resume", "False"] if options.restart else []),
     )

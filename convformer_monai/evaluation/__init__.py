@@ -4,7 +4,7 @@ from convformer_monai.evaluation.crossvalidation import CrossValidation
 from convformer_monai.evaluation.examples import draw_examples
 from convformer_monai.evaluation.handlers import ScorePictures, ScoreVolumes
 from convformer_monai.evaluation.metrics import StructureScore, VolumeScore, score_structure, score_volume
-from convformer_monai.evaluation.of_task import scores_of_task, write_report_of_task
+from convformer_monai.evaluation.of_task import check_cases, scores_of_task, write_report_of_task
 from convformer_monai.evaluation.overlap import PictureScore, score_picture, summarise_pictures
 from convformer_monai.evaluation.overlays import WriteOverlays, draw_overlay, draw_photo_overlay
 from convformer_monai.evaluation.picture_report import write_picture_report
@@ -22,6 +22,7 @@ __all__ = [
     "VolumeScore",
     "WriteOverlays",
     "bootstrap_interval",
+    "check_cases",
     "draw_examples",
     "draw_overlay",
     "draw_photo_overlay",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from convformer_monai.evaluation.overlap import ALL, PictureScore, PictureSummary, summarise_pictures
-from convformer_monai.evaluation.report import origin_of, output_folder, statistics_of, table_of
+from convformer_monai.evaluation.report import origin_of, output_folder, statistics_of, table_of, title_of
 from convformer_monai.evaluation.summary import LEVEL, RESAMPLES, SEED, Statistics
 from convformer_monai.measurements.values import safe_cell
 
@@ -65,7 +65,7 @@ def write_picture_report(
     rows = summarise_pictures(scores, threshold)
     files = weights if isinstance(weights, list | tuple) else [weights]
     origin = origin_of(name, bundle_version, files, dataset_dir, section, settings)
-    title = f"{name} {bundle_version}, section '{section}'"
+    title = title_of(name, bundle_version, files, section)
     text = f"{_headline(rows[-1], threshold)}\n\n{_table(rows, threshold)}" + (f"\n\n{more_text}" if more_text else "")
     with open(folder / "per_case.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(PictureScore)], lineterminator="\n")

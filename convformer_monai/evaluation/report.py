@@ -29,7 +29,7 @@ from convformer_monai.evaluation.summary import (
 )
 from convformer_monai.measurements.values import safe_cell
 
-__all__ = ["origin_of", "output_folder", "statistics_of", "table_of", "write_report"]
+__all__ = ["origin_of", "output_folder", "statistics_of", "table_of", "title_of", "write_report"]
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def write_report(
     rows = summarise(scores)
     origin = origin_of(name, bundle_version, [weights], dataset_dir, section, settings)
     headline = _headline(rows)
-    title = f"{name} {bundle_version}, section '{section}'"
+    title = title_of(name, bundle_version, [weights], section)
     text = f"{headline['text']}.\n\n{_table(rows)}"
     _write_cases(folder / "per_case.csv", scores)
     _write_summary_csv(folder / "summary.csv", rows)
@@ -95,6 +95,15 @@ def write_report(
     (folder / "summary.md").write_text(_markdown(title, text, origin), encoding="utf-8")
     logger.info("wrote per_case.csv, summary.json, summary.csv and summary.md to %s", folder)
     return f"{title}\n{text}"
+
+
+def title_of(name: str, bundle_version: str, weights: Sequence[object], section: object) -> str:
+    """Returns the heading of an evaluation, which names the weights; see :func:`write_report`."""
+    files = [Path(str(file)) for file in weights]
+    named = (
+        f"weights {files[0].parent.name}/{files[0].name}" if len(files) == 1 else f"the weights of {len(files)} folds"
+    )
+    return f"{name} {bundle_version}, {named}, section '{section}'"
 
 
 def origin_of(

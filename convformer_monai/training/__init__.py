@@ -19,7 +19,7 @@ from convformer_monai.training.painting import PaintedBlood, RenderedHeads
 from convformer_monai.training.phantom_data import data_or_phantoms
 from convformer_monai.training.photo import PhotoArtefacts, PhotoColours
 from convformer_monai.training.processes import leave_process_group
-from convformer_monai.training.progress import TrainingProgress, ValidateAtEnd
+from convformer_monai.training.progress import TrainingProgress, ValidateAtEnd, report_best
 from convformer_monai.training.slices import SliceBatches, SliceDataset, WeightedBatches
 from convformer_monai.training.unknown import KnownPixelsLoss
 
@@ -52,4 +52,5 @@ __all__ = [
     "data_or_phantoms",
     "leave_process_group",
     "read_mixture",
+    "report_best",
 ]

@@ -20,6 +20,8 @@ from torch.optim.swa_utils import AveragedModel
 
 logger = logging.getLogger(__name__)
 
+BEST, BEST_RECORD = "best.pt", "best.json"
+
 
 class EpochTimeLimit:
     """Ends a run at the end of an epoch, before the next one would pass the time limit.
@@ -120,15 +122,15 @@ class BestWeights:
     def _keep(self, engine: Engine) -> None:
         name = engine.state.key_metric_name  # type: ignore[attr-defined]
         value = float(engine.state.metrics[name])
-        record = self.folder / "best.json"
+        record = self.folder / BEST_RECORD
         if record.is_file() and json.loads(record.read_text())["value"] >= value:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         state = {key: tensor.detach().cpu() for key, tensor in self.network.state_dict().items()}
-        torch.save(state, self.folder / "best.pt.part")
-        os.replace(self.folder / "best.pt.part", self.folder / "best.pt")
-        (self.folder / "best.json.part").write_text(json.dumps({"metric": name, "value": value}) + "\n")
-        os.replace(self.folder / "best.json.part", record)
+        torch.save(state, self.folder / f"{BEST}.part")
+        os.replace(self.folder / f"{BEST}.part", self.folder / BEST)
+        (self.folder / f"{BEST_RECORD}.part").write_text(json.dumps({"metric": name, "value": value}) + "\n")
+        os.replace(self.folder / f"{BEST_RECORD}.part", record)
         logger.info("best so far: %s %.4f", name, value)
 
 

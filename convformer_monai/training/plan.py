@@ -153,7 +153,6 @@ def _train(
     environment: Mapping[str, str] | None,
     log: Path | None,
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     command = bundle_command(bundle_root, "train", dataset_dir, folder, values)
     run_logged([*command, *options], environment, log)
 
@@ -172,6 +171,7 @@ def run_logged(command: Sequence[str], environment: Mapping[str, str] | None = N
     if log is None:
         subprocess.run(command, check=True, env=environment)
         return
+    log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a", encoding="utf-8") as file:
         subprocess.run(command, check=True, env=environment, stdout=file, stderr=subprocess.STDOUT)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shlex
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -10,11 +12,15 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-__all__ = ["TrainingProgress", "ValidateAtEnd"]
+from convformer_monai.bundle import Bundle
+from convformer_monai.training.handlers import BEST, BEST_RECORD
+
+__all__ = ["TrainingProgress", "ValidateAtEnd", "report_best"]
 
 logger = logging.getLogger(__name__)
 
 LOG = "train_log.txt"
+METRICS = {"val_mean_dice": "validation Dice"}
 
 
 class TrainingProgress:
@@ -35,7 +41,7 @@ class TrainingProgress:
         self.limit = 60 * max_minutes
         self.started = self.epoch_started = 0.0
         self.losses: list[float] = []
-        self.first = 0
+        self.first: int | None = None
 
     def attach(self, engine: Engine) -> None:
         """Watch ``engine``."""
@@ -44,13 +50,15 @@ class TrainingProgress:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
 
-    def _start(self, engine: Engine) -> None:
+    def _start(self, _engine: Engine) -> None:
         self.started = time.monotonic()
-        self.first = engine.state.epoch
-        state = engine.state
-        logger.info("training: epochs %d to %s of %s steps", state.epoch + 1, state.max_epochs, state.epoch_length)
+        self.first = None
 
-    def _start_epoch(self, _engine: Engine) -> None:
+    def _start_epoch(self, engine: Engine) -> None:
+        if self.first is None:  # only now is a checkpoint loaded
+            state = engine.state
+            self.first = state.epoch
+            logger.info("training: epochs %d to %s of %s steps", state.epoch, state.max_epochs, state.epoch_length)
         self.epoch_started = time.monotonic()
         self.losses = []
 
@@ -66,7 +74,7 @@ class TrainingProgress:
         result = self.validator.state
         if result.epoch == epoch and result.metrics:
             parts.append(f"{result.key_metric_name} {result.metrics[result.key_metric_name]:.4f}")
-        left = (now - self.started) / (epoch - self.first) * (last - epoch)
+        left = (now - self.started) / (epoch - (self.first or epoch) + 1) * (last - epoch)
         if self.limit:
             left = min(left, max(0.0, self.limit - (now - self.started)))
         parts += [f"{now - self.epoch_started:.0f} s", f"{timedelta(seconds=round(left))} left"]
@@ -98,3 +106,24 @@ class ValidateAtEnd:
             self.validator.run(engine.state.epoch)
             result = self.validator.state
             logger.info("%s %.4f", result.key_metric_name, result.metrics[result.key_metric_name])
+
+
+def report_best(bundle_root: object, dataset_dir: object, output_dir: object, options: str = "") -> None:
+    """Says in one line, at the end of a training, where the best weights are, and the command that evaluates them.
+
+    Args:
+        bundle_root: folder of the bundle.
+        dataset_dir: of the training.
+        output_dir: of the training.
+        options: of the command, in front of the weights.
+    """
+    bundle, folder = Bundle(str(bundle_root)), Path(str(output_dir))
+    best = json.loads((folder / BEST_RECORD).read_text(encoding="utf-8"))
+    words = ["convformer-monai", "evaluate", bundle.short_name or str(bundle.root), "--data", str(dataset_dir)]
+    logger.info(
+        "best weights: %s (%s %.4f); next: %s",
+        folder / BEST,
+        METRICS.get(best["metric"], best["metric"]),
+        best["value"],
+        shlex.join([*words, *options.split(), "--weights", str(folder / BEST)]),
+    )

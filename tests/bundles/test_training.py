@@ -107,6 +107,7 @@ def test_missing_datalist_is_refused_in_one_line(kind, tmp_path):
     result = train(kind, tmp_path / "nowhere", tmp_path / "run", "--max_epochs", "1")
     assert result.returncode == 2
     assert result.stderr.strip().splitlines()[-1].startswith("error[DATALIST_MISSING]")
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_has_the_properties_that_monai_asks_for(kind, bundle_root, data, tmp_path):

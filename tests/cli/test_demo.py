@@ -13,7 +13,7 @@ import pytest
 
 from convformer_monai.bundle import BUNDLES, Bundle
 from convformer_monai.cli import main
-from convformer_monai.phantoms import cardiac_phantom
+from convformer_monai.phantoms import cardiac_phantom, dermoscopy_phantom
 
 SMALL = {"shape": (96, 104, 3), "spacing": (1.8, 1.8, 10.0)}
 
@@ -70,6 +70,18 @@ def test_image_of_ones_own(small: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert main(["demo", "my scan#1.nii.gz", "my results", "-q"]) == 0
     assert capsys.readouterr().out == f"{Path('my results', 'my scan#1_preview.png')}\n"
     assert nib.load(small / "my results" / "my scan#1_seg.nii.gz").shape == SMALL["shape"]
+
+
+def test_a_photograph_by_the_bundle_that_the_refusal_names(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dermoscopy_phantom(size=(160, 120)).save(small, "lesion")
+    assert main(["demo", "lesion.jpg", "-q"]) == 2
+    assert "use -b dermoscopy" in capsys.readouterr().err
+    assert main(["demo", "lesion.jpg", "-b", "dermoscopy", "-q"]) == 0
+    assert main(["demo", "dermoscopy", "lesion.jpg", "out", "-q"]) == 0
+    assert (small / "demo_output" / "lesion_seg.png").is_file() and (small / "out" / "lesion_seg.png").is_file()
+    capsys.readouterr()
+    assert main(["demo", "-b", "my_bundle"]) == 2
+    assert "demo shows cardiac, dermoscopy, hemorrhage" in capsys.readouterr().err
 
 
 def test_missing_image(small: Path, capsys: pytest.CaptureFixture[str]) -> None:

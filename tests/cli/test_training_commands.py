@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from convformer_monai.bundle_run import eval_path
+from convformer_monai.bundle_run import SECURITY_WARNING
 from convformer_monai.cli import main
 from convformer_monai.cli.training import Experiment
 from convformer_monai.commands import evaluate as evaluating
@@ -32,8 +33,10 @@ def options_of(started: list[list[str]], *arguments: str) -> dict[str, str]:
     """The options that MONAI gets."""
     main([*arguments])
     (command,) = started
-    assert command[:4] == [sys.executable, "-m", "monai.bundle", "run"]
-    return dict(zip(command[4::2], command[5::2], strict=True))
+    quiet = ["-W", f"ignore:{SECURITY_WARNING}"] if command[1] == "-W" else []
+    assert command[: len(quiet) + 4] == [sys.executable, *quiet, "-m", "monai.bundle", "run"]
+    options = command[len(quiet) + 4 :]
+    return dict(zip(options[::2], options[1::2], strict=True))
 
 
 def bundle(repository: Path, name: str) -> Path:
@@ -73,17 +76,37 @@ def test_evaluate_cross_validates_the_runs_of_a_control(
         "--bundle_root": f"{bundle(repository, 'ct')}",
         "--config_file": configs(bundle(repository, "ct"), "crossvalidate"),
         "--dataset_dir": f"{tmp_path}/data",
-        "--output_dir": f"{bundle(repository, 'ct')}/eval",
+        "--output_dir": f"{tmp_path}/eval/hemorrhage-conv-my runs",
         "--weights": f"{tmp_path}/my runs/conv/fold{{fold}}/best.pt",
         "--network_def#block": "conv",
     }
 
 
-def test_evaluations_write_nothing_into_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert eval_path(None, Path("/python/convformer_monai/_bundles/hearts")) == tmp_path / "eval" / "hearts"
-    assert eval_path(None, Path("/clone/bundles/hearts")) == Path("/clone/bundles/hearts/eval")
-    assert eval_path(Path("mine"), Path("/python/convformer_monai/_bundles/hearts")) == tmp_path / "mine"
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        ("", "eval/cardiac"),
+        ("--section test", "eval/cardiac-test"),
+        ("--weights runs/setr/best.pt", "eval/cardiac-setr-best"),
+        ("--weights runs/setr/best.pt --output-dir mine", "mine"),
+    ],
+)
+def test_each_evaluation_has_a_folder_of_its_own(
+    started: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, folder: str
+) -> None:
+    (tmp_path / "runs" / "setr").mkdir(parents=True)
+    (tmp_path / "runs" / "setr" / "best.pt").touch()
+    command = ["evaluate", "cardiac", "--data", "data", *words.split()]
+    assert options_of(started, *command)["--output_dir"] == f"{tmp_path}/{folder}"
+    picture = tmp_path / folder / "overlays" / "a.png"
+    picture.parent.mkdir(parents=True)
+    picture.touch()
+    (tmp_path / folder / "summary.json").touch()
+    assert main(command) == 2 and len(started) == 1
+    assert f"error[EXISTS]: {tmp_path}/{folder}/summary.json is there already" in capsys.readouterr().err
+    assert picture.exists()
+    main([*command, "--overwrite"])
+    assert len(started) == 2 and not picture.exists()
 
 
 @pytest.mark.parametrize(
@@ -119,6 +142,26 @@ def test_train_passes_on_ids_of_the_config(
     }
 
 
+@pytest.mark.parametrize("name", ["cardiac", "dermoscopy", "hemorrhage"])
+def test_train_starts_from_the_weights_of_a_bundle(
+    started: list[list[str]], repository: Path, tmp_path: Path, name: str
+) -> None:
+    options = options_of(started, "train", name, "--data", "data", "--finetune", "--max_epochs", "3")
+    root = Path(options["--bundle_root"])
+    assert options["--config_file"] == repr([f"{root}/configs/train.json", f"{root}/configs/finetune.json"])
+    assert options["--pretrained"] == f"{root}/models/model.pt" and options["--resume"] == "True"
+    assert options["--output_dir"] == f"{tmp_path}/runs/{name}-finetune" and options["--max_epochs"] == "3"
+
+
+def test_only_shipped_bundles_are_trusted(started: list[list[str]], bundle_root: Path, tmp_path: Path) -> None:
+    """MONAI warns that configs execute code; a copy may have been changed."""
+    (tmp_path / "copy").mkdir()
+    shutil.copytree(bundle_root / "configs", tmp_path / "copy" / "configs")
+    main(["train", "copy", "--data", "data"])
+    main(["train", "cardiac", "--data", "data"])
+    assert ["-W" in command for command in started] == [False, True]
+
+
 def test_train_takes_the_folder_of_a_bundle(started: list[list[str]], repository: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").symlink_to(bundle(repository, "cardiac"))
     options = options_of(started, "train", "mine/", "--data", "data")
@@ -127,7 +170,8 @@ def test_train_takes_the_folder_of_a_bundle(started: list[list[str]], repository
 
 def test_train_starts_several_processes(started: list[list[str]], repository: Path) -> None:
     main(["train", "cardiac", "--data", "data", "--processes", "2"])
-    assert started[0][1:9] == "-m torch.distributed.run --standalone --nproc_per_node 2 -m monai.bundle run".split()
+    words = " ".join(started[0])
+    assert "-m torch.distributed.run --standalone --nproc_per_node 2 -m monai.bundle run" in words
     configs = bundle(repository, "cardiac") / "configs"
     assert repr([f"{configs}/train.json", f"{configs}/multi_gpu_train.json"]) in started[0]
 
@@ -175,6 +219,8 @@ def test_experiments_are_those_of_the_package() -> None:
         ("train cardiac --data data more", "unexpected argument more"),
         ("train hemorrhage --data data --networks conv", "--all"),
         ("train hemorrhage --data data --all --processes 2", "one process"),
+        ("train hemorrhage --data data --all --finetune", "leave --finetune out"),
+        ("train cardiac --data data --finetune --processes 2", "leave --processes out"),
         ("train hemorrhage --data data --all --networks foo", "no network 'foo'"),
         ("experiment table2 --task cardiac --data data", "'table2' is not one of 'table1', 'alpha', 'controls'"),
         ("experiment table1 --data data", "Missing option"),
@@ -200,6 +246,18 @@ def test_wrong_arguments_end_with_one_line_and_status_2(
     (line,) = err.splitlines()
     assert line.startswith("error[") and message in line and out == ""
     assert not started and [file.name for file in tmp_path.iterdir()] == ["data"]
+
+
+def test_export_changes_the_installed_package_only_when_asked_to(
+    tmp_path: Path, bundle_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "_bundles" / "hearts"
+    shutil.copytree(bundle_root, root)
+    command = ["export", str(root), "--weights", str(bundle_root / "models" / "model.pt")]
+    (root / "models" / "model.pt").write_bytes(b"old")
+    assert main(command) == 2 and (root / "models" / "model.pt").read_bytes() == b"old"
+    assert f"error[EXISTS]: {root} belongs to the installed package" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0 and (root / "models" / "model.pt").read_bytes() != b"old"
 
 
 def test_a_command_that_takes_over_is_the_process_itself(repository: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
+from PIL import Image
 
 from convformer_monai.errors import find_refusal
 from convformer_monai.evaluation import score_volume
@@ -184,3 +185,17 @@ def test_real_labels_have_the_volumes_that_the_datalist_states(data_dir: Path) -
         *_, lv = score_volume(values, values, label.affine, CARDIAC.labels)
         assert lv.reference_ml == pytest.approx(case["lv_ml"], rel=1e-5)
         assert (lv.dice, lv.hd95_mm) == (1, 0)
+
+
+def test_slices_as_pictures_are_refused_where_volumes_are_evaluated(tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "datalist.json").write_text(json.dumps({"gold": [{"image": "a.png", "label": "a.png"}]}))
+    command = [sys.executable, "-m", "convformer_monai.cli", "evaluate", "hemorrhage", "--section", "gold"]
+    done = subprocess.run(
+        [*command, "--data", str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and not (tmp_path / "eval").exists()
+    assert done.stderr.splitlines() == [
+        f"error[WRONG_KIND]: {tmp_path}/a.png is a photograph, and ct_hemorrhage is evaluated on volumes; evaluate "
+        "slices as PNG with --runs or --scans"
+    ]

@@ -32,6 +32,12 @@ def report(tmp_path: Path) -> dict[str, Any]:
     return {"text": text, "json": json.loads((out / "summary.json").read_text()), "out": out, **rows}
 
 
+def test_the_heading_names_the_weights(report: dict[str, Any], tmp_path: Path) -> None:
+    heading = f"My bundle 1.2.3, weights {tmp_path.name}/model.pt, section 'val'"
+    assert report["text"].startswith(f"{heading}\n")
+    assert (report["out"] / "summary.md").read_text().startswith(f"# {heading}\n")
+
+
 def test_a_row_for_each_case_and_structure(report: dict[str, Any]) -> None:
     rows = report["per_case.csv"]
     assert len(rows) == 8

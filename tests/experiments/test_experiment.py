@@ -35,6 +35,7 @@ class Commands:
         if "train.json" in options["--config_file"]:
             if place.parts[-3] in self.broken:
                 raise subprocess.CalledProcessError(1, command)
+            place.mkdir(parents=True, exist_ok=True)
             torch.save({"trainer": {"iteration": 1, "max_epochs": 1, "epoch_length": 1}}, place / "checkpoint.pt")
             (place / "best.pt").touch()
             return

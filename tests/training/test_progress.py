@@ -9,7 +9,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
-from convformer_monai.training import EpochTimeLimit, TrainingProgress, ValidateAtEnd
+from convformer_monai.training import EpochTimeLimit, TrainingProgress, ValidateAtEnd, report_best
 
 
 @pytest.fixture
@@ -46,6 +46,33 @@ def test_one_line_an_epoch_and_each_iteration_in_the_file(
     assert "val_mean_dice 0.5000" in caplog.messages[2] and caplog.messages[3].endswith("0:00:00 left")
     lines = (tmp_path / "train_log.txt").read_text().splitlines()
     assert len(lines) == 9 and lines[0] == "epoch 1 step 1 loss 1.00000" and lines[2] == caplog.messages[1]
+
+
+def test_a_resumed_run_says_which_epochs_are_left(
+    validator: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "convformer_monai")
+    engine = trainer()
+    TrainingProgress(str(tmp_path), validator).attach(engine)
+    checkpoint = {"iteration": 4, "max_epochs": 3, "epoch_length": 2}
+    engine.add_event_handler(
+        Events.STARTED, lambda one: one.load_state_dict(checkpoint)
+    )  # attached last, as in configs
+    engine.run(range(2), max_epochs=3)
+    assert caplog.messages[0] == "training: epochs 3 to 3 of 2 steps" and caplog.messages[1].startswith("epoch 3/3")
+
+
+def test_the_end_names_the_best_weights_and_what_comes_next(
+    bundle_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "convformer_monai")
+    (tmp_path / "best.json").write_text('{"metric": "val_mean_dice", "value": 0.91239}')
+    report_best(bundle_root, "/my data", tmp_path)
+    best = tmp_path / "best.pt"
+    assert caplog.messages == [
+        f"best weights: {best} (validation Dice 0.9124); next: convformer-monai evaluate cardiac --data '/my data' "
+        f"--weights {best}"
+    ]
 
 
 @pytest.mark.parametrize(("epochs", "validated"), [(3, [3]), (4, [4])])
