@@ -267,8 +267,8 @@ def _log_case(result: CaseResult, several: bool, quiet: bool) -> None:
         logger.info("%s: done in %.1f s", result.case.name, result.seconds)
         log_flags(result)
     else:
-        code = result.message.partition(":")[0]  # error[CODE]
-        logger.info("%s: %s%s", result.case.name, result.status, f", {code}" if code.startswith("error[") else "")
+        code = result.message.partition("[")[2].partition("]")[0]  # of error[CODE]: ...
+        logger.info("%s: %s%s", result.case.name, result.status, f" ({code})" if code else "")
 
 
 def log_flags(result: CaseResult) -> None:

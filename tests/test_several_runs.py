@@ -64,12 +64,12 @@ def test_the_table_is_that_of_the_whole_folder(hearts: Path, tmp_path: Path) -> 
 
 
 HOLDER = """
-import sys, time
+import sys
 from pathlib import Path
 from convformer_monai.outputs.locks import hold
 with hold(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(float(sys.argv[2]))
+    sys.stdin.read()
 """
 
 
@@ -79,9 +79,11 @@ def test_a_case_of_another_run_is_waited_for_and_taken_over(
 ) -> None:
     """The other run ends without having done its case."""
     monkeypatch.setattr(cohort, "WAIT_SECONDS", 0.1)
-    seconds = "60" if killed else "3"
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path / "out" / "p2"), seconds], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDER, str(tmp_path / "out" / "p2")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
     order: list[str] = []
@@ -89,8 +91,8 @@ def test_a_case_of_another_run_is_waited_for_and_taken_over(
 
     def noted(segmenter, case, *rest):  # type: ignore[no-untyped-def]
         order.append(case.name)
-        if killed and len(order) == COUNT - 1:
-            holder.kill()
+        if len(order) == COUNT - 1:
+            holder.kill() if killed else holder.stdin.close()  # type: ignore[union-attr]
         return one(segmenter, case, *rest)
 
     monkeypatch.setattr(cohort, "_one", noted)
