@@ -66,7 +66,10 @@ def test_tables_of_an_earlier_version_are_merged(tmp_path: Path) -> None:
     (tmp_path / "b_measurements.csv").write_text(
         'case,name,title,value,unit,phase,structure,flags\n"b\nc",v,V,1,mL,0,LV,MASK_EMPTY\n'
     )
-    merge_measurements(tmp_path, ["a", "b"])
+    (tmp_path / "c_measurements.csv").write_text("case\nc\n")  # without a report: not done
+    for name in ("a", "b"):
+        (tmp_path / f"{name}_report.json").touch()
+    merge_measurements(tmp_path)
     with open(tmp_path / "measurements.csv", newline="") as file:
         assert [(row["case"], row["flags"]) for row in csv.DictReader(file)] == [("a", ""), ("b\nc", "MASK_EMPTY")]
 
