@@ -242,7 +242,7 @@ class Segmenter:
         )
 
     def _check(self, series: ImageSeries) -> None:
-        """Refuses what is no image for this bundle, as far as it can be told without the network."""
+        """Refuses an image that this bundle does not take, as far as headers and values tell."""
         name, values = Path(series.path.name), series.image.numpy()
         grey = series.is_photo and is_grey(values)
         by_values = not series.is_photo and series.modality is None and looks_like_ct(values)

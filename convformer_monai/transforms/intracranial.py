@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from convformer_monai.transforms.confidence import CLASSES, IMPOSSIBLE
 from convformer_monai.transforms.doubt import add_evidence
 from convformer_monai.transforms.geometry import slice_axis
+from convformer_monai.transforms.postprocess import largest_part
 
 __all__ = ["KeepIntracraniald", "intracranial_space"]
 
@@ -63,7 +64,7 @@ def intracranial_space(image: NDArray[Any], spacing: Sequence[float]) -> NDArray
     inner = (mean > SOFT_HU) & ~bone & ~_outside(bone, grid)
     padded = np.pad(inner, ((1, 1), (1, 1), (2, 2)), mode="edge")
     deep = _distance(padded, grid) > NARROW_MM
-    core = _largest(deep)
+    core = largest_part(deep, corners=False)
     few_slices = spacing[2] * image.shape[2] < FEW_SLICES_MM
     if not core.any() or (few_slices and core.sum() < MAIN_SHARE * deep.sum()):
         return None
@@ -76,7 +77,7 @@ def intracranial_space(image: NDArray[Any], spacing: Sequence[float]) -> NDArray
     while lowest > 0 and area[lowest - 1] >= FORAMEN_MM2:
         lowest -= 1
     space[..., :lowest] = False
-    space = _largest(space)
+    space = largest_part(space, corners=False)
     for axis, factor in enumerate(factors):
         space = space.repeat(factor, axis)
     x, y, z = image.shape
@@ -124,19 +125,6 @@ def _distance(mask: NDArray[np.bool_], grid: Sequence[float]) -> NDArray[np.floa
         return np.full(mask.shape, np.inf)
     distance: NDArray[np.float64] = ndimage.distance_transform_edt(mask, sampling=grid)
     return distance
-
-
-def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest part; parts touch at faces."""
-    from scipy import ndimage
-
-    parts, count = ndimage.label(mask)
-    if count < 2:
-        return mask
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0
-    largest: NDArray[np.bool_] = parts == sizes.argmax()
-    return largest
 
 
 class KeepIntracraniald(MapTransform):

@@ -15,7 +15,7 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type, convert_to_numpy
 from numpy.typing import NDArray
 
-__all__ = ["FillHolesd", "KeepLargestPerPhased", "fill_holes", "keep_largest"]
+__all__ = ["FillHolesd", "KeepLargestPerPhased", "fill_holes", "keep_largest", "largest_part"]
 
 
 def keep_largest(labels: NDArray[np.uint8], structures: Sequence[int]) -> NDArray[np.uint8]:
@@ -34,14 +34,15 @@ def keep_largest(labels: NDArray[np.uint8], structures: Sequence[int]) -> NDArra
     cleaned = labels.copy()
     for mask_of in (structures, *([structure] for structure in structures)):
         mask = np.isin(cleaned, mask_of)
-        cleaned[mask & ~_largest_part(mask)] = 0
+        cleaned[mask & ~largest_part(mask)] = 0
     return cleaned
 
 
-def _largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def largest_part(mask: NDArray[np.bool_], corners: bool = True) -> NDArray[np.bool_]:
+    """The largest connected part of a mask, whose voxels touch at faces, or also at edges and ``corners``."""
     from scipy import ndimage
 
-    parts, count = ndimage.label(mask, structure=np.ones([3] * mask.ndim))
+    parts, count = ndimage.label(mask, structure=np.ones([3] * mask.ndim) if corners else None)
     if count < 2:
         return mask
     sizes = np.bincount(parts.ravel())
