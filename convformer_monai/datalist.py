@@ -18,7 +18,7 @@ from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.cases import NIFTI_SUFFIXES, find_cases, refuse_no_file, stem
 from convformer_monai.readers.nifti import check_nifti
 
-__all__ = ["datalist_path", "find_images", "read_cases"]
+__all__ = ["datalist_path", "find_images", "read_cases", "read_lists"]
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +77,16 @@ def datalist_path(dataset_dir: object) -> Path:
     return path if path.suffix == ".json" else path / DATALIST
 
 
-def _section(path: Path, section: str) -> list[Any]:
-    """Returns the entries of one section."""
+def read_lists(dataset_dir: object) -> dict[str, list[Any]]:
+    """Reads all lists of a datalist, unchecked.
+
+    Args:
+        dataset_dir: see :func:`read_cases`.
+
+    Raises:
+        InputRefused: if the datalist is missing or cannot be read.
+    """
+    path = datalist_path(dataset_dir)
     if not path.is_file():
         advice = f"give the folder that holds {DATALIST} as --dataset_dir"
         refuse_no_file(path, advice, RefusalCode.DATALIST_MISSING)
@@ -86,18 +94,22 @@ def _section(path: Path, section: str) -> list[Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputRefused(RefusalCode.DATALIST_INVALID, f"{path} cannot be read as JSON: {error}") from error
-    sections = [name for name, value in content.items() if isinstance(value, list)] if _is_map(content) else []
-    if section not in sections:
-        there = f"it has {', '.join(map(repr, sections))}" if sections else "it has no section at all"
+    return {name: value for name, value in content.items() if isinstance(value, list)} if _is_map(content) else {}
+
+
+def _section(path: Path, section: str) -> list[Any]:
+    """Returns the entries of one section."""
+    lists = read_lists(path)
+    if section not in lists:
+        there = f"it has {', '.join(map(repr, lists))}" if lists else "it has no section at all"
         raise InputRefused(
             RefusalCode.DATALIST_SECTION, f"{path} has no section {section!r}, {there}; choose with --section"
         )
-    entries: list[Any] = content[section]
-    if not entries:
+    if not lists[section]:
         raise InputRefused(
             RefusalCode.DATALIST_EMPTY, f"section {section!r} of {path} is empty; name at least one case"
         )
-    return entries
+    return lists[section]
 
 
 def _case(entry: object, path: Path, section: str, without_labels: bool, patient_from_id: bool) -> dict[str, str]:

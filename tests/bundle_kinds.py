@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -21,7 +22,7 @@ class Kind:
     Attributes:
         name: short name.
         folder: of the bundle in ``bundles``.
-        channels: of the image.
+        channels: that the network takes; the two beside a CT's own are its neighbours.
         classes: of the network, background included.
         grey: value of 0 and 1 of a pattern in the images that it takes.
     """
@@ -40,7 +41,7 @@ class Kind:
     @property
     def is_photo(self) -> bool:
         """Whether it takes photographs."""
-        return self.channels == 3
+        return self.name == "dermoscopy"
 
     def write(self, folder: Path, name: str, seed: int = 0, size: tuple[int, int] = (40, 36)) -> Path:
         """Writes a small image that the bundle takes, of smooth blobs; returns its path."""
@@ -64,15 +65,20 @@ KINDS = {
     for kind in (
         Kind("cardiac", "cardiac_mri_convformer_segmentation", 1, 4, (0.0, 1000.0)),
         Kind("dermoscopy", "dermoscopy_convformer_segmentation", 3, 2, (0.0, 255.0)),
-        Kind("hemorrhage", "ct_hemorrhage_convformer_segmentation", 1, 2, (0.0, 80.0)),
+        Kind("hemorrhage", "ct_hemorrhage_convformer_segmentation", 3, 2, (0.0, 80.0)),
     )
 }
 SMALL = {  # options of `train.json`
     "cardiac": {"canvas": [96, 96], "crop": [64, 64]},
     "dermoscopy": {"canvas": [64, 48], "sizes": [[48, 64], [64, 48]]},
-    "hemorrhage": {"canvas": [96, 96], "crop": [64, 64]},
+    "hemorrhage": {"canvas": [96, 96], "crop": [64, 64], "epoch_length": 7},
 }
 VOLUMES = [kind.name for kind in KINDS.values() if not kind.is_photo]
+
+
+def heads(net: Any) -> Any:
+    """The heads of a bundle's network, which may stand behind intensity windows."""
+    return getattr(net, "network", net).heads
 
 
 def blobs(*shape: int, seed: int = 0) -> np.ndarray:
@@ -107,7 +113,7 @@ def training_data(kind: Kind, folder: Path) -> None:
     sections = {
         "cardiac": {"train": 2, "val": 1},
         "dermoscopy": {"train": 8, "val": 2},
-        "hemorrhage": {"gold": 5, "phe_silver": 20, "normal": 5},
+        "hemorrhage": {"expert": 10, "phe_silver": 20, "normal": 5},
     }[kind.name]
     content: dict[str, list[dict[str, object]]] = {}
     for section, count in sections.items():
@@ -134,4 +140,6 @@ def _case(kind: Kind, folder: Path, section: str, number: int) -> dict[str, obje
     Image.fromarray(disc.T).save(folder / f"{name}_truth.png")
     if section == "phe_silver":
         del entry["source"]
+    if section == "expert":
+        entry |= {"source": "bhsd", "spacing": 2.0}
     return {**entry, "image": f"{name}.png", "label": f"{name}_truth.png"}

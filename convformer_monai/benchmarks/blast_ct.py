@@ -29,18 +29,13 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from convformer_monai.errors import InputRefused, RefusalCode
-from convformer_monai.evaluation.head_scans import (
-    HeadScore,
-    SliceScore,
-    scan_scores,
-    segment_with,
-    tables_of,
-    to_markdown,
-)
+from convformer_monai.evaluation.head_report import segment_with, sources_of
+from convformer_monai.evaluation.head_scans import Answer, HeadScore, Segment, SliceScore, scan_scores
+from convformer_monai.evaluation.head_tables import tables_of, to_markdown
 from convformer_monai.evaluation.report import output_folder
 from convformer_monai.inferers import has_fast_bf16
 
-__all__ = ["BlastCt", "bland_altman", "run"]
+__all__ = ["BlastCt", "Timed", "bland_altman", "run"]
 
 logger = logging.getLogger(__name__)
 
@@ -116,8 +111,8 @@ class BlastCt:
             result[(slice(None), *tile)] = torch.stack(parts).mean(0)
         return result[:, : volume.shape[0], : volume.shape[1], : volume.shape[2]]
 
-    def __call__(self, image: Path | MetaTensor, _patient: str) -> NDArray[np.bool_]:
-        """The mask (X, Y, Z) of blood. A single slice is repeated, since the network needs depth."""
+    def __call__(self, image: Path | MetaTensor, _patient: str) -> Answer:
+        """The mask of blood. A single slice is repeated, since the network needs depth."""
         if isinstance(image, Path):
             file = Nifti1Image.from_filename(image)
             image = MetaTensor(torch.from_numpy(np.asarray(file.dataobj, dtype=np.float32))[None], affine=file.affine)
@@ -125,7 +120,7 @@ class BlastCt:
         if single:
             image = MetaTensor(image.as_tensor().expand(-1, -1, -1, REPEATED), affine=image.affine)
         found = torch.isin(self.probabilities(image).argmax(0), torch.tensor(BLOOD)).numpy()
-        return found[..., REPEATED // 2 : REPEATED // 2 + 1] if single else found
+        return Answer(found[..., REPEATED // 2 : REPEATED // 2 + 1] if single else found)
 
 
 def _codes(image: MetaTensor) -> tuple[str, ...]:
@@ -151,19 +146,36 @@ def _deep_medic(repository: Path) -> Callable[[int, int], nn.Module]:
     return network
 
 
-class _Timed:
-    """Notes the seconds that whole heads take."""
+class Timed:
+    """Notes the seconds that whole heads take, and can keep their masks.
 
-    def __init__(self, segment: Callable[[Any, str], NDArray[np.bool_]]) -> None:
-        self.segment = segment
+    Args:
+        segment: what is timed.
+        folder: for masks and seconds of heads, which are then not made again; None to keep none.
+    """
+
+    def __init__(self, segment: Segment, folder: Path | None = None) -> None:
+        self.segment, self.folder = segment, folder
         self.seconds: list[float] = []
 
-    def __call__(self, image: Any, patient: str) -> NDArray[np.bool_]:
+    def __call__(self, image: Path | MetaTensor, patient: str) -> Answer:
+        """The answer for an image."""
+        if not isinstance(image, Path):
+            return self.segment(image, patient)
+        kept = None if self.folder is None else self.folder / f"{image.name.split('.')[0]}.npz"
+        if kept is not None and kept.is_file():
+            with np.load(kept) as content:
+                self.seconds.append(float(content["seconds"]))
+                return Answer(content["mask"])
         started = time.perf_counter()
-        mask = self.segment(image, patient)
-        if isinstance(image, Path):
-            self.seconds.append(time.perf_counter() - started)
-        return mask
+        answer = self.segment(image, patient)
+        self.seconds.append(time.perf_counter() - started)
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            part = kept.with_suffix(".part.npz")
+            np.savez_compressed(part, mask=answer.mask, seconds=self.seconds[-1])
+            part.replace(kept)
+        return answer
 
 
 def run(
@@ -178,13 +190,15 @@ def run(
 ) -> str:
     """Segments heads and slices by both, and writes ``blast_ct.md`` and ``blast_ct.csv`` (mL of each head).
 
+    BLAST-CT's masks of heads are kept in ``masks_<models>``; a second run, with other weights of ours, takes them.
+
     Args:
         repository: folder of BLAST-CT's repository.
         dataset_dir: see :func:`convformer_monai.evaluation.head_scans.scan_scores`.
         output_dir: folder for the files; made if missing.
         bundle: ours.
         models: numbers of BLAST-CT's networks, averaged.
-        weights: as for :func:`convformer_monai.evaluation.head_scans.report_scans`.
+        weights: as for :func:`convformer_monai.evaluation.head_report.report_scans`.
         runs: likewise.
         slices_alone: score the expert slices without their heads, too; BLAST-CT takes ten seconds for each.
 
@@ -195,11 +209,14 @@ def run(
         InputRefused: if a file is missing or cannot be used.
     """
     folder = output_folder(output_dir)
-    peer, ours = _Timed(BlastCt(repository, models)), _Timed(segment_with(bundle, dataset_dir, weights, runs))
+    numbers = "_".join(map(str, models))
+    peer = Timed(BlastCt(repository, models), folder / f"masks_{numbers}")
+    ours = Timed(segment_with(bundle, dataset_dir, weights, runs))
     names = (f"BLAST-CT, {len(models)} network{'s' * (len(models) > 1)}", "ours")
+    lists = ("heads", "expert") if slices_alone else ("heads",)
     scores = {}
     for name, segment in zip(names, (peer, ours), strict=True):
-        scores[name] = scan_scores(dataset_dir, segment, slices_alone)
+        scores[name] = scan_scores(dataset_dir, segment, sources_of(bundle), lists)
     text = _text(scores, {name: segment.seconds for name, segment in zip(names, (peer, ours), strict=True)})
     (folder / "blast_ct.md").write_text(text + "\n", encoding="utf-8")
     with (folder / "blast_ct.csv").open("w", newline="", encoding="utf-8") as file:

@@ -90,13 +90,14 @@ def evaluate(
     overlay_choice: Annotated[OverlayChoice | None, typer.Option(help="Cases they show (default worst).")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Your own weights, instead of the bundle's.")] = None,
-    runs: Annotated[Path | None, typer.Option(help="Cross-validate: the folder of train --all.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option(help="Hemorrhage, each patient by the fold without it: the folder of train --all.")
+    ] = None,
     network: Annotated[str | None, typer.Option(help="Network of configs/runs.json that the weights are of.")] = None,
     network_def: Annotated[str | None, typer.Option(help="Definition of that network, as train took it.")] = None,
     doubt: Annotated[bool, typer.Option("--doubt", help="Do flips disagree more where masks are bad?")] = False,
-    peaks: Annotated[bool, typer.Option("--peaks", help="What does a mask without unsure parts gain?")] = False,
+    peaks: Annotated[bool, typer.Option("--peaks", help="Hemorrhage with --runs: what do thresholds do?")] = False,
     flags: Annotated[bool, typer.Option("--flags", help="How often are the experts' own masks flagged?")] = False,
-    scans: Annotated[bool, typer.Option("--scans", help="Hemorrhage: whole heads, and slices by source.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Compare a bundle's masks with labels, on the images' own grids.
@@ -106,22 +107,24 @@ def evaluate(
     overlays/CASE.png; by default to eval/BUNDLE where you stand. Of other weights, or another list, the folder has
     another name: eval/BUNDLE-SECTION, eval/BUNDLE-FOLDER-best for --weights FOLDER/best.pt.
 
-    --runs segments every slice of the expert masks and the blood-free slices by the weights
-    RUNS/NETWORK/foldK/best.pt that never saw its patient.
+    Hemorrhage scores whole heads and single slices where the datalist has a list heads, expert, gold or normal and no
+    --section is given (found or missed, slice by slice, mL where there is no blood; Dice by source, kind and size),
+    into scans.md, scans.json, heads.csv and slices.csv. With --runs each patient is segmented by the network
+    RUNS/NETWORK/foldK/best.pt that has not seen the patient.
 
-    --doubt writes doubt.csv and doubt.json: flagged cases beside the others. --peaks writes peaks.csv: what each
-    threshold for unsure parts does on the validation slices. --flags writes flags.csv: how often each flag of doubt is
-    raised on the experts' masks of the lists in --section (comma-separated). --scans scores whole heads (found or
-    missed, slice by slice, mL where there is no blood) and expert slices, alone and in their heads (lists heads and
-    expert); with --runs each patient by the network that has not seen the patient.
+    --doubt writes doubt.csv and doubt.json: flagged cases beside the others. --peaks writes peaks.csv: what thresholds
+    do in heads and expert slices. --flags writes flags.csv: how often each flag of doubt is raised on the experts'
+    masks of the lists in --section (comma-separated).
     """
     start_logging()
     from convformer_monai.commands.evaluate import (
         EvaluateOptions,
         evaluate,
+        evaluate_doubt,
         evaluate_flags,
-        evaluate_report,
+        evaluate_peaks,
         evaluate_scans,
+        takes_scans,
     )
 
     options = EvaluateOptions(
@@ -136,12 +139,14 @@ def evaluate(
         network_def=network_def,
         overwrite=overwrite,
     )
-    if scans:
-        print_text(evaluate_scans(bundle, data, options))
-    elif flags:
+    if flags:
         print_text(evaluate_flags(bundle, data, options))
-    elif doubt or peaks:
-        print_text(evaluate_report(bundle, data, options, peaks=not doubt))
+    elif doubt:
+        print_text(evaluate_doubt(bundle, data, options))
+    elif peaks:
+        print_text(evaluate_peaks(bundle, data, options))
+    elif takes_scans(bundle, data, options):
+        print_text(evaluate_scans(bundle, data, options))
     else:
         evaluate(bundle, data, options)
 

@@ -1,4 +1,4 @@
-"""``convformer-monai evaluate``: a bundle on labelled data, cross-validated, or with a look at its doubt or peaks."""
+"""``convformer-monai evaluate``: a bundle on labelled data, or a look at its doubt, flags or thresholds."""
 
 from __future__ import annotations
 
@@ -9,12 +9,21 @@ from typing import Any
 
 from convformer_monai.bundle import Bundle
 from convformer_monai.bundle_run import bundle_command, bundle_folder, dataset_path, eval_path, hand_over, monai_path
+from convformer_monai.datalist import read_lists
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.cases import refuse_no_file
 
-__all__ = ["EvaluateOptions", "evaluate", "evaluate_command", "evaluate_flags", "evaluate_report", "evaluate_scans"]
+__all__ = [
+    "EvaluateOptions",
+    "evaluate",
+    "evaluate_command",
+    "evaluate_doubt",
+    "evaluate_flags",
+    "evaluate_peaks",
+    "evaluate_scans",
+    "takes_scans",
+]
 
-CROSS_VALIDATION = "crossvalidate"
 NETWORK = "convformer"
 SUMMARY = "summary.json"  # of an evaluation on labels
 
@@ -73,13 +82,10 @@ def evaluate_command(bundle: str, data: Path, options: EvaluateOptions) -> list[
     root, dataset = bundle_folder(bundle), dataset_path(data)
     names = ("section", "overlays", "overlay_choice", "device")
     values: dict[str, Any] = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    config = "evaluate"
+    if options.runs is not None:
+        raise InputRefused(RefusalCode.OPTION, "--runs is for the folds of hemorrhage; this evaluation has none")
     if options.weights is not None:
         values |= {"weights": str(monai_path(options.weights)), "weights_sha256": ""}
-    if options.runs is not None:
-        options.refuse("section overlay_choice weights", "a cross-validation with --runs")
-        config = CROSS_VALIDATION
-        values["weights"] = str(_network_runs(root, options) / "fold{fold}" / "best.pt")
     if options.network is not None:
         options.refuse("network_def", "--network, which names one")
         values |= _control(root, options.network)
@@ -88,17 +94,16 @@ def evaluate_command(bundle: str, data: Path, options: EvaluateOptions) -> list[
     if options.weights is not None and not options.weights.expanduser().is_file():
         refuse_no_file(options.weights, "give the best.pt of a training", RefusalCode.WEIGHTS_NOT_FOUND)
     folder = _free_folder(bundle, options, SUMMARY)
-    return bundle_command(root, ["inference", config], str(dataset), folder, values)
+    return bundle_command(root, ["inference", "evaluate"], str(dataset), folder, values)
 
 
-def evaluate_report(bundle: str, data: Path, options: EvaluateOptions, peaks: bool) -> str:
-    """Compares the cases that are flagged for doubt with the others; or measures masks without their unsure parts.
+def evaluate_doubt(bundle: str, data: Path, options: EvaluateOptions) -> str:
+    """Compares the cases that are flagged for doubt with the others; writes ``doubt.csv`` and ``doubt.json``.
 
     Args:
-        bundle: as for :func:`evaluate_command`; with folds, for the peaks.
+        bundle: see :func:`evaluate_command`.
         data: see there.
-        options: of which it takes the output folder, the runs and the network.
-        peaks: the latter of the two, which writes ``peaks.csv``; the former writes ``doubt.csv`` and ``doubt.json``.
+        options: of which it takes the output folder.
 
     Returns:
         The summary, for people.
@@ -106,20 +111,12 @@ def evaluate_report(bundle: str, data: Path, options: EvaluateOptions, peaks: bo
     Raises:
         InputRefused: if the bundle, a path, an option, the data or the weights cannot be used.
     """
-    options.refuse("section overlays overlay_choice device weights network_def", "--peaks" if peaks else "--doubt")
+    options.refuse("section overlays overlay_choice device weights runs network network_def", "--doubt")
     root, dataset = bundle_folder(bundle), dataset_path(data)
-    runs = None if options.runs is None else _network_runs(root, options)
-    if not peaks:
-        folder = _free_folder(bundle, options, "doubt.json")
-        from convformer_monai.evaluation.doubt import report_doubt
+    folder = _free_folder(bundle, options, "doubt.json")
+    from convformer_monai.evaluation.doubt import report_doubt
 
-        return report_doubt(root, dataset, folder, runs)
-    if runs is None:
-        raise InputRefused(RefusalCode.OPTION, "--peaks needs --runs, the folder that train --all wrote")
-    folder = _free_folder(bundle, options, "peaks.csv")
-    from convformer_monai.evaluation.confidence import report_peaks
-
-    return report_peaks(root, dataset, folder, runs)
+    return report_doubt(root, dataset, folder)
 
 
 def evaluate_flags(bundle: str, data: Path, options: EvaluateOptions) -> str:
@@ -145,12 +142,27 @@ def evaluate_flags(bundle: str, data: Path, options: EvaluateOptions) -> str:
     return report_flags(root, dataset, folder, sections)
 
 
+def takes_scans(bundle: str, data: Path, options: EvaluateOptions) -> bool:
+    """Whether an evaluation is one of whole heads and slices.
+
+    So it is where the bundle's ``evaluate.json`` names ``scan_lists``, the datalist has one of them, and the user names
+    no other list.
+
+    Raises:
+        InputRefused: if the bundle or the datalist cannot be used.
+    """
+    lists = Bundle(bundle_folder(bundle)).read("evaluate").get("scan_lists", ())
+    if options.section is not None or not lists:
+        return False
+    return bool(set(lists) & set(read_lists(dataset_path(data))))
+
+
 def evaluate_scans(bundle: str, data: Path, options: EvaluateOptions) -> str:
     """Scores whole heads and single slices for hemorrhage; see :mod:`convformer_monai.evaluation.head_scans`.
 
     Args:
         bundle: see :func:`evaluate_command`.
-        data: see there; with the lists ``heads`` and ``expert``, or one of them.
+        data: see there; with one of the lists ``heads``, ``expert``, ``gold``, ``normal``.
         options: of which it takes the output folder, and the weights or the runs with the network.
 
     Returns:
@@ -159,15 +171,39 @@ def evaluate_scans(bundle: str, data: Path, options: EvaluateOptions) -> str:
     Raises:
         InputRefused: if the bundle, a path, an option or the data cannot be used.
     """
-    options.refuse("section overlays overlay_choice device network_def", "--scans")
+    options.refuse("overlays overlay_choice device network_def", "whole heads and slices; --section NAME takes them")
     root, dataset = bundle_folder(bundle), dataset_path(data)
     if options.weights is not None:
-        options.refuse("runs network", "--scans with --weights")
-    runs = None if options.runs is None else _network_runs(root, options)
+        options.refuse("runs network", "--weights")
+    runs = None if options.runs is None else _network_runs(options)
     folder = _free_folder(bundle, options, "scans.json")
-    from convformer_monai.evaluation.head_scans import report_scans
+    from convformer_monai.evaluation.head_report import report_scans
 
     return report_scans(root, dataset, folder, options.weights, runs)
+
+
+def evaluate_peaks(bundle: str, data: Path, options: EvaluateOptions) -> str:
+    """Scores heads and expert slices at several thresholds, by the networks of the folds; writes ``peaks.csv``.
+
+    Args:
+        bundle: see :func:`evaluate_command`.
+        data: see :func:`evaluate_scans`.
+        options: of which it takes the output folder, the runs and the network.
+
+    Returns:
+        The table, for people.
+
+    Raises:
+        InputRefused: if the bundle, a path, an option, the data or the weights cannot be used.
+    """
+    options.refuse("section overlays overlay_choice device weights network_def", "--peaks")
+    root, dataset = bundle_folder(bundle), dataset_path(data)
+    if options.runs is None or not Bundle(root).read("evaluate").get("scan_lists"):
+        raise InputRefused(RefusalCode.OPTION, "--peaks is for hemorrhage, with --runs, the folder of train --all")
+    folder = _free_folder(bundle, options, "peaks.csv")
+    from convformer_monai.evaluation.head_report import report_peaks
+
+    return report_peaks(root, dataset, folder, _network_runs(options))
 
 
 def _free_folder(bundle: str, options: EvaluateOptions, result: str) -> Path:
@@ -195,10 +231,8 @@ def _free_folder(bundle: str, options: EvaluateOptions, result: str) -> Path:
     return folder
 
 
-def _network_runs(root: Path, options: EvaluateOptions) -> Path:
+def _network_runs(options: EvaluateOptions) -> Path:
     """The folder of one network's folds."""
-    if not Bundle(root).has(CROSS_VALIDATION):
-        raise InputRefused(RefusalCode.OPTION, f"{root.name} has no folds: leave --runs out")
     return monai_path(options.runs or Path()) / (options.network or NETWORK)
 
 

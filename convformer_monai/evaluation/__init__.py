@@ -1,6 +1,5 @@
 """Evaluation on native grids, against untouched labels: scores, confidence intervals, files, pictures."""
 
-from convformer_monai.evaluation.crossvalidation import CrossValidation
 from convformer_monai.evaluation.examples import draw_examples
 from convformer_monai.evaluation.handlers import ScorePictures, ScoreVolumes
 from convformer_monai.evaluation.metrics import StructureScore, VolumeScore, score_structure, score_volume
@@ -12,7 +11,6 @@ from convformer_monai.evaluation.report import write_report
 from convformer_monai.evaluation.summary import Statistics, SummaryRow, bootstrap_interval, summarise
 
 __all__ = [
-    "CrossValidation",
     "PictureScore",
     "ScorePictures",
     "ScoreVolumes",

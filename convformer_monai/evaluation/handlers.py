@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.evaluation.metrics import VolumeScore, score_volume
 from convformer_monai.evaluation.overlap import PictureScore, score_picture
+from convformer_monai.readers.grids import check_grids
 from convformer_monai.tasks.task import Label
 
 __all__ = ["ScoreMasks", "ScorePictures", "ScoreVolumes", "ScoredVolume"]
 
 logger = logging.getLogger(__name__)
-
-AFFINE_TOLERANCE = 1e-2  # mm, per entry
 
 
 class Score(Protocol):
@@ -120,7 +119,7 @@ class ScoreMasks(Generic[S]):
             InputRefused: if the label does not fit its image or holds unknown values.
         """
         name = str(case["id"])
-        _check_grids(name, predicted, reference)
+        check_grids(name, predicted, reference)
         truth = self._checked_labels(name, reference)
         guess = _plain(predicted).astype(np.uint8)
         affine = np.asarray(convert_to_numpy(reference.affine), dtype=np.float64)
@@ -194,20 +193,3 @@ class ScorePictures(ScoreMasks[PictureScore]):
 
 def _plain(data: torch.Tensor) -> NDArray[Any]:
     return np.asarray(convert_to_numpy(data))
-
-
-def _check_grids(name: str, predicted: MetaTensor, reference: MetaTensor) -> None:
-    """Refuses a label on another grid than its image."""
-    if predicted.shape != reference.shape:
-        raise InputRefused(
-            RefusalCode.GRIDS_DIFFER,
-            f"case {name}: the image has (phases, X, Y, Z) = {tuple(predicted.shape)}, its label "
-            f"{tuple(reference.shape)}; give the label that was drawn on this image",
-        )
-    first, second = (np.asarray(convert_to_numpy(data.affine), dtype=np.float64) for data in (predicted, reference))
-    if not np.allclose(first, second, rtol=0, atol=AFFINE_TOLERANCE):
-        raise InputRefused(
-            RefusalCode.GRIDS_DIFFER,
-            f"case {name}: image and label have affines that differ by up to {np.abs(first - second).max():.3g} mm; "
-            "correct the header, or give the label that was drawn on this image",
-        )

@@ -14,13 +14,12 @@ from convformer_monai.training.head_ct import DropNeighbours, HeadCTIntensity, M
 from convformer_monai.training.head_ct_pool import HeadCTPool
 from convformer_monai.training.intensity import GreyIntensity
 from convformer_monai.training.mixed_batches import HardNegatives, MixedBatches
-from convformer_monai.training.mixture import read_mixture
 from convformer_monai.training.painting import PaintedBlood, RenderedHeads
 from convformer_monai.training.phantom_data import data_or_phantoms
 from convformer_monai.training.photo import PhotoArtefacts, PhotoColours
 from convformer_monai.training.processes import leave_process_group
 from convformer_monai.training.progress import TrainingProgress, ValidateAtEnd, report_best
-from convformer_monai.training.slices import SliceBatches, SliceDataset, WeightedBatches
+from convformer_monai.training.slices import SliceBatches, SliceDataset
 from convformer_monai.training.unknown import KnownPixelsLoss
 
 __all__ = [
@@ -48,9 +47,7 @@ __all__ = [
     "SliceDataset",
     "TrainingProgress",
     "ValidateAtEnd",
-    "WeightedBatches",
     "data_or_phantoms",
     "leave_process_group",
-    "read_mixture",
     "report_best",
 ]

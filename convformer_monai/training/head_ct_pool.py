@@ -7,7 +7,6 @@ label of 0, 1, or :data:`UNKNOWN`, the name of its group, its patient and its fo
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -23,15 +22,16 @@ from nibabel.nifti1 import Nifti1Image
 from numpy.typing import NDArray
 from torch import Tensor
 
-from convformer_monai.datalist import datalist_path, read_cases
+from convformer_monai.datalist import datalist_path, read_cases, read_lists
 from convformer_monai.readers import SeriesReader
-from convformer_monai.training.mixture import assign_folds
+from convformer_monai.readers.grids import check_grids
+from convformer_monai.training.folds import assign_folds
 from convformer_monai.training.unknown import UNKNOWN
 from convformer_monai.transforms.depth import slice_positions
 from convformer_monai.transforms.photo import LoadPictureMaskd
 from convformer_monai.transforms.windowed import LoadWindowedSliced
 
-__all__ = ["HeadCTPart", "HeadCTPool", "head_ct_folds"]
+__all__ = ["HeadCTPart", "HeadCTPool", "head_ct_folds", "read_picture"]
 
 logger = logging.getLogger(__name__)
 
@@ -139,27 +139,28 @@ class HeadCTPool:
         return {"image": self.slices[self.neighbours[indices]], "label": self.labels[indices][..., None, :, :]}
 
     def part(
-        self, shares: Mapping[str, float], blood: bool, fold: int | None = None, held_out: bool = False
+        self, shares: Mapping[str, float], blood: bool | None, fold: int | None = None, held_out: bool = False
     ) -> HeadCTPart:
         """Slices of some groups, each group drawn as often as its share says.
 
         Args:
-            shares: by group; a group is the section, or ``section/source``. Groups without slices are left out.
-            blood: those with blood, or those free of it.
+            shares: by group; a group is ``section/source`` where the cases name a source, and a section alone stands
+                for all of its groups. Groups without slices are left out.
+            blood: those with blood, or those free of it; None for all.
             fold: to leave out; None for none.
             held_out: only that fold, and of it only slices without unknown pixels.
 
         Raises:
             ValueError: if nothing is left.
         """
-        chosen = self.blood if blood else self.free
+        chosen = np.ones(len(self.groups), bool) if blood is None else self.blood if blood else self.free
         if fold is not None:
             chosen = chosen & ((self.folds == fold) == held_out)
         if held_out:
             chosen = chosen & self.complete
         weights = np.zeros(len(self.groups))
         for group, share in shares.items():
-            members = chosen & (self.groups == group)
+            members = chosen & ((self.groups == group) | np.char.startswith(self.groups, f"{group}/"))
             weights[members] = share / max(1, members.sum())
         indices = np.flatnonzero(weights)
         if not len(indices):
@@ -177,13 +178,39 @@ def head_ct_folds(
     dataset_dir: object, sections: Sequence[str], shapes: str = "cq500_shapes", folds: int = 5, seed: int = 0
 ) -> dict[str, int]:
     """The fold of each patient, as :class:`HeadCTPool` with the same arguments has it, without reading an image."""
-    there = json.loads(datalist_path(dataset_dir).read_text(encoding="utf-8"))
+    there = read_lists(dataset_dir)
     named = []
     for section in (name for name in sections if name in there):
         cases = read_cases(dataset_dir, section, without_labels=True, patient_from_id=False)
         named += [_named(section, case, number, len(cases)) for number, case in enumerate(cases)]
     named += [("shapes", _patient(entry["patient"])) for entry in there.get(shapes, [])]
     return _folds([{"source": group, "patient": patient} for group, patient in named], folds, seed)
+
+
+def read_picture(section: str, case: Mapping[str, Any], sources: Mapping[str, Mapping[str, Any]]) -> dict[Any, Any]:
+    """Reads a slice that is an 8-bit picture, and its mask.
+
+    Args:
+        section: list of the datalist that it is in.
+        case: ``image``, ``label`` (None for no blood), ``source`` and ``spacing`` (mm of a pixel; None if unknown).
+        sources: see :class:`HeadCTPool`.
+
+    Returns:
+        ``image`` in Hounsfield units and ``label``, both (1, X, Y, 1) with an affine in mm.
+
+    Raises:
+        InputRefused: if a file cannot be read.
+        KeyError: if the source is not described.
+    """
+    source = sources[section if section in sources else case["source"]]
+    data: dict[Any, Any] = {"image": case["image"], "label": case["label"], "window": source["window"]}
+    data["extent_mm"] = source.get("extent_mm", 1.0)
+    data = LoadPictureMaskd("label")(LoadWindowedSliced("image")(data))
+    if case["spacing"]:
+        affine = torch.as_tensor(data["image"].affine).clone()
+        affine[:3, :2] *= float(case["spacing"]) / affine[:3, :2].norm(dim=0)
+        data["image"].affine, data["label"].affine = affine, affine
+    return data
 
 
 def _named(section: str, case: Mapping[str, Any], number: int, count: int) -> tuple[str, str]:
@@ -219,7 +246,7 @@ class _Builder:
         self.dataset_dir, self.sources, self.resample = dataset_dir, sources, resample
         self.silver_dir, self.canvas, self.distances = silver_dir, canvas, distances
         self.load_volume = LoadImage(reader=SeriesReader(), ensure_channel_first=True)
-        self.load_picture, self.load_mask = LoadWindowedSliced("image"), LoadPictureMaskd("label")
+        self.load_mask = LoadPictureMaskd("label")
         self.slices: list[Tensor] = []
         self.labels: list[Tensor] = []
         self.neighbours: list[list[int]] = []
@@ -228,7 +255,7 @@ class _Builder:
 
     def build(self, sections: Sequence[str], shapes: str) -> dict[str, Any]:
         """Reads all that is asked for, as what ``torch.save`` keeps."""
-        there = json.loads(datalist_path(self.dataset_dir).read_text(encoding="utf-8"))
+        there = read_lists(self.dataset_dir)
         if "expert" in there:
             masks = read_cases(self.dataset_dir, "expert", True, False)
             self.experts = {case["id"]: case["label"] for case in masks}
@@ -283,26 +310,18 @@ class _Builder:
     def _loaded(self, section: str, case: dict[str, Any]) -> dict[Any, Any]:
         """Image in Hounsfield units and label, (1, X, Y, Z), on the grid of the file."""
         if case["image"].lower().endswith(".png"):
-            source = self.sources[section if section in self.sources else case["source"]]
-            data: dict[Any, Any] = {"image": case["image"], "label": case["label"], "window": source["window"]}
-            data["extent_mm"] = source.get("extent_mm", 1.0)
-            data = self.load_mask(self.load_picture(data))
-        else:
-            image = self.load_volume(case["image"])
-            data = {"image": image, "label": MetaTensor(self._label(case, image), affine=image.affine)}
-        if case["spacing"]:
-            affine = torch.as_tensor(data["image"].affine).clone()
-            affine[:3, :2] *= float(case["spacing"]) / affine[:3, :2].norm(dim=0)
-            data["image"].affine, data["label"].affine = affine, affine
-        return data
+            return read_picture(section, case, self.sources)
+        image = self.load_volume(case["image"])
+        return {"image": image, "label": MetaTensor(self._label(case, image), affine=image.affine)}
 
     def _label(self, case: dict[str, Any], image: MetaTensor) -> Tensor:
         """Label of a volume: its mask; or what is known of each slice of a head."""
         label = torch.zeros(image.shape, dtype=torch.uint8)
         if case["label"]:
-            return torch.from_numpy(
-                (np.asarray(Nifti1Image.from_filename(case["label"]).dataobj) > 0).astype(np.uint8)
-            )[None]
+            drawn = self.load_volume(case["label"])
+            check_grids(case["id"], image, drawn)
+            mask: Tensor = drawn.as_tensor() > 0
+            return mask.byte()
         marked = set(case["blood_slices"] or [])
         for z in range(image.shape[3]):
             if {z - 1, z, z + 1} & marked:

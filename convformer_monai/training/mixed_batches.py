@@ -31,15 +31,20 @@ class MixedBatches:
 
     Args:
         sources: what draws them.
-        counts: pictures of each in a batch.
+        shares: of each source in a batch; they need not add up to 1. The largest remainders are rounded up.
+        batch_size: pictures in a batch.
         length: batches an epoch; with torch.distributed each process makes as many fewer.
     """
 
-    def __init__(self, sources: Sequence[Source], counts: Sequence[int], length: int) -> None:
-        if len(sources) != len(counts) or min(counts) < 0 or sum(counts) == 0:
+    def __init__(self, sources: Sequence[Source], shares: Sequence[float], batch_size: int, length: int) -> None:
+        if len(sources) != len(shares) or min(shares) < 0 or sum(shares) == 0:
             raise ValueError(
-                f"counts must be one number of at least 0 for each of {len(sources)} sources, got {counts}"
+                f"shares must be one number of at least 0 for each of {len(sources)} sources, got {shares}"
             )
+        parts = [batch_size * share / sum(shares) for share in shares]
+        counts = [int(part) for part in parts]
+        for index in sorted(range(len(parts)), key=lambda one: counts[one] - parts[one])[: batch_size - sum(counts)]:
+            counts[index] += 1
         self.sources = [source for source, count in zip(sources, counts, strict=True) if count]
         self.counts = [count for count in counts if count]
         processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

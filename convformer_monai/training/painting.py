@@ -8,6 +8,7 @@ with grey and white matter, sulci, cupping beside the bone, blur and noise.
 
 from __future__ import annotations
 
+import logging
 import math
 
 import numpy as np
@@ -21,6 +22,8 @@ from convformer_monai.training.head_ct_pool import HeadCTPart
 from convformer_monai.training.intensity import chosen, uniform
 
 __all__ = ["PaintedBlood", "RenderedHeads"]
+
+logger = logging.getLogger(__name__)
 
 BONE, BRAIN, BLOOD, VENTRICLE, OTHER = 1, 2, 3, 4, 5  # values of the label maps
 ANGLES = 256
@@ -38,16 +41,14 @@ NEIGHBOUR_SIZE = (0.15, 1.2)  # that level: larger, smaller, gone
 class PaintedBlood:
     """Draws blood-free slices with the blood of label maps painted in, into their neighbours, too.
 
-    The bleed has another outline in each neighbour, larger or smaller, and ends before some of them.
+    The bleed has another outline in each neighbour, larger or smaller, and ends before some of them. Without a slice
+    of a closed skull, or without a map with blood, slices are drawn as they are, and a warning says so.
 
     Args:
         part: blood-free slices.
         maps: label maps (M, X, Y).
         most: slices of the part that are looked at for a closed skull.
         seed: of their choice.
-
-    Raises:
-        ValueError: if no slice shows a closed skull, or no map has blood.
     """
 
     def __init__(self, part: HeadCTPart, maps: Tensor, most: int = 600, seed: int = 0) -> None:
@@ -61,8 +62,10 @@ class PaintedBlood:
                 found.append(index)
                 insides.append(torch.from_numpy(inside))
         maps = maps[(maps == BLOOD).flatten(1).sum(1) > LEAST_BLOOD]
-        if not found or not len(maps):
-            raise ValueError(f"nothing to paint: {len(found)} slices with a closed skull, {len(maps)} maps with blood")
+        self.paints = bool(found) and len(maps) > 0
+        if not self.paints:
+            logger.warning("no blood is painted: %d slices with a closed skull, %d maps", len(found), len(maps))
+            return
         self.indices = torch.tensor(found)
         self.centres, self.radii = _polar(torch.stack(insides).to(maps.device))
         self.map_centres, self.map_radii = _polar((maps == BRAIN) | (maps == BLOOD) | (maps == VENTRICLE))
@@ -70,6 +73,8 @@ class PaintedBlood:
 
     def draw(self, count: int) -> dict[str, Tensor]:
         """``image`` (B, K, X, Y), Hounsfield units, and ``label`` (B, 1, X, Y)."""
+        if not self.paints:
+            return self.part.draw(count)
         which = torch.randint(len(self.indices), (count,))
         batch = self.part[self.indices[which]]
         image = batch["image"].float()

@@ -33,7 +33,7 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
     """All slices of a list of volumes, or a list of photographs, in memory.
 
     Args:
-        data: dictionaries with ``image`` and ``label``; ``weight`` (1) is for :class:`WeightedBatches`.
+        data: dictionaries with ``image`` and ``label``.
         transform: loads and preprocesses a dictionary to ``(1, X, Y, Z)`` image and label; of a photograph
             ``(3, X, Y)`` and ``(1, X, Y)``.
         canvas: size (X, Y) that every slice is padded (with the volume's minimum) or cropped to, about its centre.
@@ -51,15 +51,13 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
     ) -> None:
         self.data = data
         logger.info("reading %d files", len(data))
-        images, labels, weights = [], [], []
+        images, labels = [], []
         for case in data:
             volume = transform(dict(case))
             images.append(_on_canvas(volume["image"], canvas, float(volume["image"].min())).to(dtype))
             labels.append(_on_canvas(volume["label"], canvas, 0).to(torch.uint8))
-            weights += [float(case.get("weight", 1))] * len(images[-1])
         self.images = torch.cat(images).to(device)  # (N, C, X, Y)
         self.labels = torch.cat(labels).to(device)
-        self.weights = torch.tensor(weights)
         logger.info("%d pictures of %d files in memory", len(self), len(data))
 
     def __len__(self) -> int:
@@ -96,13 +94,9 @@ class SliceBatches:
         """One epoch of batches ``{"image": (B, C, X, Y), "label": (B, 1, X, Y)}``."""
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         self.epoch += 1
-        order = self._order(generator)[self.rank :: self.world_size]
+        order = torch.randperm(len(self.dataset), generator=generator)[self.rank :: self.world_size]
         for indices in order.to(self.dataset.images.device).split(self.batch_size)[: len(self)]:
             yield self.dataset[indices]
-
-    def _order(self, generator: torch.Generator) -> Tensor:
-        """Indices of an epoch."""
-        return torch.randperm(len(self.dataset), generator=generator)
 
     def state_dict(self) -> dict[str, int]:
         """The number of epochs begun."""
@@ -111,10 +105,3 @@ class SliceBatches:
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on after the epochs of ``state``."""
         self.epoch = state["epoch"]
-
-
-class WeightedBatches(SliceBatches):
-    """As many pictures an epoch as there are, drawn with replacement by the weights of their cases."""
-
-    def _order(self, generator: torch.Generator) -> Tensor:
-        return torch.multinomial(self.dataset.weights, len(self.dataset), replacement=True, generator=generator)

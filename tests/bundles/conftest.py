@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from bundle_kinds import KINDS, Kind
+from bundle_kinds import KINDS, Kind, heads
 from monai.bundle import ConfigWorkflow
 from torch import nn
 
@@ -35,9 +35,11 @@ def weights(kind: Kind, tmp_path: Path, randomise: Callable[..., nn.Module]) -> 
     """
     net = randomise(component(kind.root, "inference", "network_def")).eval()
     noise = torch.randn(3, kind.channels, 6, 6, generator=torch.Generator().manual_seed(1))
+    if kind.name == "hemorrhage":
+        noise = 40 * (1 + noise)  # Hounsfield units
     with torch.no_grad():
         logits = net(nn.functional.interpolate(noise, size=(40, 36), mode="bicubic"))
-        head = net.heads[-1][-1]
+        head = heads(net)[-1][-1]
         head.bias -= logits.mean(dim=(0, 2, 3))
         scale = 1.0 if kind.is_photo else 20 / float(logits.std())
         head.weight *= scale

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from bundle_kinds import KINDS, Kind
+from bundle_kinds import KINDS, Kind, heads
 
 from convformer_monai.bundle import BUNDLES, Bundle, component
 
@@ -23,12 +23,7 @@ FILES = {
     "docs/README.md",
     "docs/data_license.txt",
 }
-OPTIONAL = {
-    "configs/runs.json",
-    "configs/crossvalidate.json",
-    "configs/train_all_sources.json",
-    "models/model.pt",
-}
+OPTIONAL = {"configs/runs.json", "models/model.pt"}
 # Those of the model zoo's cards.
 SECTIONS = (
     "Overview",
@@ -69,7 +64,7 @@ def test_metadata_agree_with_network_and_labels(kind: Kind, bundle_root: Path) -
     inputs = metadata["network_data_format"]["inputs"]["image"]
     outputs = metadata["network_data_format"]["outputs"]["pred"]
     assert inputs["num_channels"] == len(inputs["channel_def"]) == kind.channels
-    assert outputs["num_channels"] == len(outputs["channel_def"]) == network.heads[-1][-1].out_channels == kind.classes
+    assert outputs["num_channels"] == len(outputs["channel_def"]) == heads(network)[-1][-1].out_channels == kind.classes
     assert outputs["channel_def"] == {
         "0": "background",
         **{str(label.index): label.name for label in Bundle(bundle_root).labels},

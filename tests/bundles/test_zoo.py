@@ -46,10 +46,9 @@ def test_files_and_metadata(kind: Kind) -> None:
     assert next(iter(bundle.metadata["changelog"])) == bundle.version, "the newest first"
     assert max(file.stat().st_size for file in kind.root.rglob("*") if file.is_file()) < LARGEST
     modes = {file.stem for file in (kind.root / "configs").glob("*.json")}
-    assert modes - {"metadata", "runs", "crossvalidate"} == {
+    assert modes - {"metadata", "runs"} == {
         *("inference", "evaluate"),
         *("train", "finetune", "multi_gpu_train"),
-        *(["train_all_sources"] if kind.name == "hemorrhage" else []),
     }
 
 

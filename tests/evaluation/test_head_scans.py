@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convformer_monai.bundle import Bundle
 from convformer_monai.errors import InputRefused
-from convformer_monai.evaluation import head_scans
-from convformer_monai.evaluation.head_scans import report_scans, scan_scores, score_head, score_slice
+from convformer_monai.evaluation import head_report
+from convformer_monai.evaluation.head_report import report_peaks, report_scans
+from convformer_monai.evaluation.head_scans import Answer, scan_scores, score_head, score_slice
+from convformer_monai.networks import Windowed
 
 SIDE = 64
 
@@ -28,12 +32,13 @@ def square(x: int, y: int, size: int = 6) -> np.ndarray:
 def test_a_head_is_found_by_its_marked_slices_only() -> None:
     mask = np.zeros((4, 4, 8), bool)
     mask[0, 0, 1] = mask[0, 0, 7] = True
-    score = score_head("a", ["subdural"], [1, 2], mask, 0.5)
+    score = score_head("a", ["subdural"], [1, 2], Answer(mask, ("ONE", "OTHER")), 0.5)
+    assert score.flags == "ONE OTHER"
     assert (score.found, score.marked, score.marked_found) == (True, 2, 1)
     assert (score.others, score.others_found, score.ml) == (4, 1, 1.0)  # slices 0 and 3 lie beside blood
-    elsewhere = score_head("b", ["subdural"], [4], mask, 0.5)
+    elsewhere = score_head("b", ["subdural"], [4], Answer(mask), 0.5)
     assert not elsewhere.found and elsewhere.blood and elsewhere.others_found == 2
-    free = score_head("c", [], [], mask, 0.5)
+    free = score_head("c", [], [], Answer(mask), 0.5)
     assert not free.blood and not free.found and (free.others, free.others_found) == (8, 2)
 
 
@@ -75,42 +80,70 @@ def data(tmp_path: Path) -> Path:
         {"id": "p2", "patient": "p2", "image": "p2.nii.gz", "blood": False},
     ]
     heads[0] |= {"blood_slices": [2, 3, 4, 5], "expert_slices": {"centre": 3, "up15mm": None}}
-    (tmp_path / "datalist.json").write_text(json.dumps({"heads": heads, "expert": expert}))
+    kit = {"id": "k", "patient": "k", "source": "kit", "label": "q_centre_mask.png", "image": "q_centre.png"}
+    (tmp_path / "datalist.json").write_text(json.dumps({"heads": heads, "expert": expert, "gold": [kit]}))
     return tmp_path
 
 
-def bright(image: Any, _patient: str) -> np.ndarray:
+SOURCES = {"expert": {"window": [0, 80]}, "kit": {"window": [0, 80], "extent_mm": 2 * SIDE}}
+
+
+def bright(image: Any, patient: str) -> Answer:
     values = np.asarray(nib.load(image).dataobj) if isinstance(image, Path) else np.asarray(image)[0]
-    return values > 50
+    return Answer((values > 50) & (patient != "k"), ("MAYBE_MISSED",) if patient in ("k", "p2") else ())
 
 
 def test_scores_of_both_lists(data: Path) -> None:
-    heads, slices = scan_scores(data, bright)
+    heads, slices = scan_scores(data, bright, SOURCES)
     assert [(head.case, head.found, head.marked_found, head.ml) for head in heads] == [
         ("p1", True, 4, 36 * 4 * 5 / 1000),
         ("p2", False, 0, 0.0),
     ]
-    found = {(score.case, score.in_head): score for score in slices}
-    assert set(found) == {("p1_centre", True), ("p1_centre", False), ("q_centre", False), ("q_other", False)}
-    assert found["p1_centre", True].dice == found["p1_centre", False].dice == 1.0
-    assert found["p1_centre", False].kinds == "subdural epidural"
-    assert found["q_centre", False].dice == 0.0 and found["q_other", False].findings == 1
+    found = {(score.case, score.seen_in): score for score in slices}
+    alone = {("p1_centre", "expert"), ("q_centre", "expert"), ("q_other", "expert")}
+    assert set(found) == {("p1_centre", "heads"), *alone, ("k", "gold")}
+    assert found["p1_centre", "heads"].dice == found["p1_centre", "expert"].dice == 1.0
+    assert found["p1_centre", "expert"].kinds == "subdural epidural"
+    assert found["q_centre", "expert"].dice == 0.0 and found["q_other", "expert"].findings == 1
+    assert (found["k", "gold"].area_mm2, found["k", "gold"].flags) == (36 * 4.0, "MAYBE_MISSED")
 
 
 def test_report_and_files(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head_scans, "segment_with", lambda *_: bright)
+    monkeypatch.setattr(head_report, "segment_with", lambda *_: bright)
+    monkeypatch.setattr(head_report, "sources_of", lambda _: SOURCES)
     text = report_scans("hemorrhage", data, tmp_path / "out")
-    assert "| epidural | 1 | 1 | 4 | 4 | 1 | 0 |" in text
-    assert "| 1 | 0 | 0 | 0.0 | 0.0 |" in text
+    assert "| epidural | 1 | 1 | 0 of 0 | 4 | 4 | 1 | 0 |" in text
+    assert "| 1 | 0 | 0 | 0.0 | 0.0 | 1 of 1 |" in text
     with (tmp_path / "out" / "slices.csv").open() as file:
-        assert {row["case"] for row in csv.DictReader(file)} == {"p1_centre", "q_centre", "q_other"}
+        assert {row["case"] for row in csv.DictReader(file)} == {"p1_centre", "q_centre", "q_other", "k"}
     results = json.loads((tmp_path / "out" / "scans.json").read_text())["results"]
     alone = results["Expert slices alone"][0]
     assert (alone["with blood"], alone["Dice"], alone["nothing found"]) == (2, 0.5, 1)
+    assert results["Gold slices"][0]["empty mask and flagged"] == "1 of 1"
     assert (alone["lesions found"], alone["findings that are blood"]) == ("1 of 2", "1 of 3")
 
 
 def test_a_datalist_without_either_list_is_refused(tmp_path: Path) -> None:
     (tmp_path / "datalist.json").write_text('{"val": []}')
     with pytest.raises(InputRefused, match="heads"):
-        scan_scores(tmp_path, bright)
+        scan_scores(tmp_path, bright, SOURCES)
+
+
+def test_thresholds_by_the_networks_of_the_folds(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network runs once for each image, however many thresholds there are."""
+    bundle, runs, passes = Bundle("hemorrhage"), tmp_path / "runs", []
+    for fold in range(5):
+        (runs / f"fold{fold}").mkdir(parents=True)
+        shutil.copy(bundle.weights, runs / f"fold{fold}" / "best.pt")
+    forward = Windowed.forward
+    monkeypatch.setattr(Windowed, "forward", lambda self, x: passes.append(len(x)) or forward(self, x))
+    monkeypatch.setattr(head_report, "sources_of", lambda _: SOURCES)
+    counts = []
+    for points in (((0.5, 0.9),), ((0.5, 0.9), (0.5, 0.5), (0.3, 0.5))):
+        passes.clear()
+        text = report_peaks("hemorrhage", data, tmp_path / "out", runs, points)
+        counts.append(sum(passes))
+    assert counts[0] == counts[1] > 0 and text.count("\n") == 4
+    with (tmp_path / "out" / "peaks.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["peak"] for row in rows] == ["0.9", "0.5", "0.5"] and rows[0]["heads found"].endswith(" of 1")

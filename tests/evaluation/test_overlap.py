@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from convformer_monai.evaluation import score_picture, summarise_pictures, write_picture_report
-from convformer_monai.evaluation.crossvalidation import false_positive_rate, wilson_interval
 
 
 def mask(*pixels: int) -> np.ndarray:
@@ -60,17 +59,3 @@ def test_report_files(tmp_path):
     rows = list(csv.DictReader((tmp_path / "out" / "per_case.csv").open()))
     assert [row["source"] for row in rows] == ["kit", "kit", "bhsd"]
     assert "| all " in (tmp_path / "out" / "summary.md").read_text()
-
-
-def test_wilson_interval_against_published_values():
-    """Brown, Cai, DasGupta 2001; also the rule of three-like bound at none of 100."""
-    low, high = wilson_interval(0, 100)
-    assert low == 0 and high == pytest.approx(0.0370, abs=5e-4)
-    low, high = wilson_interval(5, 100)
-    assert (low, high) == (pytest.approx(0.0215, abs=5e-4), pytest.approx(0.1118, abs=5e-4))
-
-
-def test_false_positive_rate():
-    assert false_positive_rate([True, False, False, False])["rate"] == 0.25
-    with pytest.raises(ValueError, match="empty"):
-        false_positive_rate([])

@@ -99,6 +99,7 @@ def test_a_patient_is_in_one_fold_whichever_the_list(pool: HeadCTPool) -> None:
     train, held_out = pool.part(shares, True, fold), pool.part(shares, True, int(pool.folds[1]), held_out=True)
     assert not {pool.patients[i] for i in train.indices} & set(pool.patients[pool.folds == fold])
     assert all(pool.complete[i] for i in held_out.indices)
+    assert len(pool.part({"expert": 1.0}, None)) == 10  # all groups of the section, with blood and without
     with pytest.raises(ValueError, match="leave no slice of gold"):
         pool.part({"gold": 1.0}, True)
 
@@ -131,6 +132,11 @@ def test_painted_and_rendered_blood_is_bright_and_inside(pool: HeadCTPool) -> No
         assert 40 < float(image[:, 1][label].mean()) < 90
 
 
+def test_without_maps_slices_are_drawn_as_they_are(pool: HeadCTPool, caplog: pytest.LogCaptureFixture) -> None:
+    blood = PaintedBlood(pool.part({"heads": 1.0}, False), pool.maps()[:0])
+    assert "no blood is painted" in caplog.text and not (blood.draw(4)["label"] == 1).any()
+
+
 def test_painted_blood_reaches_into_real_neighbours(pool: HeadCTPool) -> None:
     torch.manual_seed(0)
     free = pool.part({"heads": 1.0}, False)
@@ -148,14 +154,15 @@ def test_painted_blood_reaches_into_real_neighbours(pool: HeadCTPool) -> None:
 
 def test_batches_hold_each_source_as_often_as_asked(pool: HeadCTPool) -> None:
     free, blood = pool.part({"heads": 1.0}, False), pool.part({"expert/bhsd": 1.0}, True)
-    batches = MixedBatches([blood, free], [3, 2], 4)
+    batches = MixedBatches([blood, free], [0.6, 0.4], 5, 4)
     drawn = list(batches)
     assert len(drawn) == len(batches) == 4
     for batch in drawn:
         found = (batch["label"] == 1).flatten(1).any(1).tolist()
         assert found == [True] * 3 + [False] * 2
-    with pytest.raises(ValueError, match="counts must be"):
-        MixedBatches([blood], [0], 4)
+    assert MixedBatches([blood, free, free, blood], [5, 5, 2, 0], 4, 1).counts == [2, 2]
+    with pytest.raises(ValueError, match="shares must be"):
+        MixedBatches([blood], [0], 5, 4)
 
 
 def test_slices_that_are_wrong_are_drawn_more_often(pool: HeadCTPool) -> None:
@@ -196,7 +203,7 @@ def test_depth_is_interpolated_in_millimetres() -> None:
 
 
 @pytest.mark.slow
-def test_the_overlay_trains(pool: HeadCTPool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recipe_trains(pool: HeadCTPool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.excepthook", None)
     heads = {int(fold) for fold, name in zip(pool.folds, pool.patients, strict=True) if name == "q"}
     fold = next(int(fold) for fold in pool.folds[1:10] if int(fold) not in heads)
@@ -210,7 +217,7 @@ def test_the_overlay_trains(pool: HeadCTPool, data: Path, tmp_path: Path, monkey
         "batch_size": 12,
         "fold": fold,
     }
-    options["network_def#network#channels"] = [4, 8, 8, 32, 32]
-    run = bundle.workflow(["train", "train_all_sources"], **options)
+    options["network_def#overrides"] = {"network_def#network#channels": [4, 8, 8, 32, 32]}
+    run = bundle.workflow("train", **options)
     run.run()
     assert (tmp_path / "run" / "best.pt").is_file()

@@ -1,7 +1,7 @@
 import torch
 from monai.data import MetaTensor
 
-from convformer_monai.training import SliceBatches, SliceDataset, WeightedBatches
+from convformer_monai.training import SliceBatches, SliceDataset
 
 
 def volume(case: dict) -> dict:
@@ -67,23 +67,3 @@ def test_photographs_keep_colours_and_bytes():
     pictures = SliceDataset([{"number": 200}, {"number": 255}], photo, canvas=(24, 24), dtype=torch.uint8)
     assert pictures.images.shape == (2, 3, 24, 24) and pictures.images.dtype == torch.uint8
     assert pictures[1]["image"][:, 12, 12].tolist() == [10, 20, 255]
-
-
-def test_weights_say_how_often_a_slice_is_drawn():
-    cases = [
-        {"number": 1, "depth": 50, "weight": 3},
-        {"number": 2, "depth": 50},
-        {"number": 3, "depth": 50, "weight": 0},
-    ]
-    slices = SliceDataset(cases, volume, canvas=(4, 4))
-    batches = WeightedBatches(slices, batch_size=10, seed=0)
-    drawn = torch.cat([batch["label"][:, 0, 0, 0] for _ in range(20) for batch in batches])
-    assert len(drawn) == 20 * 150
-    assert 0.70 < (drawn == 1).float().mean() < 0.80
-    assert not (drawn == 3).any()
-
-
-def test_weighted_batches_are_the_same_again():
-    first, second = (list(WeightedBatches(dataset(), batch_size=5, seed=1)) for _ in range(2))
-    for one, other in zip(first, second, strict=True):
-        assert torch.equal(one["image"], other["image"])
