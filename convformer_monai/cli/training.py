@@ -109,7 +109,8 @@ def evaluate(
 
     Hemorrhage scores whole heads and single slices where the datalist has a list heads, expert, gold or normal and no
     --section is given (found or missed, slice by slice, mL where there is no blood; Dice by source, kind and size),
-    into scans.md, scans.json, heads.csv and slices.csv. With --runs each patient is segmented by the network
+    into scans.md, scans.json, heads.csv and slices.csv. --overlays N then draws the N worst, median and best slices,
+    and heads with false or missed blood. With --runs each patient is segmented by the network
     RUNS/NETWORK/foldK/best.pt that has not seen the patient.
 
     --doubt writes doubt.csv and doubt.json: flagged cases beside the others. --peaks writes peaks.csv: what thresholds

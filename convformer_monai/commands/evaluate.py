@@ -163,7 +163,7 @@ def evaluate_scans(bundle: str, data: Path, options: EvaluateOptions) -> str:
     Args:
         bundle: see :func:`evaluate_command`.
         data: see there; with one of the lists ``heads``, ``expert``, ``gold``, ``normal``.
-        options: of which it takes the output folder, and the weights or the runs with the network.
+        options: of which it takes the output folder, the overlays, and the weights or the runs with the network.
 
     Returns:
         The tables, for people.
@@ -171,7 +171,7 @@ def evaluate_scans(bundle: str, data: Path, options: EvaluateOptions) -> str:
     Raises:
         InputRefused: if the bundle, a path, an option or the data cannot be used.
     """
-    options.refuse("overlays overlay_choice device network_def", "whole heads and slices; --section NAME takes them")
+    options.refuse("overlay_choice device network_def", "whole heads and slices; --section NAME takes them")
     root, dataset = bundle_folder(bundle), dataset_path(data)
     if options.weights is not None:
         options.refuse("runs network", "--weights")
@@ -179,7 +179,7 @@ def evaluate_scans(bundle: str, data: Path, options: EvaluateOptions) -> str:
     folder = _free_folder(bundle, options, "scans.json")
     from convformer_monai.evaluation.head_report import report_scans
 
-    return report_scans(root, dataset, folder, options.weights, runs)
+    return report_scans(root, dataset, folder, options.weights, runs, options.overlays or 0)
 
 
 def evaluate_peaks(bundle: str, data: Path, options: EvaluateOptions) -> str:
@@ -225,7 +225,7 @@ def _free_folder(bundle: str, options: EvaluateOptions, result: str) -> Path:
             f"{folder / result} is there already; add --overwrite to replace that evaluation, or give another "
             "--output-dir",
         )
-    if result == SUMMARY and (folder / result).exists():
+    if (folder / result).exists():
         for picture in (folder / "overlays").glob("*.png"):  # of the evaluation that is replaced
             picture.unlink()
     return folder

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from convformer_monai.bundle import Bundle
 from convformer_monai.datalist import read_lists
+from convformer_monai.evaluation.head_overlays import draw_scans
 from convformer_monai.evaluation.head_scans import SCAN_LISTS, Answer, HeadScore, Segment, SliceScore, scan_scores
 from convformer_monai.evaluation.head_tables import tables_of, to_markdown
 from convformer_monai.evaluation.report import origin_of, output_folder
@@ -36,7 +37,12 @@ def sources_of(bundle: str | Path) -> dict[str, dict[str, Any]]:
 
 
 def report_scans(
-    bundle: str | Path, dataset_dir: Path, output_dir: Path, weights: Path | None = None, runs: Path | None = None
+    bundle: str | Path,
+    dataset_dir: Path,
+    output_dir: Path,
+    weights: Path | None = None,
+    runs: Path | None = None,
+    overlays: int = 0,
 ) -> str:
     """Segments and scores heads and slices; writes ``heads.csv``, ``slices.csv``, ``scans.json`` and ``scans.md``.
 
@@ -47,6 +53,7 @@ def report_scans(
         weights: file of other weights than the bundle's.
         runs: folder of ``fold0/best.pt`` to ``fold4/best.pt``: each patient is then segmented by the network that has
             not seen the patient.
+        overlays: pictures of each kind that :func:`convformer_monai.evaluation.head_overlays.draw_scans` draws.
 
     Returns:
         The tables, for people.
@@ -55,7 +62,8 @@ def report_scans(
         InputRefused: if the bundle, the data or the weights cannot be used.
     """
     folder, opened = output_folder(output_dir), Bundle(bundle)
-    heads, slices = scan_scores(dataset_dir, segment_with(bundle, dataset_dir, weights, runs), sources_of(bundle))
+    segment, sources = segment_with(bundle, dataset_dir, weights, runs), sources_of(bundle)
+    heads, slices = scan_scores(dataset_dir, segment, sources)
     for name, scores in (("heads.csv", heads), ("slices.csv", slices)):
         write_text(folder / name, _csv([asdict(score) for score in scores]), overwrite=True)
     tables = tables_of(heads, slices)
@@ -65,6 +73,9 @@ def report_scans(
     write_text(folder / "scans.json", json.dumps(content, indent=2, default=str) + "\n", overwrite=True)
     text = "\n\n".join(f"{title}\n\n{to_markdown(rows)}" for title, rows in tables.items())
     write_text(folder / "scans.md", text + "\n", overwrite=True)
+    if overlays:
+        pictures = folder / "overlays"
+        draw_scans(dataset_dir, segment, sources, (heads, slices), opened.labels, pictures, overlays)
     return text
 
 

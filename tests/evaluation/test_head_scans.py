@@ -111,7 +111,9 @@ def test_scores_of_both_lists(data: Path) -> None:
 def test_report_and_files(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head_report, "segment_with", lambda *_: bright)
     monkeypatch.setattr(head_report, "sources_of", lambda _: SOURCES)
-    text = report_scans("hemorrhage", data, tmp_path / "out")
+    text = report_scans("hemorrhage", data, tmp_path / "out", overlays=1)
+    pictures = {path.name for path in (tmp_path / "out" / "overlays").iterdir()}
+    assert pictures == {"worst_q_centre.png", "median_q_centre.png", "best_p1_centre.png"}
     assert "| epidural | 1 | 1 | 0 of 0 | 4 | 4 | 1 | 0 |" in text
     assert "| 1 | 0 | 0 | 0.0 | 0.0 | 1 of 1 |" in text
     with (tmp_path / "out" / "slices.csv").open() as file:
