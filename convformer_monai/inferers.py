@@ -47,6 +47,8 @@ class SliceBatchInferer(Inferer):
             logarithm, so a softmax over the classes gives probabilities in either case.
         distances: slices that the network sees as channels, by their distance along Z in mm, e.g. ``(-5, 0, 5)``; see
             :func:`convformer_monai.transforms.depth.slice_positions`.
+        also_alone: average the class probabilities with those of each slice shown as its own neighbour, where there are
+            several slices (twice the work); the output then is a logarithm, as with ``flips``.
         slab: thickness in mm over which thinner slices are averaged first, so that they are as smooth as thick ones; 0
             for none.
         foreground: run the network only within the box that holds all voxels above this value, in whole steps of 32
@@ -59,6 +61,7 @@ class SliceBatchInferer(Inferer):
         amp: bool | None = None,
         flips: bool = False,
         distances: Sequence[float] = (0.0,),
+        also_alone: bool = False,
         slab: float = 0.0,
         foreground: float | None = None,
     ) -> None:
@@ -69,6 +72,7 @@ class SliceBatchInferer(Inferer):
         self.amp = amp
         self.flips = flips
         self.distances = tuple(float(distance) for distance in distances)
+        self.also_alone = also_alone
         self.slab = slab
         self.foreground = foreground
 
@@ -107,6 +111,10 @@ class SliceBatchInferer(Inferer):
             chunk = chunk.contiguous(memory_format=torch.channels_last if amp else torch.contiguous_format)
             with torch.autocast(volume.device.type, dtype=torch.bfloat16, enabled=amp):
                 part = self._scores(chunk, network, *args, **kwargs)
+                if self.also_alone and depth > 1:
+                    middle = chunk.shape[1] // 2
+                    alone = self._scores(chunk[:, middle : middle + 1].expand_as(chunk), network, *args, **kwargs)
+                    part = _log_of_mean([part.softmax(1), alone.softmax(1)])
             if scores is None:
                 scores = part.new_zeros((batch * phases, part.shape[1], width, height, depth))
                 if self.foreground is not None:
@@ -120,13 +128,14 @@ class SliceBatchInferer(Inferer):
         """Returns logits, or the log of the flip-averaged probabilities, of (N, C, X, Y)."""
         if not self.flips:
             return _first(network(chunk, *args, **kwargs)).float()
-        total: torch.Tensor | None = None
-        for axes in FLIPS:
-            logits = _first(network(chunk.flip(axes), *args, **kwargs)).float()
-            probabilities = logits.softmax(dim=1).flip(axes)
-            total = probabilities if total is None else total + probabilities
-        assert total is not None
-        return (total / len(FLIPS)).clamp_min(torch.finfo(torch.float32).tiny).log()
+        logits = (_first(network(chunk.flip(axes), *args, **kwargs)).float().flip(axes) for axes in FLIPS)
+        return _log_of_mean([one.softmax(dim=1) for one in logits])
+
+
+def _log_of_mean(probabilities: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The logarithm of the mean of class probabilities (N, K, X, Y), finite."""
+    total = sum(probabilities[1:], probabilities[0])
+    return (total / len(probabilities)).clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
 class PhotoInferer(SliceBatchInferer):

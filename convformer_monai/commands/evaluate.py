@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,8 +88,7 @@ def evaluate_command(bundle: str, data: Path, options: EvaluateOptions) -> list[
     if options.weights is not None:
         values |= {"weights": str(monai_path(options.weights)), "weights_sha256": ""}
     if options.network is not None:
-        options.refuse("network_def", "--network, which names one")
-        values |= _control(root, options.network)
+        values |= _network(root, options)
     elif options.network_def is not None:
         values["network_def"] = options.network_def
     if options.weights is not None and not options.weights.expanduser().is_file():
@@ -149,12 +149,15 @@ def takes_scans(bundle: str, data: Path, options: EvaluateOptions) -> bool:
     no other list.
 
     Raises:
-        InputRefused: if the bundle or the datalist cannot be used.
+        InputRefused: if the bundle cannot be used; of an unusable datalist the evaluation itself tells.
     """
     lists = Bundle(bundle_folder(bundle)).read("evaluate").get("scan_lists", ())
     if options.section is not None or not lists:
         return False
-    return bool(set(lists) & set(read_lists(dataset_path(data))))
+    try:
+        return bool(set(lists) & set(read_lists(dataset_path(data))))
+    except InputRefused:
+        return False
 
 
 def evaluate_scans(bundle: str, data: Path, options: EvaluateOptions) -> str:
@@ -171,15 +174,15 @@ def evaluate_scans(bundle: str, data: Path, options: EvaluateOptions) -> str:
     Raises:
         InputRefused: if the bundle, a path, an option or the data cannot be used.
     """
-    options.refuse("overlay_choice device network_def", "whole heads and slices; --section NAME takes them")
+    options.refuse("overlay_choice device", "whole heads and slices; --section NAME takes them")
     root, dataset = bundle_folder(bundle), dataset_path(data)
     if options.weights is not None:
-        options.refuse("runs network", "--weights")
+        options.refuse("runs", "--weights")
     runs = None if options.runs is None else _network_runs(options)
     folder = _free_folder(bundle, options, "scans.json")
     from convformer_monai.evaluation.head_report import report_scans
 
-    return report_scans(root, dataset, folder, options.weights, runs, options.overlays or 0)
+    return report_scans(root, dataset, folder, options.weights, runs, options.overlays or 0, _network(root, options))
 
 
 def evaluate_peaks(bundle: str, data: Path, options: EvaluateOptions) -> str:
@@ -232,8 +235,27 @@ def _free_folder(bundle: str, options: EvaluateOptions, result: str) -> Path:
 
 
 def _network_runs(options: EvaluateOptions) -> Path:
-    """The folder of one network's folds."""
-    return monai_path(options.runs or Path()) / (options.network or NETWORK)
+    """The folder of one network's folds: that of its name in the folder of ``train --all``, or the folder itself."""
+    folder = monai_path(options.runs or Path())
+    named = folder / (options.network or NETWORK)
+    return named if options.network or named.is_dir() else folder
+
+
+def _network(root: Path, options: EvaluateOptions) -> dict[str, Any]:
+    """What the named or given network changes in ``inference.json``.
+
+    Raises:
+        InputRefused: if it cannot be read, or both are given.
+    """
+    if options.network is not None:
+        options.refuse("network_def", "--network, which names one")
+        return _control(root, options.network)
+    if options.network_def is None:
+        return {}
+    try:
+        return {"network_def": ast.literal_eval(options.network_def)}
+    except (ValueError, SyntaxError) as error:
+        raise InputRefused(RefusalCode.OPTION, f"--network-def must be a Python dictionary: {error}") from error
 
 
 def _control(root: Path, network: str) -> dict[str, Any]:

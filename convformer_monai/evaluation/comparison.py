@@ -57,7 +57,7 @@ def read_scores(files: Sequence[Path]) -> CaseScores:
     """Reads what evaluations of one network left behind.
 
     Args:
-        files: a ``per_case.csv`` for each seed.
+        files: a ``per_case.csv`` for each seed, or a ``slices.csv``, of which the expert slices alone count.
 
     Raises:
         InputRefused: if a file cannot be read, or they are not of the same cases.
@@ -70,6 +70,8 @@ def read_scores(files: Sequence[Path]) -> CaseScores:
         try:
             with open(file, encoding="utf-8", newline="") as opened:
                 for row in csv.DictReader(opened):
+                    if row.get("seen_in", "expert") != "expert" or row["dice"] == "nan":
+                        continue
                     case = " ".join(filter(None, (row["case"], row.get("phase"))))
                     parts[case].append(float(row["dice"]))
                     patients[case] = row["patient"]

@@ -43,6 +43,7 @@ def report_scans(
     weights: Path | None = None,
     runs: Path | None = None,
     overlays: int = 0,
+    network: Mapping[str, Any] | None = None,
 ) -> str:
     """Segments and scores heads and slices; writes ``heads.csv``, ``slices.csv``, ``scans.json`` and ``scans.md``.
 
@@ -54,6 +55,7 @@ def report_scans(
         runs: folder of ``fold0/best.pt`` to ``fold4/best.pt``: each patient is then segmented by the network that has
             not seen the patient.
         overlays: pictures of each kind that :func:`convformer_monai.evaluation.head_overlays.draw_scans` draws.
+        network: values by id of another network, see :class:`convformer_monai.segmenter.Segmenter`.
 
     Returns:
         The tables, for people.
@@ -62,7 +64,7 @@ def report_scans(
         InputRefused: if the bundle, the data or the weights cannot be used.
     """
     folder, opened = output_folder(output_dir), Bundle(bundle)
-    segment, sources = segment_with(bundle, dataset_dir, weights, runs), sources_of(bundle)
+    segment, sources = segment_with(bundle, dataset_dir, weights, runs, network), sources_of(bundle)
     heads, slices = scan_scores(dataset_dir, segment, sources)
     for name, scores in (("heads.csv", heads), ("slices.csv", slices)):
         write_text(folder / name, _csv([asdict(score) for score in scores]), overwrite=True)

@@ -111,6 +111,24 @@ def make_cells(
     ]
 
 
+def network_of(bundle_root: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole ``network_def`` of a cell.
+
+    Args:
+        bundle_root: folder of the bundle.
+        changes: ``Cell.network``.
+    """
+    whole: dict[str, Any] = {"network_def": Bundle(bundle_root).read("inference")["network_def"]}
+    for key, value in changes.items():
+        *path, last = key.split("#")
+        place = whole
+        for name in path:
+            place = place[name]
+        place[last] = value
+    definition: dict[str, Any] = whole["network_def"]
+    return definition
+
+
 def _controls(bundle_root: Path, names: Sequence[str]) -> list[Cell]:
     networks: dict[str, Any] = read_plan(bundle_root)["networks"]
     for name in names:
@@ -132,7 +150,8 @@ def _cell(
 ) -> Cell:
     bundle = Bundle(bundle_root)
     inference, train = bundle.read("inference"), bundle.read("train")
-    own = inference["network_def"]
+    windowed = inference["network_def"] if "network" in inference["network_def"] else None
+    own = windowed["network"] if windowed else inference["network_def"]
     definition = {
         "_target_": "convformer_monai.networks.make_net",
         "name": net,
@@ -142,17 +161,21 @@ def _cell(
         "preset": preset,
         **arguments,
     }
-    network: dict[str, Any] = {"network_def": definition}
+    crop = train.get("crop")
+    training: dict[str, Any] = {"loss#weights": list(LOSS_WEIGHTS)} if net == "TransFuse" else {}
+    if windowed:  # whose training has crops of several sizes, and whose inferer shows neighbours
+        crop = crop[0]
+        training["crop"] = crop
     if "img_size" in inspect.signature(lookup(NETS, net)).parameters:
-        definition["img_size"] = train.get("crop", train["canvas"])
-    if "crop" in train:
+        definition["img_size"] = crop or train["canvas"]
+    network: dict[str, Any] = {"network_def": {**windowed, "network": definition} if windowed else definition}
+    if crop and not windowed:
         network["inferer"] = {
             "_target_": "SliceInferer",
-            "roi_size": train["crop"],
+            "roi_size": crop,
             "spatial_dim": 2,
             "sw_batch_size": inference["slice_batch_size"],
             "overlap": OVERLAP,
             "mode": "gaussian",
         }
-    training = {"loss#weights": list(LOSS_WEIGHTS)} if net == "TransFuse" else {}
     return Cell(name, labels, reference, network, training)

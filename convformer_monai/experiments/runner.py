@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ import torch
 from convformer_monai.bundle import Bundle, component, load_weights
 from convformer_monai.bundle_run import bundle_command
 from convformer_monai.errors import InputRefused, RefusalCode
-from convformer_monai.experiments.cells import Cell
+from convformer_monai.experiments.cells import Cell, network_of
 from convformer_monai.outputs.atomic import write_text
 from convformer_monai.training import SliceDataset
 from convformer_monai.training.plan import BEST, read_plan, run_logged, run_stages
@@ -33,7 +34,6 @@ __all__ = ["COLLAPSE", "EVALUATION", "Runner"]
 logger = logging.getLogger(__name__)
 
 EVALUATION, COLLAPSE, OPTIONS, LOG = "evaluation", "collapse.json", "options.json", "log.txt"
-FOLDS = "crossvalidate"  # name of the config of a bundle that is cross-validated
 IMAGES = 8  # validation images on which attention collapse is measured
 
 
@@ -68,7 +68,8 @@ class Runner:
         self.options = list(options)
         self.deadline = time.monotonic() + 60 * max_minutes if max_minutes else None
         self.jobs = jobs
-        self.cross_validated = Bundle(bundle_root).has(FOLDS)
+        self.by_folds = "scan_lists" in Bundle(bundle_root).read("evaluate")
+        self.scores = "slices.csv" if self.by_folds else "per_case.csv"
         self.stages = [stage for stage in read_plan(bundle_root)["stages"] if not stage.get("for_shipping")]
         self._keep_options()
 
@@ -158,12 +159,16 @@ class Runner:
 
     def _evaluation(self, cell: Cell, folder: Path) -> list[str]:
         """The command that evaluates a trained cell."""
-        config = FOLDS if self.cross_validated else "evaluate"
-        weights = folder / ("fold{fold}" if self.cross_validated else self.stages[-1]["name"]) / BEST
-        values: dict[str, Any] = {**cell.network, "weights": str(weights)}
-        if not self.cross_validated:  # which asks for no hash; weights of one's own have none
-            values["weights_sha256"] = ""
-        return bundle_command(self.bundle_root, ["inference", config], self.dataset_dir, folder / EVALUATION, values)
+        if self.by_folds:
+            command = [sys.executable, "-m", "convformer_monai.cli", "evaluate", str(self.bundle_root)]
+            command += ["--data", self.dataset_dir, "--runs", str(folder), "--overwrite"]
+            command += ["--output-dir", str(folder / EVALUATION)]
+            definition = repr(network_of(self.bundle_root, cell.network))
+            return [*command, "--network-def", definition]
+        weights = str(folder / self.stages[-1]["name"] / BEST)
+        values: dict[str, Any] = {**cell.network, "weights": weights, "weights_sha256": ""}
+        names = ["inference", "evaluate"]
+        return bundle_command(self.bundle_root, names, self.dataset_dir, folder / EVALUATION, values)
 
     def _measure_collapse(self, cell: Cell, folder: Path) -> None:
         """Writes the measures of attention collapse of a trained cell, on the first validation images."""
@@ -184,6 +189,9 @@ class Runner:
     @cached_property
     def _images(self) -> torch.Tensor:
         """Validation images as the network sees them, ``(N, C, X, Y)``, of volumes slices with something to find."""
+        if self.by_folds:
+            part = component(self.bundle_root, "train", "validate#dataset", {"dataset_dir": self.dataset_dir})
+            return part[torch.linspace(0, len(part) - 1, min(IMAGES, len(part))).long()]["image"].float()  # type: ignore[no-any-return]
         ids = ["validate#dataset#data", "validate#preprocessing", "canvas"]
         parts = component(self.bundle_root, "train", ids, {"dataset_dir": self.dataset_dir})
         cases, preprocessing, canvas = (parts[key] for key in ids)

@@ -65,7 +65,7 @@ def write_table(runner: Runner, cells: Sequence[Cell], seeds: Sequence[int]) -> 
 
 def _rows(runner: Runner, cells: Sequence[Cell], seeds: Sequence[int]) -> list[dict[str, Any]]:
     scores = {
-        cell.name: read_scores([runner.folder(cell, seed) / EVALUATION / "per_case.csv" for seed in seeds])
+        cell.name: read_scores([runner.folder(cell, seed) / EVALUATION / runner.scores for seed in seeds])
         for cell in cells
     }
     differences = {

@@ -26,7 +26,7 @@ __all__ = ["abc_of", "hemorrhage_flags", "measure_hemorrhage"]
 
 FULL_SHARE, HALF_SHARE = 0.75, 0.25
 LISTED_PARTS = 20
-MISSED_PROBABILITY, MISSED_ML = 0.5, 0.3  # an empty mask with as much is flagged
+MISSED_ML = 0.12  # above a low probability: an empty mask with as much is flagged; see the model card
 
 
 def measure_hemorrhage(
@@ -100,7 +100,7 @@ def hemorrhage_flags(items: Sequence[Measurement], evidence: Mapping[str, float]
         )
     (volume,) = (item.value for item in items if item.name == "volume")
     likely, doubtful = evidence.get("highest_probability", 0.0), evidence.get("low_ml", 0.0)
-    if volume == 0 and (likely >= MISSED_PROBABILITY or doubtful >= MISSED_ML):
+    if volume == 0 and doubtful >= MISSED_ML:
         flags.append(
             Flag(
                 "MAYBE_MISSED",

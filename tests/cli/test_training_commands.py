@@ -20,8 +20,10 @@ from convformer_monai.training import plan
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
-    """The commands that took the place of the program; the user stands in a folder that holds ``data``."""
+    """The commands that took the place of the program; the user stands in a folder with ``data`` and ``scans``."""
     (tmp_path / "data").mkdir()
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "datalist.json").write_text('{"heads": []}')
     monkeypatch.chdir(tmp_path)
     commands: list[list[str]] = []
     for module in (training, evaluating):
@@ -68,18 +70,15 @@ def test_evaluate_takes_another_network(started: list[list[str]]) -> None:
     assert options["--network_def"] == definition
 
 
-def test_evaluate_cross_validates_the_runs_of_a_control(
-    started: list[list[str]], repository: Path, tmp_path: Path
+def test_evaluate_scores_heads_by_the_folds_of_a_control(
+    started: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["evaluate", "hemorrhage", "--data", "data", "--runs", "my runs", "--network", "conv"]
-    assert options_of(started, *arguments) == {
-        "--bundle_root": f"{bundle(repository, 'ct')}",
-        "--config_file": configs(bundle(repository, "ct"), "crossvalidate"),
-        "--dataset_dir": f"{tmp_path}/data",
-        "--output_dir": f"{tmp_path}/eval/hemorrhage-conv-my runs",
-        "--weights": f"{tmp_path}/my runs/conv/fold{{fold}}/best.pt",
-        "--network_def#block": "conv",
-    }
+    name = "convformer_monai.evaluation.head_report.report_scans"
+    monkeypatch.setattr(name, lambda *given: " ".join(map(str, given[1:])))
+    assert main(["evaluate", "hemorrhage", "--data", "scans", "--runs", "my runs", "--network", "conv"]) == 0
+    folder, runs = f"{tmp_path}/eval/hemorrhage-conv-my runs", f"{tmp_path}/my runs/conv"
+    network = {"network_def#network#block": "conv"}
+    assert capsys.readouterr().out == f"{tmp_path}/scans {folder} None {runs} 0 {network}\n"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +109,7 @@ def test_each_evaluation_has_a_folder_of_its_own(
 
 
 @pytest.mark.parametrize(
-    ("option", "name"), [("--doubt", "doubt.report_doubt"), ("--peaks", "confidence.report_peaks")]
+    ("option", "name"), [("--doubt", "doubt.report_doubt"), ("--peaks", "head_report.report_peaks")]
 )
 def test_evaluate_prints_doubt_and_peaks(
     started: list[list[str]],
@@ -121,8 +120,11 @@ def test_evaluate_prints_doubt_and_peaks(
     name: str,
 ) -> None:
     monkeypatch.setattr(f"convformer_monai.evaluation.{name}", lambda *given: " ".join(map(str, given[1:])))
-    assert main(["evaluate", "hemorrhage", "--data", "data", "--runs", "r", option, "--output_dir", "o"]) == 0
-    assert capsys.readouterr().out == f"{tmp_path}/data {tmp_path}/o {tmp_path}/r/convformer\n"
+    runs = ["--runs", "r"] if option == "--peaks" else []
+    (tmp_path / "r" / "convformer").mkdir(parents=True)
+    assert main(["evaluate", "hemorrhage", "--data", "data", *runs, option, "--output_dir", "o"]) == 0
+    expected = [f"{tmp_path}/data", f"{tmp_path}/o", *([f"{tmp_path}/r/convformer"] if runs else [])]
+    assert capsys.readouterr().out == " ".join(expected) + "\n"
 
 
 @pytest.mark.parametrize("dash", ["-", "_"])
@@ -202,12 +204,13 @@ def test_experiments_are_those_of_the_package() -> None:
         ("evaluate cardiac --data data --sectoin val", "--sectoin"),
         ("evaluate cardiac --data data --section", "--section' requires an argument"),
         ("evaluate cardiac --data a#b", "'#'"),
-        ("evaluate cardiac --data data --runs runs", "has no folds"),
-        ("evaluate hemorrhage --data data --runs runs --weights w.pt", "--weights is not for a cross-validation"),
+        ("evaluate cardiac --data data --runs runs", "--runs is for the folds of hemorrhage"),
+        ("evaluate hemorrhage --data scans --runs runs --weights w.pt", "--runs is not for --weights"),
+        ("evaluate hemorrhage --data scans --network_def x", "--network-def must be a Python dictionary"),
         ("evaluate hemorrhage --data data --network cnov", "must be one of"),
         ("evaluate hemorrhage --data data --network conv --network_def x", "--network-def is not for --network"),
-        ("evaluate hemorrhage --data data --peaks", "--peaks needs --runs"),
-        ("evaluate cardiac --data data --runs runs --peaks", "has no folds"),
+        ("evaluate hemorrhage --data data --peaks", "--peaks is for hemorrhage, with --runs"),
+        ("evaluate cardiac --data data --runs runs --peaks", "--peaks is for hemorrhage"),
         ("evaluate cardiac --data data --doubt --section val", "--section is not for --doubt"),
         ("train brain --data data", "brain is not a bundle"),
         ("train cardiac", "Missing option '--data'"),

@@ -28,11 +28,14 @@ class Commands:
     broken: set[str] = field(default_factory=set)
 
     def run(self, command: list[str], check: bool, env: dict[str, str], stdout: object, stderr: object) -> None:
-        start = command.index("run") + 1
-        options = dict(zip(command[start::2], command[start + 1 :: 2], strict=True))
+        scans = "evaluate" in command
+        words = [word for word in command if word != "--overwrite"]
+        start = words.index("--data") if scans else words.index("run") + 1
+        options = dict(zip(words[start::2], words[start + 1 :: 2], strict=True))
+        options["--output_dir"] = options.get("--output_dir", options.get("--output-dir", ""))
         self.asked.append({**options, "threads": env["OMP_NUM_THREADS"]})
         place = Path(options["--output_dir"])
-        if "train.json" in options["--config_file"]:
+        if "train.json" in options.get("--config_file", ""):
             if place.parts[-3] in self.broken:
                 raise subprocess.CalledProcessError(1, command)
             place.mkdir(parents=True, exist_ok=True)
@@ -41,7 +44,7 @@ class Commands:
             return
         place.mkdir()
         network, seed = place.parts[-3], int(place.parts[-2].removeprefix("seed"))
-        with open(place / "per_case.csv", "w", newline="") as file:
+        with open(place / ("slices.csv" if scans else "per_case.csv"), "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["case", "patient", "dice"])
             writer.writerows([f"c{i}", f"c{i}", GAIN[network] + 0.01 * seed + 0.001 * i] for i in range(6))
@@ -98,9 +101,9 @@ def test_cross_validated_bundles_train_all_folds_but_not_what_is_shipped(command
     cells = make_cells("controls", HEMORRHAGE, nets=["conv"])
     Runner(HEMORRHAGE, "data", tmp_path / "out").run(cells, [0])
     places = [Path(asked["--output_dir"]).name for asked in commands.asked]
-    assert places == ["pretrain", "fold0", "fold1", "fold2", "fold3", "fold4", "evaluation"]
-    assert commands.asked[-1]["--weights"].endswith("conv/seed0/fold{fold}/best.pt")
-    assert "crossvalidate.json" in commands.asked[-1]["--config_file"]
+    assert places == ["fold0", "fold1", "fold2", "fold3", "fold4", "evaluation"]
+    assert commands.asked[-1]["--runs"].endswith("conv/seed0")
+    assert "'block': 'conv'" in commands.asked[-1]["--network-def"]
 
 
 def test_a_failure_does_not_stop_the_others(commands: Commands, tmp_path: Path) -> None:

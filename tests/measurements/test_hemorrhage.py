@@ -235,7 +235,7 @@ def test_slices_add_up_to_the_volume() -> None:
     [
         ({}, []),
         ({"highest_probability": 0.1, "low_ml": 0.0, "skull_found": 1.0}, []),
-        ({"highest_probability": 0.8, "low_ml": 0.0, "skull_found": 1.0}, ["MAYBE_MISSED"]),
+        ({"highest_probability": 0.8, "low_ml": 0.15, "skull_found": 1.0}, ["MAYBE_MISSED"]),
         ({"highest_probability": 0.3, "low_ml": 2.0, "skull_found": 0.0}, ["SKULL_NOT_FOUND", "MAYBE_MISSED"]),
     ],
 )
