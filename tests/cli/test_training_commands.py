@@ -248,7 +248,7 @@ def test_wrong_arguments_end_with_one_line_and_status_2(
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
     assert line.startswith("error[") and message in line and out == ""
-    assert not started and [file.name for file in tmp_path.iterdir()] == ["data"]
+    assert not started and {file.name for file in tmp_path.iterdir()} == {"data", "scans"}
 
 
 def test_export_changes_the_installed_package_only_when_asked_to(

@@ -196,6 +196,6 @@ def test_slices_as_pictures_are_refused_where_volumes_are_evaluated(tmp_path: Pa
     )
     assert done.returncode == 2 and not (tmp_path / "eval").exists()
     assert done.stderr.splitlines() == [
-        f"error[WRONG_KIND]: {tmp_path}/a.png is a photograph, and ct_hemorrhage is evaluated on volumes; evaluate "
-        "slices as PNG with --runs or --scans"
+        f"error[WRONG_KIND]: {tmp_path}/a.png is a photograph, and ct_hemorrhage is evaluated on volumes; leave "
+        "--section out for lists of slices"
     ]
