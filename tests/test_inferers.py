@@ -186,13 +186,13 @@ def test_the_network_sees_the_head_only() -> None:
 def test_each_slice_is_shown_alone_as_well() -> None:
     net = Sees()
     image = ramp(5.0)
-    options: dict[str, Any] = {"amp": False, "distances": (-5.0, 0.0, 5.0)}
-    scores = SliceBatchInferer(4, also_alone=True, **options)(image, net)
+    inferer = SliceBatchInferer(4, amp=False, distances=(-5.0, 0.0, 5.0), also_alone=True)
+    scores = inferer(image, net)
     assert len(net.sizes) == 6
     height = torch.arange(12) * 5.0
     beside = torch.stack([height, (height + 5).clamp(max=55) - (height - 5).clamp(min=0)]).softmax(0)
     alone = torch.stack([height, torch.zeros(12)]).softmax(0)
     torch.testing.assert_close(scores[0, :, 7, 7].softmax(0), (beside + alone) / 2)
-    single = SliceBatchInferer(4, also_alone=True, **options)(image[..., 5:6], net)
+    single = inferer(image[..., 5:6], net)
     torch.testing.assert_close(single[0, :, 7, 7, 0], torch.tensor([25.0, 0.0]))
     assert len(net.sizes) == 7, "a slice without neighbours is seen once"

@@ -71,7 +71,7 @@ def _slice_rows(slices: Sequence[SliceScore]) -> dict[str, list[dict[str, Any]]]
         if not chosen:
             continue
         groups = {"all": chosen}
-        for source in sorted({score.source for score in chosen}):
+        for source in sorted({score.source for score in chosen if score.source}):
             groups[source] = [score for score in chosen if score.source == source]
         for kind in sorted({kind for score in chosen for kind in score.kinds.split()}):
             groups[kind] = [score for score in chosen if kind in score.kinds]
@@ -92,7 +92,10 @@ def _slice_row(name: str, scores: Sequence[SliceScore]) -> dict[str, Any]:
         dice = [one.dice for one in bleeding]
         low, high = bootstrap_interval(dice, [one.patient for one in bleeding])
         lesions, findings = sum(one.lesions for one in bleeding), sum(one.findings for one in scores)
-        row |= {"Dice": round(float(np.mean(dice)), 3), "95% interval": f"{low:.3f} to {high:.3f}"}
+        row |= {
+            "Dice": round(float(np.mean(dice)), 3),
+            "95% interval": f"{low:.3f} to {high:.3f}" if low == low else "",
+        }
         row |= {"nothing found": sum(not one.hit for one in bleeding)}
         row |= {"empty mask and flagged": _of([one for one in bleeding if not one.findings])}
         row |= {"lesions found": f"{sum(one.lesions_found for one in bleeding)} of {lesions}"}

@@ -76,12 +76,11 @@ def test_phases_are_independent(kind: Kind, workflow: Make, tmp_path: Path) -> N
         np.testing.assert_array_equal(np.asanyarray(whole.dataobj)[..., t], np.asanyarray(mask.dataobj))
 
 
-def test_only_what_the_network_is_made_for_decides(kind: Kind, workflow: Make, tmp_path: Path) -> None:
-    """Cardiac MRI has no scale of intensities; CT has, and what lies beyond the brain window counts no more."""
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["cardiac"], indirect=True)
+def test_cardiac_mri_has_no_scale_of_intensities(kind: Kind, workflow: Make, tmp_path: Path) -> None:
     data = volume(kind, 40, 36, 3).astype(np.float32)
-    data[:5] = kind.grey[1]
-    other = data * 4096 - 1024 if kind.name == "cardiac" else np.where(data >= kind.grey[1], 3000, data)
-    images = [save(tmp_path / "a.nii.gz", data), save(tmp_path / "b.nii.gz", other)]
+    images = [save(tmp_path / "a.nii.gz", data), save(tmp_path / "b.nii.gz", data * 4096 - 1024)]
     first, second = (np.asanyarray(mask.dataobj) for mask in segment(workflow, images, tmp_path / "out"))
     assert len(np.unique(first)) > 1
     assert (first != second).mean() < 1e-3
