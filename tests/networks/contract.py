@@ -135,6 +135,9 @@ class Contract:
             with torch.autocast("cpu", torch.bfloat16):
                 assert relative_error(net(x), expected) < 0.05
             assert torch.equal(net(x), expected)  # nothing of low precision is left behind
+        if len(case.size) == 3:
+            # torch 2.13 on the CPU: the weights' gradients of 3-D convolutions on a few voxels hold unset memory
+            x = case.input(size=tuple(2 * side for side in case.size))
         with torch.autocast("cpu", torch.bfloat16):
             finest(net.train()(x)).float().sum().backward()
         assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
