@@ -21,15 +21,20 @@ class Windowed(nn.Module):
     Args:
         network: takes ``len(windows) * C`` channels.
         windows: ``(low, high)`` of each, in the unit of the image; mapped to -1..1, what lies beyond is clipped.
+        dropout: probability for all dropout layers of the network, as MONAI Label sets it for its epistemic scores;
+            ``None`` leaves them as they are.
 
     Raises:
         ValueError: a window is empty, or there is none.
     """
 
-    def __init__(self, network: nn.Module, windows: Sequence[Sequence[float]]) -> None:
+    def __init__(self, network: nn.Module, windows: Sequence[Sequence[float]], dropout: float | None = None) -> None:
         super().__init__()
         if not windows or any(len(window) != 2 or window[0] >= window[1] for window in windows):
             raise ValueError(f"windows must be pairs (low, high) with low < high, got {windows}")
+        for module in network.modules():
+            if dropout is not None and isinstance(module, nn.Dropout | nn.Dropout2d | nn.Dropout3d):
+                module.p = dropout
         self.network = network
         self.windows = [(float(low), float(high)) for low, high in windows]
 
