@@ -18,6 +18,7 @@ from convformer_monai.networks import (
     Patcher,
     TransFuse,
     TransUNet,
+    Windowed,
     make_net,
 )
 
@@ -243,3 +244,12 @@ def test_odd_sizes_do_not_shift_the_features(randomise: Randomise) -> None:
         whole, odd = net(x), net(x[..., :121, :131])
     assert odd.shape == (1, 3, 121, 131)
     assert relative_error(odd[..., :60, :70], whole[..., :60, :70]) < 1e-5
+
+
+def test_dropout_of_a_windowed_net_is_that_of_its_network() -> None:
+    network = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Dropout2d(0.0))
+    windows = [(0.0, 80.0), (0.0, 1000.0)]
+    Windowed(network, windows)
+    assert network[1].p == 0.0
+    Windowed(network, windows, dropout=0.2)
+    assert network[1].p == 0.2
