@@ -206,7 +206,7 @@ def evaluate_peaks(bundle: str, data: Path, options: EvaluateOptions) -> str:
     folder = _free_folder(bundle, options, "peaks.csv")
     from convformer_monai.evaluation.head_report import report_peaks
 
-    return report_peaks(root, dataset, folder, _network_runs(options))
+    return report_peaks(root, dataset, folder, _network_runs(options), network=_network(root, options))
 
 
 def _free_folder(bundle: str, options: EvaluateOptions, result: str) -> Path:

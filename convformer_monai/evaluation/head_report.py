@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,12 @@ def report_scans(
 
 
 def report_peaks(
-    bundle: str | Path, dataset_dir: Path, output_dir: Path, runs: Path, points: Sequence[tuple[float, float]] = POINTS
+    bundle: str | Path,
+    dataset_dir: Path,
+    output_dir: Path,
+    runs: Path,
+    points: Sequence[tuple[float, float]] = POINTS,
+    network: Mapping[str, Any] | None = None,
 ) -> str:
     """Scores heads and expert slices at several thresholds and peaks, by the networks of the folds.
 
@@ -95,6 +101,7 @@ def report_peaks(
         output_dir: see there.
         runs: see there.
         points: pairs of threshold and peak.
+        network: see :func:`report_scans`.
 
     Returns:
         The table, for people.
@@ -105,9 +112,10 @@ def report_peaks(
     folder, sources, memory = output_folder(output_dir), sources_of(bundle), _Memory()
     rows = []
     for threshold, peak in points:
-        overrides = {"threshold": threshold, "peak": peak}
+        point = {"threshold": threshold, "peak": peak}
+        overrides = {**(network or {}), **point}
         segment = segment_with(bundle, dataset_dir, runs=runs, overrides=overrides, memory=memory)
-        rows.append({**overrides, **_point(*scan_scores(dataset_dir, segment, sources, ("heads", "expert")))})
+        rows.append({**point, **_point(*scan_scores(dataset_dir, segment, sources, ("heads", "expert")))})
     write_text(folder / "peaks.csv", _csv(rows), overwrite=True)
     return to_markdown(rows)
 
@@ -140,20 +148,14 @@ class _Memory:
 
         class Remembered(nn.Module):
             def forward(self, x: Tensor) -> Tensor:
-                key = (name, x.shape[0], hash_of(x))
+                values = x.detach().cpu().contiguous().float().numpy()
+                key = (name, x.shape[0], blake2b(values.tobytes(), digest_size=16).digest())
                 if key not in answers:
                     result = network(x)
                     answers[key] = (result[0] if isinstance(result, list | tuple) else result).half()
                 return answers[key].float()
 
         return Remembered().eval()
-
-
-def hash_of(x: Tensor) -> bytes:
-    """A digest of a tensor's values."""
-    from hashlib import blake2b
-
-    return blake2b(x.detach().cpu().contiguous().float().numpy().tobytes(), digest_size=16).digest()
 
 
 def segment_with(

@@ -119,7 +119,7 @@ def test_evaluate_prints_doubt_and_peaks(
     option: str,
     name: str,
 ) -> None:
-    monkeypatch.setattr(f"convformer_monai.evaluation.{name}", lambda *given: " ".join(map(str, given[1:])))
+    monkeypatch.setattr(f"convformer_monai.evaluation.{name}", lambda *given, **_: " ".join(map(str, given[1:])))
     runs = ["--runs", "r"] if option == "--peaks" else []
     (tmp_path / "r" / "convformer").mkdir(parents=True)
     assert main(["evaluate", "hemorrhage", "--data", "data", *runs, option, "--output_dir", "o"]) == 0
