@@ -21,6 +21,9 @@ class Preset(str, Enum):
     FULL = "full"
 
 
+Repository = Annotated[Path, typer.Option(metavar="DIR", help="BLAST-CT's repository, with its weights.")]
+Models = Annotated[str, typer.Option(help="BLAST-CT's networks, comma-separated, of 1 to 12.")]
+
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure time and memory on this machine.")
 
 
@@ -88,11 +91,11 @@ def nets(
 
 @app.command("blast-ct")
 def blast_ct(
-    repository: Annotated[Path, typer.Option(metavar="DIR", help="BLAST-CT's repository, with its weights.")],
+    repository: Repository,
     data: Annotated[Path, typer.Option(metavar="DIR", help="datalist.json with the lists heads and expert.")],
     output_dir: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")] = Path("blast_ct"),
     bundle: Annotated[str, typer.Option("--bundle", "-b", help="Ours.")] = "hemorrhage",
-    models: Annotated[str, typer.Option(help="BLAST-CT's networks, comma-separated, of 1 to 12.")] = "1",
+    models: Models = "1",
     weights: Annotated[Path | None, typer.Option(help="Your own weights, instead of the bundle's.")] = None,
     runs: Annotated[Path | None, typer.Option(help="Folder of fold0/best.pt to fold4/best.pt.")] = None,
     heads_only: Annotated[bool, typer.Option("--heads-only", help="No expert slices without their heads.")] = False,
@@ -113,3 +116,22 @@ def blast_ct(
 
     numbers = numbers_in(models, "--models", 1)
     print_text(run(repository, data, output_dir, bundle, numbers, weights, runs, not heads_only))
+
+
+@app.command("silver-heads")
+def silver_heads(
+    repository: Repository,
+    data: Annotated[Path, typer.Option(metavar="DIR", help="datalist.json with the list heads.")],
+    output_dir: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the masks.")] = Path("silver_heads"),
+    models: Models = "1,5,9,3",
+) -> None:
+    """Let BLAST-CT draw masks of blood in the marked slices of whole heads, for --silver_dir of a training.
+
+    Prints how good they are. For BLAST-CT see blast-ct --help.
+    """
+    start_logging()
+    from convformer_monai.benchmarks.silver_heads import run
+    from convformer_monai.cli.console import print_text
+    from convformer_monai.commands.lists import numbers_in
+
+    print_text(run(repository, data, output_dir, numbers_in(models, "--models", 1)))
