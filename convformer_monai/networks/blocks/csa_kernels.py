@@ -36,8 +36,8 @@ SIZES = ["planes", "heads", "nz", "ny", "nx", "uz", "uy", "ux", "blocks", "offse
 
 
 @triton.jit
-def _sigmoid(theta_ptr, head):
-    return 1.0 / (1.0 + tl.exp(-tl.load(theta_ptr + head).to(tl.float32)))
+def _logistic(theta_ptr, head, sign: tl.constexpr):
+    return 1.0 / (1.0 + tl.exp(tl.load(theta_ptr + head).to(tl.float32) * -sign))
 
 
 @triton.jit
@@ -61,9 +61,10 @@ def _about(sigma, size, unit):
 
 @triton.jit
 def _normalisation(row, own, other, eps):
-    """The two factors of rows of q or k: ``first * row`` is scaled; with a gradient g of that, the gradient of ``row``
+    """Two factors of each row of q or k.
 
-    is ``first * g - second * (row . g) * row``.
+    ``first * row`` is the scaled row. Where g is the gradient of that, the gradient of ``row`` is
+    ``first * g - second * (row . g) * row``.
     """
     inverse = tl.rsqrt(tl.sum(row * row, 1) + eps)
     small = eps * other
@@ -73,10 +74,10 @@ def _normalisation(row, own, other, eps):
 
 @triton.jit
 def _write_tables(theta_ptr, tables_ptr, slope_ptr, low, high, head, axis, nz, ny, nx, uz, uy, ux, BLOCK: tl.constexpr):
-    logistic = _sigmoid(theta_ptr, head)
+    logistic = _logistic(theta_ptr, head, 1)
     sigma = low + (high - low) * logistic
     if axis == 0:
-        tl.store(slope_ptr + head, 2.0 / sigma * (high - low) * logistic * (1.0 - logistic))
+        tl.store(slope_ptr + head, 2.0 / sigma * (high - low) * logistic * _logistic(theta_ptr, head, -1))
     size = tl.where(axis == 0, nz, tl.where(axis == 1, ny, nx))
     unit = tl.where(axis == 0, uz, tl.where(axis == 1, uy, ux))
     start = tl.where(axis == 0, 0, tl.where(axis == 1, nz, nz + ny))
@@ -142,7 +143,7 @@ def scale_kernel(
     inside = (token[:, None] < tokens) & (d[None, :] < DIM)
     if which == 2:
         head = plane % heads
-        sigma = low + (high - low) * _sigmoid(theta_ptr, head)
+        sigma = low + (high - low) * _logistic(theta_ptr, head, 1)
         table = tables_ptr + head * 2 * (nz + ny + nx)
         real = token < tokens
         z = token // (ny * nx)
@@ -186,7 +187,7 @@ def mix_kernel(
 
     * MODE "forward": ``out`` = Z; a = q, b = k, c = v.
     * MODE "query": ``out`` = dL/dq before scaling; a = g, b = v, c = k, raw = q before scaling.
-    * MODE "key": ``out`` = dL/dv, ``second`` = dL/dk before scaling; a = k, b = q, c = g, e = v, raw = k before scaling.
+    * MODE "key": ``out`` = dL/dv and ``second`` = dL/dk before scaling; a = k, b = q, c = g, e = v, raw = k before it.
     """
     program = tl.program_id(0)
     across = (nx + COLUMNS - 1) // COLUMNS
@@ -206,7 +207,7 @@ def mix_kernel(
     place = ((z * ny + y) * nx + x)[:, None] * DIM + d[None, :]
 
     head = plane % heads
-    sigma = low + (high - low) * _sigmoid(theta_ptr, head)
+    sigma = low + (high - low) * _logistic(theta_ptr, head, 1)
     rate_z, rate_y, rate_x = _rate(sigma, uz), _rate(sigma, uy), _rate(sigma, ux)
     reach_z, reach_y, reach_x = _reach(rate_z, nz, BITS), _reach(rate_y, ny, BITS), _reach(rate_x, nx, BITS)
     first_z = tl.maximum(z - reach_z, 0)

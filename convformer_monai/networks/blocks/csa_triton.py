@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["NEGLECTED", "TILES", "Tile", "csa", "kernels_run_on", "kernels_take"]
+__all__ = ["NEGLECTED", "TILES", "Tile", "csa", "kernels_run_on", "kernels_take", "supports"]
 
 SWITCH = "CONVFORMER_TRITON"
 NEGLECTED = {torch.float32: 1e-6, torch.float16: 1e-4, torch.bfloat16: 1e-4}  # of a row's largest weight
@@ -68,17 +68,24 @@ def _row_bytes(dtype: torch.dtype, head_dim: int) -> int:
     return max(64, _padded(head_dim) * (4 if dtype == torch.float32 else 2))
 
 
-def kernels_take(q: Tensor, k: Tensor, v: Tensor, grid: Sequence[int]) -> bool:
-    """Whether the kernels take these tensors and run on their device; never while a portable graph is made."""
+def supports(q: Tensor, k: Tensor, v: Tensor, grid: Sequence[int]) -> bool:
+    """Whether the kernels take tensors of these types and shapes, device aside."""
     return (
-        q.is_cuda
-        and q.dtype in NEGLECTED
+        q.dtype in NEGLECTED
         and q.dtype == k.dtype == v.dtype
         and q.shape == k.shape == v.shape
         and q.shape[-1] <= MAX_HEAD_DIM
         and len(grid) in (2, 3)
         and q.numel() > 0
         and q.shape[2] * q.shape[3] < 2**31
+    )
+
+
+def kernels_take(q: Tensor, k: Tensor, v: Tensor, grid: Sequence[int]) -> bool:
+    """Whether the kernels take these tensors and run on their device; never while a portable graph is made."""
+    return (
+        q.is_cuda
+        and supports(q, k, v, grid)
         and not torch.jit.is_tracing()
         and not torch.compiler.is_exporting()
         and kernels_run_on(q.device.index, _row_bytes(q.dtype, q.shape[-1]))
