@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from contract import Randomise, relative_error
+from monai.data import MetaTensor
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton_interpreter import correct_bfloat16
@@ -206,6 +207,12 @@ class TestOperator:
         assert len(results[0]) == (1 + len(list(net.parameters())) if training else 1)
         for one, other in zip(*results, strict=True):
             assert relative_error(one, other) < 1e-5
+
+    def test_metatensor(self, net: CSA) -> None:
+        x = torch.randn(1, 6, 3, 4, device=DEVICE)
+        y = net(MetaTensor(x))
+        assert torch.equal(torch.as_tensor(y).as_subclass(Tensor), net(x))
+        y.sum().backward()
 
     def test_compiled(self, net: CSA) -> None:
         x = torch.randn(2, 6, 4, 5, device=DEVICE, requires_grad=True)

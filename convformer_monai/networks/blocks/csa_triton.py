@@ -309,9 +309,11 @@ def csa(
         unit: grid points that count as distance 1; None for each axis's own.
 
     Returns:
-        ``(B, heads, N, d)``, in the dtype given.
+        ``(B, heads, N, d)``, in the dtype given, a plain tensor.
     """
     units = [size if unit is None else unit for size in grid]
+    if type(q) is not Tensor:  # a MetaTensor, whose metadata kernels do not see
+        q, k, v = (x.as_subclass(Tensor) for x in (q, k, v))
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, theta))
     call = _csa if wanted or torch.compiler.is_compiling() else _forward  # the operator costs more time to call
     return call(q, k, v, theta, *bounds, eps, list(grid), units)
