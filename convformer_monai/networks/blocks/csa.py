@@ -258,7 +258,8 @@ class CSA(nn.Module):
         """Queries, keys and values: ``(B, heads, N, d)`` each, contiguous."""
         qkv = self.to_qkv(x).flatten(2)  # (B, 3 * heads * d, N)
         qkv = qkv.unflatten(1, (3, self.num_heads, self.head_dim)).permute(1, 0, 2, 4, 3).contiguous()
-        return qkv[0], qkv[1], qkv[2]
+        q, k, v = qkv.unbind(0)  # not by index: their gradients become one tensor in one step
+        return q, k, v
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *spatial)`` to ``(B, C, *spatial)``."""
