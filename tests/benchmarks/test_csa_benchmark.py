@@ -58,6 +58,7 @@ class TestOnDevice:
         monkeypatch.setattr(csa_cuda, "BOUNDS", {torch.float32: 1e-5})  # the interpreter rounds bfloat16 in its own way
         return torch.device("cpu")
 
+    @pytest.mark.slow
     def test_tables(
         self, device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
