@@ -127,8 +127,8 @@ def check(
 ) -> Check:
     """Compares one shape with torch's operations in float64.
 
-    Where torch's operations in ``dtype`` have an error above the bound of that dtype, theirs is the bound: so may be
-    the gradient of theta, one number of many terms of both signs.
+    The gradient of theta is one number of very many terms of both signs, so rounding to 16 bits may cost more than the
+    bound of the dtype, with torch's operations too. Its bound is then twice their error: both are random.
     """
     torch.manual_seed(0)
     csa = CSA(len(grid), 1, heads, dim, grid_size=unit).to(device)
@@ -146,13 +146,14 @@ def check(
         csa.double()
         truth = results()
     errors = {name: _relative_error(x, y) for name, x, y in zip(NAMES, found, truth, strict=True)}
-    others = {name: _relative_error(x, y) for name, x, y in zip(NAMES, by_torch, truth, strict=True)}
-    return Check(errors, {name: max(BOUNDS[dtype], others[name]) for name in NAMES})
+    bounds = dict.fromkeys(NAMES, BOUNDS[dtype])
+    bounds["dtheta"] = max(BOUNDS[dtype], 2 * _relative_error(by_torch[-1], truth[-1]))
+    return Check(errors, bounds)
 
 
 def _check_all(device: torch.device) -> tuple[Table, bool]:
     """All shapes in all dtypes, and whether all passed."""
-    names = ("dtype", "batch", "heads", "head_dim", "grid", *NAMES, "passed")
+    names = ("dtype", "batch", "heads", "head_dim", "grid", *NAMES, "dtheta bound", "passed")
     table, passed = Table("Relative errors against float64", names), True
     for dtype in BOUNDS:
         for batch, heads, dim, grid, unit in CHECKS:
@@ -164,7 +165,7 @@ def _check_all(device: torch.device) -> tuple[Table, bool]:
                 done = Check(dict.fromkeys(NAMES, math.nan), dict.fromkeys(NAMES, 0.0))
                 sys.stderr.write(f"{reason}\n")
             errors = (f"{error:.1e}" for error in done.errors.values())
-            table.show(_name(dtype), *sizes, *errors, "yes" if done.passed else "NO")
+            table.show(_name(dtype), *sizes, *errors, f"{done.bounds['dtheta']:.1e}", "yes" if done.passed else "NO")
             passed = passed and done.passed
     return table, passed
 
