@@ -29,18 +29,38 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure tim
 
 @app.command()
 def csa(
-    sizes: Annotated[str, typer.Option(help="Grid points along an edge, comma-separated.")] = "16,32,64",
+    sizes: Annotated[
+        str | None, typer.Option(help="Grid points along an edge, comma-separated.", show_default="16,32,64; 32,64,128")
+    ] = None,
     heads: Annotated[int, typer.Option(min=1, help="Attention heads.")] = 8,
     head_dim: Annotated[int, typer.Option(min=1, help="Channels of a head.")] = 64,
     repeats: Repeats = 5,
     threads: Threads = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Of CUDA: also write FILE.md and FILE_TABLE.csv."),
+    ] = None,
+    tiles: Annotated[bool, typer.Option("--tiles", help="Of CUDA: also try other tiles of the kernels.")] = False,
 ) -> None:
-    """Measure CNN-style self-attention beside its published formulation and torch's softmax attention."""
+    """Measure CNN-style self-attention beside its published formulation and torch's softmax attention.
+
+    On CUDA, check the Triton kernels first; exit status 1 says that they do not run, or are not exact.
+    """
     start_logging()
-    from convformer_monai.benchmarks.csa import run
     from convformer_monai.commands.lists import numbers_in
 
-    run(numbers_in(sizes, "--sizes", 1), heads, head_dim, repeats, threads)
+    if device == "cpu":
+        from convformer_monai.benchmarks.csa import run
+
+        run(numbers_in("16,32,64" if sizes is None else sizes, "--sizes", 1), heads, head_dim, repeats, threads)
+        return
+    numbers = numbers_in("32,64,128" if sizes is None else sizes, "--sizes", 1)
+    from convformer_monai.benchmarks import csa_cuda
+    from convformer_monai.segmenter import choose_device
+
+    if not csa_cuda.run(choose_device(device), numbers, heads, head_dim, repeats, output, tiles):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -51,6 +51,15 @@ def train(
     return subprocess.run([*command, *options], cwd=output.parent, env=environment, capture_output=True, text=True)
 
 
+def losses_of(output: Path) -> list[float]:
+    """The loss of each step, from the training's TensorBoard log."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(output))
+    events.Reload()
+    return [event.value for tag in events.Tags()["scalars"] if "loss" in tag for event in events.Scalars(tag)]
+
+
 @pytest.mark.slow
 def test_training_writes_best_weights_resumes_and_fits_the_bundle(kind, bundle_root, data, tmp_path):
     output = tmp_path / "run"
@@ -79,6 +88,24 @@ def test_training_writes_best_weights_resumes_and_fits_the_bundle(kind, bundle_r
     states = [torch.load(file, weights_only=True) for file in (output / "best.pt", tmp_path / "whole" / "best.pt")]
     for key, value in network.named_parameters():
         torch.testing.assert_close(value.data, (states[0][key] + states[1][key]) / 2)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_the_same(kind, bundle_root, data, tmp_path):
+    """With a backend that only traces: the same losses, the same keys, and a run that goes on without it."""
+    losses = {}
+    for name, options in {"plain": (), "compiled": ("--compile", "aot_eager")}.items():
+        result = train(kind, data, tmp_path / name, "--max_epochs", "1", "--amp", "False", *options)
+        assert result.returncode == 0, result.stderr[-2000:]
+        losses[name] = losses_of(tmp_path / name)
+    assert len(losses["plain"]) == STEPS[kind.name]
+    assert losses["compiled"][:2] == pytest.approx(losses["plain"][:2], rel=1e-4)
+    assert losses["compiled"] == pytest.approx(losses["plain"], rel=0.02), "rounding grows from step to step"
+    states = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in losses]
+    for part in ("network", "average"):
+        assert list(states[0][part]) == list(states[1][part])
+    again = train(kind, data, tmp_path / "compiled", "--max_epochs", "2", "--amp", "False")
+    assert again.returncode == 0 and "after epoch 1" in again.stderr + again.stdout, again.stderr[-2000:]
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ Deviations:
   (:func:`normalise`): the same to about 1e-6 of the largest entry, 1e-5 for vectors shorter than 1.
 * In evaluation the distance map is kept between calls, and each head of a large grid takes the cheaper of the two
   ways of :mod:`convformer_monai.networks.blocks.mixing`: no change but rounding.
+* On CUDA, Triton kernels do both (:mod:`convformer_monai.networks.blocks.csa_triton`), where they can.
 * ``grid_size``, optional, measures d in fractions of a fixed reference grid instead of the current one, so that the
   receptive field keeps its size in pixels when a net trained on crops sees a whole image.
 * ``initial_sigma``, ``qkv_kernel_size`` and ``final_activation``, optional, for ablations.
@@ -27,6 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from convformer_monai.networks.blocks.csa_triton import csa, kernels_take
 from convformer_monai.networks.blocks.gaussian import axis_factors, axis_roots, distance_rows_of
 from convformer_monai.networks.blocks.mixing import TOLERANCE, mix_directly, mix_separably
 from convformer_monai.networks.blocks.pooling import conv_norm_relu, same_size_conv
@@ -242,6 +244,9 @@ class CSA(nn.Module):
         Returns:
             ``(B, heads, N, d)``.
         """
+        if not torch.jit.is_scripting():
+            if kernels_take(q, k, v, grid):
+                return csa(q, k, v, self.theta, (SIGMA_MIN, self.alpha), EPS, grid, self.grid_size)
         q, k = normalise(q, k)
         if not torch.jit.is_scripting():
             if not (torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling()):
@@ -253,7 +258,8 @@ class CSA(nn.Module):
         """Queries, keys and values: ``(B, heads, N, d)`` each, contiguous."""
         qkv = self.to_qkv(x).flatten(2)  # (B, 3 * heads * d, N)
         qkv = qkv.unflatten(1, (3, self.num_heads, self.head_dim)).permute(1, 0, 2, 4, 3).contiguous()
-        return qkv[0], qkv[1], qkv[2]
+        q, k, v = qkv.unbind(0)  # not by index: their gradients become one tensor in one step
+        return q, k, v
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *spatial)`` to ``(B, C, *spatial)``."""
