@@ -26,7 +26,7 @@ __all__ = ["abc_of", "hemorrhage_flags", "measure_hemorrhage"]
 
 FULL_SHARE, HALF_SHARE = 0.75, 0.25
 LISTED_PARTS = 20
-MISSED_ML = 0.12  # above a low probability: an empty mask with as much is flagged; see the model card
+MAYBE_MISSED = 0.05  # probability of blood with which an empty mask is flagged; see the model card
 
 
 def measure_hemorrhage(
@@ -91,7 +91,7 @@ def hemorrhage_flags(items: Sequence[Measurement], evidence: Mapping[str, float]
 
     Args:
         items: what was measured.
-        evidence: ``highest_probability``, ``low_ml`` and ``skull_found``, as far as the bundle's transforms left them.
+        evidence: ``highest_probability`` and ``skull_found``, as far as the bundle's transforms left them.
     """
     flags = []
     if evidence.get("skull_found") == 0:
@@ -99,13 +99,10 @@ def hemorrhage_flags(items: Sequence[Measurement], evidence: Mapping[str, float]
             Flag("SKULL_NOT_FOUND", "the inside of the skull was not found: findings outside of it are not left out")
         )
     (volume,) = (item.value for item in items if item.name == "volume")
-    likely, doubtful = evidence.get("highest_probability", 0.0), evidence.get("low_ml", 0.0)
-    if volume == 0 and doubtful >= MISSED_ML:
+    likely = evidence.get("highest_probability", 0.0)
+    if volume == 0 and likely >= MAYBE_MISSED:
         flags.append(
-            Flag(
-                "MAYBE_MISSED",
-                f"the mask is empty, but {doubtful:.1f} mL may be blood (highest probability {likely:.0%}): look",
-            )
+            Flag("MAYBE_MISSED", f"the mask is empty, but the probability of blood reaches {likely:.0%} somewhere: look")
         )
     return flags
 

@@ -1,7 +1,6 @@
 """Training components that the bundles name: cached slices, augmentation of whole batches, handlers."""
 
 from convformer_monai.training.augmentation import BatchAugmentation
-from convformer_monai.training.blending import blend_weights
 from convformer_monai.training.geometry import BatchGeometry
 from convformer_monai.training.handlers import (
     AverageWeights,
@@ -48,7 +47,6 @@ __all__ = [
     "SliceDataset",
     "TrainingProgress",
     "ValidateAtEnd",
-    "blend_weights",
     "data_or_phantoms",
     "leave_process_group",
     "report_best",

@@ -37,7 +37,9 @@ class KeepConfidentPartsd(MapTransform):
         threshold: probability above which a voxel belongs to the structure; the scores are shifted to be equal there.
         lone_peak: ``peak`` of a part that lies in one slice, where there are several; ``None`` for the same.
         least_ml: volume that a part must have.
-        image_key: the image (T, X, Y, Z) on the same grid, for the size of a voxel; needed for ``least_ml``.
+        least_mm: depth along Z that a part must have, where the image is deeper: in thin slices blood is seen in more
+            than one.
+        image_key: the image (T, X, Y, Z) on the same grid, for the size of a voxel; needed for the two before.
         allow_missing_keys: do not fail if a key is missing.
 
     Raises:
@@ -51,6 +53,7 @@ class KeepConfidentPartsd(MapTransform):
         threshold: float = 0.5,
         lone_peak: float | None = None,
         least_ml: float = 0.0,
+        least_mm: float = 0.0,
         image_key: str = "image",
         allow_missing_keys: bool = False,
     ) -> None:
@@ -61,12 +64,14 @@ class KeepConfidentPartsd(MapTransform):
             raise ValueError(f"peak must lie within threshold={threshold} and 1, got {peak}")
         if lone_peak is not None and not peak <= lone_peak <= 1:
             raise ValueError(f"lone_peak must lie within peak={peak} and 1, got {lone_peak}")
-        if least_ml < 0:
-            raise ValueError(f"least_ml must not be negative, got {least_ml}")
+        for name, least in (("least_ml", least_ml), ("least_mm", least_mm)):
+            if least < 0:
+                raise ValueError(f"{name} must not be negative, got {least}")
         self.peak = peak
         self.threshold = threshold
         self.lone_peak = peak if lone_peak is None else lone_peak
         self.least_ml = least_ml
+        self.least_mm = least_mm
         self.image_key = image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -76,18 +81,22 @@ class KeepConfidentPartsd(MapTransform):
             ValueError: if the number of channels is odd.
         """
         result = dict(data)
-        least = self.least_ml and self.least_ml / voxel_volume_ml(np.asarray(result[self.image_key].affine))
+        least = slices = 0.0
+        if self.least_ml or self.least_mm:
+            affine = np.asarray(result[self.image_key].affine)
+            least = self.least_ml / voxel_volume_ml(affine)
+            slices = self.least_mm / float(np.linalg.norm(affine[:3, 2]))
         for key in self.key_iterator(result):
             scores = convert_to_tensor(result[key], track_meta=False).float().clone()
             if len(scores) % CLASSES:
                 raise ValueError(f"{key} must have two channels for each phase, got {len(scores)}")
             for phase in scores.split(CLASSES):  # views
-                self._clean(phase, least)
+                self._clean(phase, least, slices)
             result[key] = convert_to_dst_type(scores, result[key])[0]
         return result
 
-    def _clean(self, scores: torch.Tensor, least: float) -> None:
-        """Cleans (2, X, Y, Z) in place; ``least`` is a number of voxels."""
+    def _clean(self, scores: torch.Tensor, least: float, slices: float) -> None:
+        """Cleans (2, X, Y, Z) in place; ``least`` is a number of voxels, ``slices`` one of slices."""
         from scipy import ndimage
 
         background, structure = scores
@@ -97,11 +106,11 @@ class KeepConfidentPartsd(MapTransform):
         if not count:
             return
         peaks = ndimage.maximum(probability, parts, np.arange(count + 1))
-        needed = np.full(count + 1, self.peak)
-        if probability.shape[-1] > 1:
-            boxes = ndimage.find_objects(parts)
-            needed[1:][[box[-1].stop - box[-1].start == 1 for box in boxes]] = self.lone_peak
+        depths = np.array([0, *(box[-1].stop - box[-1].start for box in ndimage.find_objects(parts))])
+        needed = np.where((depths == 1) & (probability.shape[-1] > 1), self.lone_peak, self.peak)
         doubtful = (np.asarray(peaks) < needed) | (np.bincount(parts.ravel(), minlength=count + 1) < least)
+        if probability.shape[-1] >= slices:
+            doubtful |= depths < slices
         doubtful[0] = False  # the background
         out = torch.from_numpy(doubtful[parts]).to(scores.device)
         structure[out] = background[out] - IMPOSSIBLE

@@ -23,7 +23,7 @@ FILES = {
     "docs/README.md",
     "docs/data_license.txt",
 }
-OPTIONAL = {"configs/runs.json", "configs/whole_slices.json", "models/model.pt"}
+OPTIONAL = {"configs/runs.json", "models/model.pt"}
 # Those of the model zoo's cards.
 SECTIONS = (
     "Overview",

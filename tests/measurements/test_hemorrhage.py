@@ -234,9 +234,9 @@ def test_slices_add_up_to_the_volume() -> None:
     ("evidence", "codes"),
     [
         ({}, []),
-        ({"highest_probability": 0.1, "low_ml": 0.0, "skull_found": 1.0}, []),
-        ({"highest_probability": 0.8, "low_ml": 0.15, "skull_found": 1.0}, ["MAYBE_MISSED"]),
-        ({"highest_probability": 0.3, "low_ml": 2.0, "skull_found": 0.0}, ["SKULL_NOT_FOUND", "MAYBE_MISSED"]),
+        ({"highest_probability": 0.04, "skull_found": 1.0}, []),
+        ({"highest_probability": 0.06, "skull_found": 1.0}, ["MAYBE_MISSED"]),
+        ({"highest_probability": 0.3, "skull_found": 0.0}, ["SKULL_NOT_FOUND", "MAYBE_MISSED"]),
     ],
 )
 def test_doubt_about_an_empty_mask(evidence: dict[str, float], codes: list[str]) -> None:
@@ -248,4 +248,4 @@ def test_no_doubt_where_blood_was_found() -> None:
     mask = np.zeros(SHAPE, np.uint8)
     mask[40:60, 30:50, 5:8] = 1
     found = measured(mask, np.diag([-0.5, -0.5, 3.0, 1.0]))
-    assert not hemorrhage_flags(found.items, {"highest_probability": 1.0, "low_ml": 9.0, "skull_found": 1.0})
+    assert not hemorrhage_flags(found.items, {"highest_probability": 1.0, "skull_found": 1.0})

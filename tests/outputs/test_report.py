@@ -71,7 +71,7 @@ def report_of(series: ImageSeries, mask: np.ndarray | None = None, task: Task = 
         "seconds": {"read": 0.1234567, "network": 2},
         "options": {"phase": "all", "preview": True},
         "notes": ["on the CPU"],
-        "evidence": {"low_ml": 0.123456},
+        "evidence": {"highest_probability": 0.123456},
         "files": [Path("/somewhere/secret/x_seg.nii.gz"), "/somewhere/secret/x_report.json"],
     }
     return make_report(series, **(arguments | changes))
@@ -101,7 +101,7 @@ class TestContent:
         assert report["ed"] == {"phase": 3, "chosen": "found"} and report["es"] == {"phase": 7, "chosen": "found"}
         assert [flag["code"] for flag in report["flags"]] == ["READER_WARNING", "STRUCTURE_MISSING"]
         assert report["warnings"] == ["slices are thick"] and report["notes"] == ["on the CPU"]
-        assert report["evidence"] == {"low_ml": 0.1235}
+        assert report["evidence"] == {"highest_probability": 0.1235}
         assert report["options"] == {"phase": "all", "preview": True} and report["device"] == "cpu"
         assert report["seconds"] == {"read": 0.1235, "network": 2.0}
         assert report["files"] == ["x_seg.nii.gz", "x_report.json"]

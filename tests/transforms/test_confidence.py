@@ -92,7 +92,23 @@ def test_tiny_parts_are_not_kept(probability: torch.Tensor) -> None:
     assert kept.sum() == 5 and not kept[5:7, 5:7].any()
 
 
-@pytest.mark.parametrize(("options", "message"), [({"lone_peak": 0.5}, "lone_peak"), ({"least_ml": -1.0}, "least_ml")])
+@pytest.mark.parametrize(("spacing", "kept"), [(1.0, False), (1.5, True), (5.0, True)])
+def test_a_part_must_be_as_deep_as_blood(spacing: float, kept: bool) -> None:
+    """Two slices of 1 mm are too little for 3 mm; where the image itself is thinner, depth tells nothing."""
+    scores = torch.full((2, 4, 4, 4), -8.0)
+    scores[0] = 0
+    scores[1, 1:3, 1:3, 1:3] = 8.0
+    image = MetaTensor(torch.zeros(1, 4, 4, 4), affine=torch.diag(torch.tensor([1.0, 1.0, spacing, 1.0])))
+    clean = KeepConfidentPartsd("pred", peak=0.5, least_mm=3.0)
+    assert mask_of(clean({"pred": scores, "image": image})["pred"]).any() == kept
+    thin = {"pred": scores[..., 1:2], "image": image[..., 1:2]}
+    assert mask_of(clean(thin)["pred"]).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"lone_peak": 0.5}, "lone_peak"), ({"least_ml": -1.0}, "least_ml"), ({"least_mm": -1.0}, "least_mm")],
+)
 def test_wrong_evidence(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         KeepConfidentPartsd("pred", peak=0.9, **options)

@@ -134,7 +134,7 @@ def _work_on(index: int, large: bool) -> bool:
 
 
 def _error_on(device: str, dtype: torch.dtype) -> float:
-    """Largest relative error of output and gradients (q, k, v) on a small grid, against torch's operations in float64."""
+    """Largest relative error of output and gradients of q, k and v on a small grid, against torch in float64."""
     from convformer_monai.networks.blocks.csa import EPS, SIGMA_MIN, normalise, sigma_of
     from convformer_monai.networks.blocks.gaussian import axis_factors
     from convformer_monai.networks.blocks.mixing import mix_directly
