@@ -28,7 +28,7 @@ __all__ = ["ENGINES", "Engine", "Stop", "check_packages", "local_workers", "open
 logger = logging.getLogger(__name__)
 
 ENGINES = ("local", "dask")
-PACKAGES = ("distributed", "pandas", "pyarrow", "fsspec")
+PACKAGES = ("distributed", "pandas", "pyarrow", "fsspec", "matplotlib")
 MODEL_BYTES = 1_500_000_000  # resident memory of a worker that has loaded a bundle and segments a case
 TASKS_A_THREAD = 2  # one that runs and one that is ready
 REFRESH_SECONDS = 5.0

@@ -8,7 +8,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 from convformer_monai import __version__
 from convformer_monai.bundle import Bundle, file_sha256
@@ -19,7 +19,7 @@ from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.outputs.case import check_name
 from convformer_monai.outputs.writer import Options
 
-__all__ = ["BundleOf", "Job", "Plan", "describe_bundle", "make_plan", "open_bundles", "standing"]
+__all__ = ["BundleOf", "Job", "Plan", "describe_bundle", "known", "make_plan", "open_bundles", "standing"]
 
 CHECKS_AT_A_TIME = 16  # each waits for a file system
 # Refusals that the machine or the output folder gives cause to, not the image.
@@ -194,6 +194,19 @@ def open_bundles(source: str, bundle: str, entries: Sequence[Entry]) -> dict[str
     return known.found
 
 
+def known(place: Place, case: str) -> Status | None:
+    """What is known of a case: its status, unless somebody has removed the results that it tells of.
+
+    Args:
+        place: output of the cohort.
+        case: its name.
+    """
+    status = read_status(place, case)
+    if status is not None and status.state == DONE and not place.exists(f"{case}_report.json"):
+        return None
+    return status
+
+
 def standing(status: Status | None, made_by: Mapping[str, str], job: Job) -> str:
     """Tells whether a case is to be done.
 
@@ -242,11 +255,7 @@ def make_plan(
     """
 
     def look(entry: Entry) -> tuple[Entry, str | None, Status | None]:
-        found = fingerprint(entry.path)
-        status = read_status(place, entry.case)
-        if status is not None and status.state == DONE and not place.exists(f"{entry.case}_report.json"):
-            status = None  # somebody has removed the results
-        return entry, found, status
+        return entry, fingerprint(entry.path), known(place, entry.case)
 
     problems: list[str] = []
     todo: list[Entry] = []
@@ -283,12 +292,3 @@ def _estimate(before: Sequence[Status]) -> tuple[float | None, str]:
     if not times:
         return None, ""
     return statistics.median(times), f"the median of {len(times)} done before"
-
-
-def identity_of(job: Job) -> dict[str, object]:
-    """The run as the page shows it, as JSON types."""
-    return {
-        "run": job.run,
-        "bundles": {name or "default": asdict(bundle) for name, bundle in job.bundles.items()},
-        "options": job.options.recorded(),
-    }

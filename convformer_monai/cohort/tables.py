@@ -10,8 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from convformer_monai.cohort.outliers import picture_of
+from convformer_monai.cohort.page import make_page
 from convformer_monai.cohort.plan import Job
-from convformer_monai.cohort.status import BAD, Status, all_statuses
+from convformer_monai.cohort.status import BAD, Status, all_statuses, now
 from convformer_monai.cohort.storage import Folder, Place
 from convformer_monai.measurements.values import CSV_COLUMNS, safe_cell
 from convformer_monai.outputs.atomic import write_atomically
@@ -49,7 +51,9 @@ def write_tables(place: Place, job: Job, quiet: bool) -> list[str]:
         table = _merged(place)
         _write_parquet(place, table)
         place.write(REFUSED_TABLE, _refused(statuses))
-        names = [TABLE, PARQUET, REFUSED_TABLE]
+        bundles = list(job.bundles.values())
+        place.write(PAGE, make_page(statuses, table, lambda status: picture_of(status, place, bundles), now()[:16]))
+        names = [TABLE, PARQUET, REFUSED_TABLE, PAGE]
     return [f"{place.url}/{name}" for name in names]
 
 

@@ -14,14 +14,14 @@ import platform
 import time
 import warnings
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convformer_monai.cohort.faults import FAULT, keep_fault, keep_text
 from convformer_monai.cohort.manifest import Entry
-from convformer_monai.cohort.plan import Job, standing
+from convformer_monai.cohort.plan import Job, known, standing
 from convformer_monai.cohort.status import (
     DONE,
     FAILED,
@@ -31,7 +31,6 @@ from convformer_monai.cohort.status import (
     TODO,
     Status,
     now,
-    read_status,
     write_status,
 )
 from convformer_monai.cohort.storage import Folder, Place, fetched, fingerprint, place_of
@@ -90,8 +89,8 @@ class _HeldCase:
 
     def __init__(self, entry: Entry, job: Job, place: Place, segmenter: Segmenter) -> None:
         self.entry, self.job, self.place, self.segmenter = entry, job, place, segmenter
-        self.options: Options = replace(job.options_of(entry))
-        self.before = read_status(place, entry.case)
+        self.options: Options = job.options_of(entry)
+        self.before = known(place, entry.case)
         found = fingerprint(entry.path)
         self.made_by = job.made_by(entry, found or "")
         same = self.before is not None and dict(self.before.made_by) == self.made_by
