@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["make_page"]
 
-HISTOGRAMS, BINS = 18, 30
+HISTOGRAMS = 18
+MOST_BINS = 40
 OUTLIERS = 12
 REASONS = 40
 INK, BAR = "#010203", "#0f8b8d"  # the first is replaced by the page's own colour of text
@@ -89,7 +90,7 @@ def _tiles(statuses: Sequence[Status]) -> str:
     times = sorted(status.seconds for status in done if status.seconds)
     if times:
         numbers.append(("s a case, median", f"{times[len(times) // 2]:.1f}"))
-        numbers.append(("hours of work", f"{sum(times) / 3600:.1f}"))
+        numbers.append(("hours of work", f"{sum(times) / 3600:.3g}"))
         numbers.append(("machines", str(len({status.host for status in done}))))
     tiles = "".join(f"<div><b>{number}</b>{escape(name)}</div>" for name, number in numbers)
     return f'<div class="tiles">{tiles}</div>'
@@ -154,7 +155,8 @@ def _histogram(values: Any, unit: str, salt: str) -> str:
         figure = Figure(figsize=(3.6, 1.9), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
-        axes.hist(values, bins=BINS, color=BAR)
+        axes.hist(values, bins=min(MOST_BINS, max(1, round(2 * len(values) ** (1 / 3)))), color=BAR)  # Rice's rule
+        axes.yaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set(xlabel=unit, ylabel="cases")
         content = io.StringIO()

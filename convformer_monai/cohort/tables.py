@@ -52,7 +52,10 @@ def write_tables(place: Place, job: Job, quiet: bool) -> list[str]:
         _write_parquet(place, table)
         place.write(REFUSED_TABLE, _refused(statuses))
         bundles = list(job.bundles.values())
-        place.write(PAGE, make_page(statuses, table, lambda status: picture_of(status, place, bundles), now()[:16]))
+        place.write(
+            PAGE,
+            make_page(statuses, table, lambda status: picture_of(status, place, bundles), now()[:16].replace("T", " ")),
+        )
         names = [TABLE, PARQUET, REFUSED_TABLE, PAGE]
     return [f"{place.url}/{name}" for name in names]
 
