@@ -31,9 +31,11 @@ def states(out: Path) -> dict[str, str]:
     return {status.case: status.state for status in all_statuses(place_of(str(out)))}
 
 
+@pytest.mark.slow
 def test_a_cohort_with_every_kind_of_case(
-    bundle: Path, studies: Path, out: Path, capsys: pytest.CaptureFixture
+    bundle: Path, studies: Path, out: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     write_study(studies / "ward" / "deadly.nii.gz", 0, DEADLY)
     write_study(studies / "faulty.nii.gz", 0, FAULTY)
     assert run(studies, out, bundle, "--dry-run") == 0
