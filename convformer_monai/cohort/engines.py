@@ -119,7 +119,7 @@ def opened(engine: Engine) -> Iterator[Client]:
     import dask
     from distributed import Client, LocalCluster
 
-    with dask.config.set(_settings(engine)):
+    with dask.config.set(_settings(engine)), _scheduler_lives():
         if engine.name == "dask":
             try:
                 client = Client(engine.scheduler, timeout=CONNECT_SECONDS, name="convformer-monai")
@@ -145,6 +145,21 @@ def opened(engine: Engine) -> Iterator[Client]:
             if dashboard:
                 logger.info("dashboard: %s", client.dashboard_link)
             yield client
+
+
+@contextlib.contextmanager
+def _scheduler_lives() -> Iterator[None]:
+    """Turns what Dask raises when its scheduler is gone into a refusal."""
+    from distributed.comm import CommClosedError
+
+    try:
+        yield
+    except CommClosedError as error:
+        raise _gone() from error
+
+
+def _gone() -> InputRefused:
+    return InputRefused(RefusalCode.CLUSTER, "Dask's scheduler went away; the same command goes on")
 
 
 def _silence() -> None:
@@ -252,7 +267,7 @@ def _next(client: Client, ended: Any, stop: Stop | None, stopping: bool) -> Futu
     """The next future that has ended; ``None`` when a stop is asked for meanwhile."""
     while True:
         if client.status not in ("running", "connecting") or client.scheduler is None:
-            raise InputRefused(RefusalCode.CLUSTER, "Dask's scheduler went away; the same command goes on")
+            raise _gone()
         if stop is not None and stop.asked and not stopping:
             return None
         if not ended.queue.empty():

@@ -145,7 +145,7 @@ class Place:
         raise NotImplementedError
 
     def read_all(self, names: list[str]) -> list[str]:
-        """The texts of many files."""
+        """The texts of many files, empty where one is gone."""
         raise NotImplementedError
 
     def hold(self, case: str) -> contextlib.AbstractContextManager[bool]:
@@ -179,7 +179,7 @@ class Folder(Place):
     def read(self, name: str) -> str | None:
         """See :class:`Place`."""
         try:
-            return (self.root / name).read_text(encoding="utf-8")
+            return (self.root / name).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return None
 
@@ -203,13 +203,13 @@ class Folder(Place):
             os.path.join(where, name)
             for where, _, names in os.walk(self.root / folder)
             for name in names
-            if name.endswith(suffix)
+            if name.endswith(suffix) and not name.startswith(".")  # a dot: on its way
         ]
         return sorted(os.path.relpath(path, self.root).replace(os.sep, "/") for path in found)
 
     def read_all(self, names: list[str]) -> list[str]:
         """See :class:`Place`."""
-        return [(self.root / name).read_text(encoding="utf-8") for name in names]
+        return [self.read(name) or "" for name in names]
 
     def hold(self, case: str) -> contextlib.AbstractContextManager[bool]:
         """See :class:`Place`."""
@@ -272,8 +272,8 @@ class Remote(Place):
         """See :class:`Place`; the requests are made together."""
         if not names:
             return []
-        found = self.system.cat([self._path(name) for name in names])
-        return [found[self._path(name)].decode() for name in names]
+        found = self.system.cat([self._path(name) for name in names], on_error="omit")
+        return [found.get(self._path(name), b"").decode() for name in names]
 
     @contextlib.contextmanager
     def hold(self, case: str) -> Iterator[bool]:

@@ -78,6 +78,7 @@ class Cohort:
 
     def wait_for(self, done: int) -> None:
         """Waits until so many cases are done."""
+        print(f"{time.monotonic():.1f} waiting for {done}", flush=True)
         deadline = time.monotonic() + SECONDS
         while sum(status.state == "done" for status in self.statuses()) < done:
             assert time.monotonic() < deadline, f"not {done} cases are done"
@@ -168,9 +169,9 @@ def _on_a_cluster(cohort: Cohort, folder: Path, killed: set[int]) -> dict[str, t
     try:
         run = cohort.start("--engine", "dask", "--scheduler", address)
         for kill in range(1, KILLS_ON_DASK + 1):
-            cohort.wait_for(30 * kill)
+            cohort.wait_for(10 * kill)
             cohort.kill_a_worker(run, killed)
-        cohort.wait_for(30 * (KILLS_ON_DASK + 1))
+        cohort.wait_for(10 * (KILLS_ON_DASK + 1))
         scheduler.kill()
         _, said = run.communicate(timeout=SECONDS)
         assert run.returncode == 2 and "error[CLUSTER]: Dask's scheduler went away" in said, said
@@ -188,9 +189,9 @@ def _on_this_machine(
     start = len(before)
     run = cohort.start("--workers", "2")
     for kill in range(1, KILLS_LOCAL + 1):
-        cohort.wait_for(start + 40 * kill)
+        cohort.wait_for(start + 10 * kill)
         cohort.kill_a_worker(run, killed)
-    cohort.wait_for(start + 40 * (KILLS_LOCAL + 1))
+    cohort.wait_for(start + 10 * (KILLS_LOCAL + 1))
     run.send_signal(signal.SIGTERM)
     _, said = run.communicate(timeout=SECONDS)
     assert run.returncode == 130 and "what is done is complete" in said, said
@@ -200,12 +201,12 @@ def _on_this_machine(
 
 
 def _compare(cohort: Cohort, folder: Path, deadly: set[str]) -> None:
-    """All results are those of ``segment`` in one process without faults, and nothing else is left."""
+    """All results are those of ``segment`` without faults, and nothing else is left."""
     for name in deadly:
         (folder / "in" / f"{name}.nii.gz").unlink()
     words = ["segment", "-i", str(folder / "in"), "-o", str(folder / "segment"), "-b", str(cohort.bundle), "-q"]
-    done = subprocess.run([*CLI, *words, "--device", "cpu"], capture_output=True, text=True, env=cohort.environment)
-    assert done.returncode == 2, done.stderr
+    runs = [subprocess.Popen([*CLI, *words, "--device", "cpu"], env=cohort.environment) for _ in range(2)]
+    assert [run.wait(timeout=600) for run in runs] == [2, 2]
     ours, theirs = contents(cohort.out), contents(folder / "segment")
     own = {"measurements.parquet", "refused.csv", "cohort.html", *(f"{name}_fault.txt" for name in deadly)}
     assert set(ours) == set(theirs) | own
