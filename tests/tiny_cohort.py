@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from nifti_files import affine, save
+
+from convformer_monai.cohort.plan import Job, describe_bundle
+from convformer_monai.cohort.status import now
+from convformer_monai.outputs.writer import Options
 
 DEADLY = 30_000  # a study that holds this value ends the process that prepares it
 FAULTY = 20_000  # and this one makes it fail
@@ -45,3 +50,9 @@ def write_study(path: Path, seed: int, brightest: int = 1000) -> Path:
     values[4:8, 4:8] = 950
     values[5, 5, 0] = brightest
     return save(path, values, affine((1.5, 1.5, 8.0)))
+
+
+def job_for(bundle: Path, out: Path, run: str = "r1", **values: object) -> Job:
+    """A run of a cohort in this process."""
+    base = Job(run, now(), str(out), {"": describe_bundle(str(bundle))}, Options(), device="cpu")
+    return dataclasses.replace(base, **values)  # type: ignore[arg-type]

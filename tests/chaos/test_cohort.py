@@ -78,7 +78,6 @@ class Cohort:
 
     def wait_for(self, done: int) -> None:
         """Waits until so many cases are done."""
-        print(f"{time.monotonic():.1f} waiting for {done}", flush=True)
         deadline = time.monotonic() + SECONDS
         while sum(status.state == "done" for status in self.statuses()) < done:
             assert time.monotonic() < deadline, f"not {done} cases are done"

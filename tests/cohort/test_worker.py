@@ -9,22 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_cohort import DEADLY, FAULTY, write_study
+from tiny_cohort import DEADLY, FAULTY, job_for, write_study
 
 from convformer_monai.cohort import segment_cases
 from convformer_monai.cohort.manifest import Entry
-from convformer_monai.cohort.plan import Job, Plan, describe_bundle, make_plan
-from convformer_monai.cohort.status import Status, now, read_status, write_status
+from convformer_monai.cohort.plan import Job, Plan, make_plan
+from convformer_monai.cohort.status import Status, read_status, write_status
 from convformer_monai.cohort.storage import place_of
 from convformer_monai.cohort.worker import do_case
 from convformer_monai.errors import InputRefused
 from convformer_monai.outputs.locks import hold
 from convformer_monai.outputs.writer import Options
-
-
-def job_for(bundle: Path, out: Path, run: str = "r1", **values: object) -> Job:
-    base = Job(run, now(), str(out), {"": describe_bundle(str(bundle))}, Options(), device="cpu")
-    return dataclasses.replace(base, **values)  # type: ignore[arg-type]
 
 
 def plan_for(entries: list[Entry], job: Job) -> Plan:
