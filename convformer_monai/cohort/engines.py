@@ -150,7 +150,7 @@ def opened(engine: Engine) -> Iterator[Client]:
 @contextlib.contextmanager
 def _scheduler_lives() -> Iterator[None]:
     """Turns what Dask raises when its scheduler is gone into a refusal."""
-    from distributed.comm import CommClosedError
+    from distributed.comm.core import CommClosedError
 
     try:
         yield

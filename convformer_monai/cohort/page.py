@@ -147,6 +147,7 @@ def _histogram(values: Any, unit: str, salt: str) -> str:
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 9}
     for name in ("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "text.color"):
@@ -156,7 +157,7 @@ def _histogram(values: Any, unit: str, salt: str) -> str:
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         axes.hist(values, bins=min(MOST_BINS, max(1, round(2 * len(values) ** (1 / 3)))), color=BAR)  # Rice's rule
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
         axes.spines[["top", "right"]].set_visible(False)
         axes.set(xlabel=unit, ylabel="cases")
         content = io.StringIO()

@@ -18,7 +18,7 @@ from typing import Any
 from convformer_monai import __version__
 from convformer_monai.cohort.storage import Place
 
-__all__ = ["Status", "all_statuses", "now", "read_status", "write_status"]
+__all__ = ["Status", "all_statuses", "now", "read_status", "status_name", "write_status"]
 
 SCHEMA_VERSION = 1
 FOLDER = ".cohort/status"
@@ -92,7 +92,12 @@ def _parsed(text: str) -> Status | None:
         return None
 
 
-def _name(case: str) -> str:
+def status_name(case: str) -> str:
+    """Name of a case's file below the output folder.
+
+    Args:
+        case: its name.
+    """
     digest = hashlib.sha256(os.fsencode(case)).hexdigest()
     return f"{FOLDER}/{digest[:2]}/{digest[:32]}.json"
 
@@ -107,7 +112,7 @@ def read_status(place: Place, case: str) -> Status | None:
     Returns:
         The status; ``None`` if there is none that can be read.
     """
-    text = place.read(_name(case))
+    text = place.read(status_name(case))
     return None if text is None else _parsed(text)
 
 
@@ -121,7 +126,7 @@ def write_status(place: Place, status: Status) -> None:
     Raises:
         InputRefused: ``CANNOT_WRITE``.
     """
-    place.write(_name(status.case), status.to_json())
+    place.write(status_name(status.case), status.to_json())
 
 
 def all_statuses(place: Place) -> Iterator[Status]:
