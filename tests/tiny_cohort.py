@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -56,3 +57,23 @@ def job_for(bundle: Path, out: Path, run: str = "r1", **values: object) -> Job:
     """A run of a cohort in this process."""
     base = Job(run, now(), str(out), {"": describe_bundle(str(bundle))}, Options(), device="cpu")
     return dataclasses.replace(base, **values)  # type: ignore[arg-type]
+
+
+class Gate:
+    """What tasks in this process have begun, and what they wait for; found again by import when it is pickled."""
+
+    begun: list[int] = []
+    opened = threading.Event()
+
+
+def note(item: int) -> int:
+    """A task that notes that it began."""
+    Gate.begun.append(item)
+    return 2 * item
+
+
+def note_and_wait(item: int) -> int:
+    """A task that ends when the gate is opened."""
+    Gate.begun.append(item)
+    Gate.opened.wait(30)
+    return item
