@@ -33,20 +33,24 @@ from convformer_monai.cohort.status import (
     now,
     write_status,
 )
-from convformer_monai.cohort.storage import Folder, Place, fetched, fingerprint, place_of
+from convformer_monai.cohort.storage import Folder, Place, fetched, fingerprint, is_url, local_path, place_of
 from convformer_monai.errors import InputRefused, RefusalCode, find_refusal
 from convformer_monai.outputs.case import finished, process
+from convformer_monai.outputs.journal import tidy_up
 from convformer_monai.outputs.writer import Options
 from convformer_monai.readers.cases import Case
 from convformer_monai.readers.glance import glance
 
 if TYPE_CHECKING:
+    from convformer_monai.measurements.values import Measurements
     from convformer_monai.segmenter import Segmenter
 
 __all__ = ["Outcome", "do_case"]
 
 LOGS = ".cohort/logs"
 LOG_CHARACTERS = 20_000
+
+_tidied: set[Path] = set()  # folders where this process has tidied up
 
 
 @dataclass(frozen=True)
@@ -119,9 +123,11 @@ class _HeldCase:
 
     def _is_finished(self) -> bool:
         """Whether the results are there and complete, but the status does not say so; as after ``segment``."""
-        if not isinstance(self.place, Folder) or "://" in self.entry.path:
+        if not isinstance(self.place, Folder) or is_url(self.entry.path):
             return False
-        found = finished(self._case(Path(self.entry.path)), self.place.root, self.segmenter, self.options)
+        self._tidy()
+        case = self._case(local_path(self.entry.path))
+        found = finished(case, self.place.root, self.segmenter, self.options, tidy=False)
         if found is None:
             return False
         if not self.options.overwrite:
@@ -140,7 +146,7 @@ class _HeldCase:
                 case = self._case(path)
                 bundle = self.segmenter.bundle
                 bundle.check_kind(case.path, glance(case.path), self.segmenter.modality is None)
-                _, measurements = process(self.segmenter, case, folder, self.options)
+                measurements = self._processed(case, folder)
                 flags = tuple(dict.fromkeys(flag.code for flag in measurements.flags))
                 state, code, message = DONE, "", ""
             except Exception as error:
@@ -149,13 +155,35 @@ class _HeldCase:
                     state, code, message = REFUSED, str(refusal.code), refusal.message
                 else:
                     state, code = FAILED, "FAULT"
-                    message = keep_fault(error, folder, self._case(Path(self.entry.path)))
+                    message = keep_fault(error, folder, self._case(local_path(self.entry.path)))
                     message = message.partition("]: ")[2]
         if state == DONE:
             self.place.remove(self.entry.case + FAULT)
         return self._ended(
             state, code=code, message=message, flags=flags, started=started, seconds=time.perf_counter() - start
         )
+
+    def _processed(self, case: Case, folder: Path) -> Measurements:
+        """Does the case; what is in its way may be of a run that was killed, and goes then."""
+        try:
+            return process(self.segmenter, case, folder, self.options, tidy=False)[1]
+        except InputRefused as refusal:
+            if refusal.code != RefusalCode.EXISTS:
+                raise
+            tidy_up((folder / case.name).parent)
+            return process(self.segmenter, case, folder, self.options, tidy=False)[1]
+
+    def _tidy(self) -> None:
+        """Ends what killed runs began in the case's folder.
+
+        That reads the names of all files there, half a second where 500,000 lie in one folder. So it is done for the
+        first case of a process, and for a case whose process died.
+        """
+        if isinstance(self.place, Folder):
+            folder = (self.place.root / self.entry.case).parent
+            if self.died or folder not in _tidied:
+                tidy_up(folder)
+                _tidied.add(folder)
 
     def _quarantine(self) -> Status:
         """Gives the case up, with what is known of the processes that it killed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def test_running_is_said_before_the_work_begins(
     job, entry = job_for(bundle, out), study(studies)
     seen: list[Status] = []
 
-    def stopped(*_: object) -> None:
+    def stopped(*_: object, **__: object) -> None:
         seen.append(status_of(job, entry))
         raise KeyboardInterrupt
 
@@ -221,3 +222,19 @@ def test_a_missing_input_is_named(bundle: Path, studies: Path, out: Path, caplog
     with pytest.raises(InputRefused) as refusal:
         plan_for([study(studies), study(studies, "gone")], job_for(bundle, out))
     assert refusal.value.code == "MANIFEST" and "gone.nii.gz does not exist" in caplog.text
+
+
+def test_files_that_a_killed_run_left_are_not_in_the_way(bundle: Path, studies: Path, out: Path) -> None:
+    """``segment`` was killed while its results got their names, after this process has looked into the folder."""
+    job = job_for(bundle, out)
+    do_case(study(studies), job)
+    (out / ".0.partial.nii.gz").write_text("half")
+    os.link(out / ".0.partial.nii.gz", out / "s1_seg.nii.gz")
+    names = [("s1_seg.nii.gz", ".0.partial.nii.gz"), ("s1_report.json", ".1.partial.json")]
+    (out / ".1.partial.json").write_text("half")
+    entries = [{"target": target, "temporary": temporary} for target, temporary in names]
+    lines = [json.dumps(entry) for entry in [*entries, {"commit": True, "new": True}]]
+    (out / ".2.convformer-journal").write_text("\n".join(lines) + "\n")
+    status = do_case(study(studies, "s1"), job).status
+    assert status is not None and status.state == "done", status
+    assert [path.name for path in out.glob(".*")] == [".cohort"]
