@@ -181,6 +181,7 @@ def _settings(engine: Engine) -> dict[str, Any]:
         "distributed.scheduler.worker-saturation": 1.0,
         "distributed.scheduler.allowed-failures": LOSSES,
         "distributed.scheduler.work-stealing": True,
+        "distributed.worker.preload": ["convformer_monai.cohort.preload"],
         "distributed.worker.memory.target": False,
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.pause": False,

@@ -257,7 +257,7 @@ class _Handout:
         elif status.state == FAILED and status.attempts < self.job.attempts:
             self.pending.append(entry)
         else:
-            self._count(status, outcome.before and status.run != self.job.run)
+            self._count(status, outcome.before)
 
     def _take_error(self, entry: Entry, future: Future[Any]) -> None:
         """A task that did not return: nothing of this kind is the fault of the case, unless it ends its workers."""

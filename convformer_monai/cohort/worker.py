@@ -59,7 +59,7 @@ class Outcome:
 
     Attributes:
         status: of the case; ``None`` if another process holds it.
-        before: whether it had ended before.
+        before: whether it had ended before this run, or by another.
     """
 
     status: Status | None
@@ -112,7 +112,7 @@ class _HeldCase:
     def do(self) -> Outcome:
         """Goes through all steps."""
         if self.before is not None and standing(self.before, self.made_by, self.job) != TODO:
-            return Outcome(self.before, before=True)
+            return Outcome(self.before, before=self.before.run != self.job.run)
         if self._is_finished():
             return Outcome(self._ended(DONE, seconds=self.before.seconds if self.before else 0.0), before=not self.died)
         if self.died and self.attempts >= self.job.attempts:

@@ -123,6 +123,34 @@ def test_a_case_of_another_run_is_waited_for(
 
 
 @pytest.mark.slow
+def test_two_cohorts_beside_segment(bundle: Path, tmp_path: Path, out: Path) -> None:
+    """Each case is done by one of the three, and the table is that of all."""
+    names = {f"s{seed:02}" for seed in range(40)}
+    for seed, name in enumerate(sorted(names)):
+        write_study(tmp_path / "in" / f"{name}.nii.gz", seed)
+    common = ["-o", str(out), "-b", str(bundle), "--device", "cpu", "--json", "-q"]
+    cohort = ["cohort", str(tmp_path / "in"), *common, "--workers", "1"]
+    commands = [cohort, cohort, ["segment", "-i", str(tmp_path / "in"), *common]]
+    python = [sys.executable, "-m", "convformer_monai.cli"]
+    pipe = subprocess.PIPE
+    runs = [subprocess.Popen([*python, *words], stdout=pipe, stderr=pipe, text=True) for words in commands]
+    done = []
+    for run in runs:
+        said, errors = run.communicate(timeout=300)
+        assert run.returncode == 0, errors
+        result = json.loads(said)
+        if "cases" in result:
+            done.append(sum(case["status"] == "done" for case in result["cases"]))
+        else:
+            assert result["counts"]["done"] == len(names)
+            done.append(result["counts"]["done"] - result["before"])
+    assert sum(done) == len(names), done
+    assert set(pd.read_csv(out / "measurements.csv")["case"]) == names
+    assert states(out) == dict.fromkeys(names, "done")
+    assert [path.name for path in out.rglob(".*")] == [".cohort"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_and_resumed(bundle: Path, tmp_path: Path, out: Path, number: int) -> None:
     """The cases that have begun are done; the same command does the others."""
