@@ -38,7 +38,7 @@ figure svg, figure img { width: 100%; height: auto; display: block; border-radiu
 figcaption { font-size: .9rem; overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; } th { text-align: left; }
 td, th { border-bottom: 1px solid var(--line); padding: .3rem .8rem .3rem 0; vertical-align: top; }
-td { overflow-wrap: anywhere; } .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td { overflow-wrap: break-word; } .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 """
 
 
@@ -90,7 +90,8 @@ def _tiles(statuses: Sequence[Status]) -> str:
     times = sorted(status.seconds for status in done if status.seconds)
     if times:
         numbers.append(("s a case, median", f"{times[len(times) // 2]:.1f}"))
-        numbers.append(("hours of work", f"{sum(times) / 3600:.3g}"))
+        minutes = sum(times) / 60
+        numbers.append(("hours of work", f"{minutes / 60:,.1f}") if minutes > 60 else ("min of work", f"{minutes:.1f}"))
         numbers.append(("machines", str(len({status.host for status in done}))))
     tiles = "".join(f"<div><b>{number}</b>{escape(name)}</div>" for name, number in numbers)
     return f'<div class="tiles">{tiles}</div>'
@@ -136,10 +137,15 @@ def _histograms(table: pd.DataFrame) -> str:
         values = rows["value"].to_numpy(float)
         unit = UNITS_FOR_PEOPLE.get(str(rows["unit"].iloc[0]), str(rows["unit"].iloc[0]))
         low, middle, high = (rows["value"].quantile(share) for share in (0.05, 0.5, 0.95))
-        caption = f"<b>{escape(str(rows['title'].iloc[0]))}</b><br>median {middle:.3g} {escape(unit)}, "
-        caption += f"5 to 95%: {low:.3g} to {high:.3g}; {len(values):,} cases"
+        caption = f"<b>{escape(str(rows['title'].iloc[0]))}</b><br>median {_short(middle)} {escape(unit)}, "
+        caption += f"5 to 95%: {_short(low)} to {_short(high)}; {len(values):,} cases"
         figures.append(f"<figure>{_histogram(values, unit, name)}<figcaption>{caption}</figcaption></figure>")
     return f'<div class="grid">{"".join(figures)}</div>' if figures else ""
+
+
+def _short(value: float) -> str:
+    """A number in three digits, large ones without an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _histogram(values: Any, unit: str, salt: str) -> str:
@@ -173,7 +179,9 @@ def _pictures(outliers: Sequence[Outlier], by_name: dict[str, Status], picture: 
         image = picture(status) if status is not None else None
         shown = f'<img alt="" src="{image}">' if image else ""
         unit = escape(UNITS_FOR_PEOPLE.get(one.unit, one.unit))
-        caption = f"<b>{escape(one.case)}</b><br>{escape(one.title)}: {one.value:.4g} {unit}, median {one.median:.4g}"
+        caption = (
+            f"<b>{escape(one.case)}</b><br>{escape(one.title)}: {_short(one.value)} {unit}, median {_short(one.median)}"
+        )
         caption += f" ({one.score:.1f} robust standard deviations)"
         if status is not None and status.flags:
             caption += f"<br>{escape(' '.join(status.flags))}"
