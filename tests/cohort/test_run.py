@@ -171,6 +171,45 @@ def test_stopped_and_resumed(bundle: Path, tmp_path: Path, out: Path, number: in
     assert len(states(out)) == 60 and {status.attempts for status in all_statuses(place_of(str(out)))} == {1}
 
 
+@pytest.mark.slow
+def test_the_workers_end_with_their_run(bundle: Path, tmp_path: Path, out: Path) -> None:
+    """The run is killed; its workers, which leave signals to it, go by themselves."""
+    for seed in range(60):
+        write_study(tmp_path / "in" / f"s{seed:02}.nii.gz", seed)
+    arguments = ["cohort", str(tmp_path / "in"), "-o", str(out), "-b", str(bundle), "--workers", "1", "--device", "cpu"]
+    process = subprocess.Popen([sys.executable, "-m", "convformer_monai.cli", *arguments, "-q"])
+    deadline = time.monotonic() + 120
+    while not states(out) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (worker,) = {status.pid for status in all_statuses(place_of(str(out)))}
+    process.kill()
+    process.wait()
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{worker}").exists()
+
+
+@pytest.mark.slow
+def test_a_task_that_dask_gives_up_is_a_failure(
+    bundle: Path, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("convformer_monai.cohort.engines.LOSSES", 1)
+    write_study(tmp_path / "in" / "deadly.nii.gz", 0, DEADLY)
+    write_study(tmp_path / "in" / "good.nii.gz", 0)
+    assert run(tmp_path / "in", out, bundle, "--attempts", "9") == 1
+    assert states(out) == {"deadly": "failed", "good": "done"}
+    assert "KilledWorker" in (out / "deadly_fault.txt").read_text()
+    assert "deadly" in (out / "refused.csv").read_text()
+
+
+def test_without_the_extra(bundle: Path, studies: Path, out: Path) -> None:
+    code = "import sys; sys.modules['distributed'] = None; from convformer_monai.cli import run; run()"
+    words = ["cohort", str(studies), "-o", str(out), "-b", str(bundle)]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and not out.exists()
+    assert done.stderr.startswith("error[MISSING_PACKAGE]: a cohort needs distributed: pip install")
+
+
 def test_options_that_do_not_go_together(bundle: Path, studies: Path, out: Path, capsys: pytest.CaptureFixture) -> None:
     for more in (["--engine", "dask"], ["--scheduler", "tcp://127.0.0.1:1"], ["--shard", "3/2"]):
         assert run(studies, out, bundle, *more) == 2
