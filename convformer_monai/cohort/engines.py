@@ -131,13 +131,13 @@ def opened(engine: Engine) -> Iterator[Client]:
             with client:
                 yield client
             return
-        dashboard = "127.0.0.1:8787" if find_spec("bokeh") else None
+        dashboard = find_spec("bokeh") is not None
         with (
             LocalCluster(
                 n_workers=engine.workers,
                 threads_per_worker=engine.tasks,
                 processes=True,
-                dashboard_address=dashboard,
+                dashboard_address="127.0.0.1:8787" if dashboard else "127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
             ) as cluster,
             Client(cluster, name="convformer-monai") as client,

@@ -21,7 +21,7 @@ def client() -> Iterator[Client]:
     Gate.begun.clear()
     Gate.opened.clear()
     with (
-        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
     ):
         yield client
