@@ -24,6 +24,7 @@ from convformer_monai.cohort.status import (
     REFUSED,
     Status,
     now,
+    read_status,
     write_status,
 )
 from convformer_monai.cohort.storage import Place, fingerprint, place_of
@@ -39,6 +40,7 @@ __all__ = ["CohortOptions", "CohortSummary", "plan_cohort", "run_cohort"]
 logger = logging.getLogger(__name__)
 
 HELD_SECONDS = 2.0  # until a case that another run holds is tried again
+LOSSES_OF_A_CASE = 2  # times that Dask gives it up
 LISTED = 10  # reasons of bad cases that are said at the end
 
 
@@ -233,6 +235,7 @@ class _Handout:
         self.summary, self.progress, self.stop = summary, progress, stop
         self.pending: deque[Entry] = deque()
         self.held: list[Entry] = []
+        self.lost: Counter[str] = Counter()
 
     def do(self, entries: Sequence[Entry]) -> None:
         """Does all; those that another run holds come again until it lets them go."""
@@ -269,6 +272,8 @@ class _Handout:
         refusal = find_refusal(error)
         if refusal is not None:
             raise refusal
+        if self._goes_on(entry, error):
+            return
         from convformer_monai.cohort.faults import FAULT
 
         text = "".join(traceback.format_exception(error)) if error is not None else "cancelled"
@@ -287,6 +292,29 @@ class _Handout:
         )
         write_status(self.place, status)
         self._count(status, before=False)
+
+    def _goes_on(self, entry: Entry, error: BaseException | None) -> bool:
+        """Whether a task that Dask gave up, since its workers died, is handed out again: it need not be the cause.
+
+        Raises:
+            InputRefused: ``CLUSTER`` if workers die before they have begun any case.
+        """
+        from distributed.scheduler import KilledWorker
+
+        if not isinstance(error, KilledWorker):
+            return False
+        status = read_status(self.place, entry.case)
+        began = status is not None and status.run == self.job.run
+        if not began and not self.progress.counts:
+            raise InputRefused(
+                RefusalCode.CLUSTER,
+                "the workers die before they have begun a case, as for want of memory; give fewer --workers",
+            )
+        self.lost[entry.case] += 1
+        if self.lost[entry.case] >= max(self.job.attempts, LOSSES_OF_A_CASE):
+            return False
+        self.pending.append(entry)
+        return True
 
     def _count(self, status: Status, before: bool) -> None:
         self.summary.add(status, before)

@@ -190,16 +190,28 @@ def test_the_workers_end_with_their_run(bundle: Path, tmp_path: Path, out: Path)
 
 
 @pytest.mark.slow
-def test_a_task_that_dask_gives_up_is_a_failure(
+def test_a_task_that_dask_gives_up_is_handed_out_again(
     bundle: Path, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What becomes of a case is for its status to say, which counts the deaths of its own."""
     monkeypatch.setattr("convformer_monai.cohort.engines.LOSSES", 1)
     write_study(tmp_path / "in" / "deadly.nii.gz", 0, DEADLY)
     write_study(tmp_path / "in" / "good.nii.gz", 0)
-    assert run(tmp_path / "in", out, bundle, "--attempts", "9") == 1
-    assert states(out) == {"deadly": "failed", "good": "done"}
-    assert "KilledWorker" in (out / "deadly_fault.txt").read_text()
-    assert "deadly" in (out / "refused.csv").read_text()
+    assert run(tmp_path / "in", out, bundle) == 1
+    assert states(out) == {"deadly": "quarantined", "good": "done"}
+
+
+@pytest.mark.slow
+def test_workers_that_die_while_they_load_the_network(
+    bundle: Path, studies: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("convformer_monai.cohort.engines.LOSSES", 1)
+    inference = json.loads((bundle / "configs" / "inference.json").read_text())
+    inference["network_def"] = "$__import__('os').kill(__import__('os').getpid(), 9)"
+    (bundle / "configs" / "inference.json").write_text(json.dumps(inference))
+    assert run(studies, out, bundle) == 2
+    assert "error[CLUSTER]: the workers die before they have begun a case" in capsys.readouterr().err
+    assert states(out) == {}
 
 
 def test_without_the_extra(bundle: Path, studies: Path, out: Path) -> None:
