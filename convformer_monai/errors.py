@@ -111,6 +111,8 @@ class RefusalCode(str, Enum):
     DATALIST_INVALID = "DATALIST_INVALID", "the datalist is not of the form that `docs/train.md` shows"
     DATALIST_EMPTY = "DATALIST_EMPTY", "the section of the datalist is empty"
     DATALIST_SECTION = "DATALIST_SECTION", "the datalist has no such section"
+    MANIFEST = "MANIFEST", "the list of a cohort's cases is not of the form that `docs/cohort.md` shows"
+    CLUSTER = "CLUSTER", "no Dask scheduler answers, it went away, or its workers die as they start"
     PLAN = "PLAN", "the bundle's `configs/runs.json` is missing or not a plan of trainings"
     SCORES = "SCORES", "the evaluations are not of the same cases"
     OTHER_OPTIONS = "OTHER_OPTIONS", "the folder holds results of other options, which may not be compared"

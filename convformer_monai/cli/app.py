@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from convformer_monai import __version__
-from convformer_monai.cli import benchmarks, phantoms, segmenting, tools, training
+from convformer_monai.cli import benchmarks, cohort, phantoms, segmenting, tools, training
 from convformer_monai.errors import DEBUG, EXIT_FAULT, EXIT_INTERRUPTED, EXIT_REFUSED, find_refusal, printable
 
 __all__ = ["app", "main", "run"]
@@ -54,6 +54,7 @@ def program(
 
 
 app.command()(segmenting.segment)
+app.command()(cohort.cohort)
 app.command()(segmenting.measure)
 app.command()(segmenting.explain)
 app.command()(training.evaluate)

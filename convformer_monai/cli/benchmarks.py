@@ -85,6 +85,33 @@ def dicom(
 
 
 @app.command()
+def cohort(
+    tasks: Annotated[str, typer.Option(help="Tasks to hand out, comma-separated, a run each.")] = "1000,10000,100000",
+    seconds: Annotated[float, typer.Option(min=0, help="Length of the sleep that stands for a case.")] = 1.0,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
+    slots: Annotated[int, typer.Option(min=1, help="Tasks at a time in each of them, which sleep in threads.")] = 100,
+    cases: Annotated[
+        str, typer.Option(help="Cases whose files are planned and summed up, comma-separated.")
+    ] = "1000,10000",
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="NAME", help="Also write NAME.csv, NAME_files.csv, NAME.svg."),
+    ] = None,
+) -> None:
+    """Measure what a cohort costs beside its cases: the scheduler a task, the files of many cases.
+
+    The network is replaced by a sleep. Needs pip install 'convformer_monai[cluster]'.
+    """
+    start_logging()
+    from convformer_monai.benchmarks.cohort import run
+    from convformer_monai.cli.console import print_text
+    from convformer_monai.commands.lists import numbers_in
+
+    counts, files = numbers_in(tasks, "--tasks", 1), numbers_in(cases, "--cases", 1)
+    print_text(run(counts, seconds, workers, slots, files, output))
+
+
+@app.command()
 def nets(
     nets: Annotated[str | None, typer.Option(help="Comma-separated; all by default.")] = None,
     blocks: Annotated[str | None, typer.Option(help="Comma-separated; all by default.")] = None,

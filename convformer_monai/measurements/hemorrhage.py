@@ -102,7 +102,7 @@ def hemorrhage_flags(items: Sequence[Measurement], evidence: Mapping[str, float]
     likely = evidence.get("highest_probability", 0.0)
     if volume == 0 and likely >= MAYBE_MISSED:
         flags.append(
-            Flag("MAYBE_MISSED", f"the mask is empty, but the probability of blood reaches {likely:.0%} somewhere: look")
+            Flag("MAYBE_MISSED", f"the mask is empty, but the probability of blood reaches {likely:.0%}: look")
         )
     return flags
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.outputs.journal import SUFFIX as JOURNAL
 from convformer_monai.outputs.journal import Journal
 
 __all__ = ["AtomicFiles", "CannotWrite", "check_writable", "transaction", "write_atomically", "write_text"]
@@ -196,6 +197,9 @@ def _hidden(target: Path, suffix: str) -> Path:
 def check_writable(folder: Path, advice: str) -> None:
     """Makes a folder, and refuses one in which nothing can be written.
 
+    The file that is written to try it is named as a journal: what a run leaves that is killed just then, the next one
+    removes.
+
     Args:
         folder: to write to.
         advice: what the user can do.
@@ -205,9 +209,9 @@ def check_writable(folder: Path, advice: str) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".convformer-{os.getpid()}-{secrets.token_hex(4)}"
+        probe = folder / f".{secrets.token_hex(8)}{JOURNAL}"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise InputRefused(
             RefusalCode.CANNOT_WRITE, f"nothing can be written in {folder}: {error.strerror}; {advice}"

@@ -33,7 +33,7 @@ MAX_NAME_BYTES = 255  # of one file name, on all common file systems
 
 
 def process(
-    segmenter: Segmenter, case: Case, output_dir: Path, options: Options
+    segmenter: Segmenter, case: Case, output_dir: Path, options: Options, *, tidy: bool = True
 ) -> tuple[tuple[Path, ...], Measurements]:
     """Does a whole case.
 
@@ -42,6 +42,7 @@ def process(
         case: image and name of the results.
         output_dir: the results go to ``output_dir/<case.name>_*``.
         options: what to write.
+        tidy: see :func:`folder_for`.
 
     Returns:
         The files written, and the measurements.
@@ -53,7 +54,7 @@ def process(
     from convformer_monai.measurements.measure import measure
 
     check_name(case.name, options)
-    base = folder_for(output_dir, case.name)
+    base = folder_for(output_dir, case.name, tidy=tidy)
     _refuse_existing(base, options)
     bundle, start = segmenter.bundle, time.perf_counter()
     series = segmenter.read(
@@ -147,12 +148,13 @@ def _no_such_moment(series: ImageSeries, phase: str) -> InputRefused:
     )
 
 
-def folder_for(output_dir: Path, name: str) -> Path:
+def folder_for(output_dir: Path, name: str, *, tidy: bool = True) -> Path:
     """Makes the folder of a case's results, and tidies up after runs that were killed there.
 
     Args:
         output_dir: output folder.
         name: of the case.
+        tidy: whether to tidy up, which reads the names of all files there; false where the caller has seen to it.
 
     Returns:
         The beginning of the paths of its results.
@@ -162,7 +164,8 @@ def folder_for(output_dir: Path, name: str) -> Path:
     """
     base = Path(output_dir).expanduser() / name if name else Path(output_dir).expanduser() / "x"
     check_writable(base.parent, "give another --output")
-    tidy_up(base.parent)
+    if tidy:
+        tidy_up(base.parent)
     return base
 
 
@@ -195,13 +198,22 @@ def _refuse_existing(base: Path, options: Options) -> None:
             raise InputRefused(RefusalCode.EXISTS, f"{path} exists already; give --overwrite or another output folder")
 
 
-def finished(case: Case, output_dir: Path, segmenter: Segmenter, options: Options) -> dict[str, Any] | None:
+def finished(
+    case: Case, output_dir: Path, segmenter: Segmenter, options: Options, *, tidy: bool = True
+) -> dict[str, Any] | None:
     """Tells whether a case was done before: by these weights and options, from this input, and completely.
+
+    Args:
+        case: image and name of the results.
+        output_dir: output folder.
+        segmenter: the loaded bundle.
+        options: what to write.
+        tidy: see :func:`folder_for`.
 
     Returns:
         Its measurements, or ``None`` if it is to be done.
     """
-    base = folder_for(output_dir, case.name)
+    base = folder_for(output_dir, case.name, tidy=tidy)
     report_file = path_for(base, "_report.json")
     try:
         report = json.loads(report_file.read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -146,8 +147,14 @@ def fingerprint(series: ImageSeries) -> str:
 
 def versions(*more: str) -> dict[str, str]:
     """Returns the versions of this package, of those that shape its results and of ``more``, and of Python."""
-    packages = {name: version(name) for name in (*PACKAGES, *more)}
+    packages = {name: _version(name) for name in (*PACKAGES, *more)}
     return {"convformer_monai": __version__, **packages, "python": platform.python_version()}
+
+
+@functools.cache
+def _version(name: str) -> str:
+    """The version of a package; it is parsed once, not for each case of a cohort."""
+    return version(name)
 
 
 def describe(series: ImageSeries) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from convformer_monai.outputs.atomic import AtomicFiles
+from convformer_monai.outputs.atomic import AtomicFiles, check_writable
 from convformer_monai.outputs.journal import Journal, tidy_up
 from convformer_monai.phantoms import cardiac_phantom
 
@@ -102,6 +102,15 @@ def test_files_of_other_programs_stay(tmp_path: Path) -> None:
     journal._file.close()
     tidy_up(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "x_seg.nii.gz"]
+
+
+def test_killed_while_it_tries_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)  # as if it had been killed before
+    check_writable(tmp_path, "advice")
+    monkeypatch.undo()
+    assert len(list(tmp_path.iterdir())) == 1
+    tidy_up(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_journal_does_no_harm(tmp_path: Path) -> None:

@@ -320,7 +320,7 @@ def test_stopped_in_the_middle_and_resumed(phantom, tmp_path):
     for name in ("a", "b"):
         phantom.save(source, name)
     stop = (
-        "import convformer_monai.cohort as cohort\n"
+        "import convformer_monai.cohort.folder as cohort\n"
         "process = cohort.process\n"
         "def interrupted(segmenter, case, *rest):\n"
         "    if case.name == 'b': raise KeyboardInterrupt\n"
@@ -471,7 +471,7 @@ def test_export_knows_its_formats(tmp_path, capsys):
 def test_a_fault_in_a_folder_is_kept_beside_the_results(phantom, tmp_path, monkeypatch, capsys):
     for name in ("a", "b"):
         phantom.save(tmp_path / "in", name)
-    monkeypatch.setattr("convformer_monai.cohort.process", lambda *_: 1 / 0)
+    monkeypatch.setattr("convformer_monai.cohort.folder.process", lambda *_: 1 / 0)
     arguments = ["segment", "-i", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
     assert main(arguments) == 1
     error = capsys.readouterr().err

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from convformer_monai import cohort
-from convformer_monai.cohort import segment_cases
+from convformer_monai.cohort import folder, segment_cases
 from convformer_monai.outputs.locks import SUFFIX
 from convformer_monai.outputs.writer import Options
 from convformer_monai.phantoms import cardiac_phantom
@@ -78,7 +77,7 @@ def test_a_case_of_another_run_is_waited_for_and_taken_over(
     hearts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
 ) -> None:
     """The other run ends without having done its case."""
-    monkeypatch.setattr(cohort, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(folder, "WAIT_SECONDS", 0.1)
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path / "out" / "p2")],
         stdin=subprocess.PIPE,
@@ -87,7 +86,7 @@ def test_a_case_of_another_run_is_waited_for_and_taken_over(
     )
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
     order: list[str] = []
-    one = cohort._one
+    one = folder._one
 
     def noted(segmenter, case, *rest):  # type: ignore[no-untyped-def]
         order.append(case.name)
@@ -95,7 +94,7 @@ def test_a_case_of_another_run_is_waited_for_and_taken_over(
             holder.kill() if killed else holder.stdin.close()  # type: ignore[union-attr]
         return one(segmenter, case, *rest)
 
-    monkeypatch.setattr(cohort, "_one", noted)
+    monkeypatch.setattr(folder, "_one", noted)
     summary = segment_cases(hearts, tmp_path / "out", "cardiac", Options(), device="cpu", quiet=True)
     holder.wait()
     assert order == ["p0", "p1", "p3", "p4", "p5", "p2"]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 import sys
 import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +18,8 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from convformer_monai.bundle import Bundle
+from convformer_monai.cohort.faults import keep_fault
 from convformer_monai.errors import (
-    DEBUG,
     EXIT_FAULT,
     EXIT_REFUSED,
     InputRefused,
@@ -29,10 +27,9 @@ from convformer_monai.errors import (
     find_refusal,
     printable,
 )
-from convformer_monai.outputs.atomic import write_text
 from convformer_monai.outputs.case import check_name, finished, folder_for, merge_measurements, process
 from convformer_monai.outputs.locks import hold
-from convformer_monai.outputs.writer import Options, path_for
+from convformer_monai.outputs.writer import Options
 from convformer_monai.readers.cases import Case, find_cases
 from convformer_monai.readers.glance import glance
 
@@ -43,7 +40,6 @@ __all__ = ["CaseResult", "Summary", "log_flags", "segment_cases"]
 
 logger = logging.getLogger(__name__)
 
-FAULT = "_fault.txt"
 PATIENCE_SECONDS = 2.0
 WAIT_SECONDS = 2.0
 LISTED_ALIKE = 3  # bad cases of one reason; more are counted
@@ -239,21 +235,7 @@ def _one(
         seconds, refusal = time.perf_counter() - start, find_refusal(error)
         if refusal is not None:
             return CaseResult(case, REFUSED, str(refusal), seconds)
-        return CaseResult(case, FAILED, _kept_fault(error, output_dir, case), seconds)
-
-
-def _kept_fault(error: Exception, output_dir: Path, case: Case) -> str:
-    """Writes the traceback of a fault beside the results, with the debug variable to stderr too; the line for users."""
-    text = "".join(traceback.format_exception(error))
-    if os.environ.get(DEBUG):
-        sys.stderr.write(printable(text, keep="\n"))
-    message = f"error[FAULT]: {type(error).__name__}, a fault of ours"
-    path = path_for(folder_for(output_dir, case.name), FAULT)
-    try:
-        write_text(path, text, overwrite=True)
-    except InputRefused:
-        return message
-    return f"{message}; report {path}"
+        return CaseResult(case, FAILED, keep_fault(error, output_dir, case), seconds)
 
 
 def _log_case(result: CaseResult, several: bool, quiet: bool) -> None:

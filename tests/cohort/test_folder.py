@@ -11,7 +11,7 @@ import pytest
 from nifti_files import save
 from PIL import Image
 
-from convformer_monai.cohort import CaseResult, Summary, _log_all, segment_cases
+from convformer_monai.cohort.folder import CaseResult, Summary, _log_all, segment_cases
 from convformer_monai.errors import InputRefused
 from convformer_monai.outputs.case import merge_measurements
 from convformer_monai.outputs.writer import Options

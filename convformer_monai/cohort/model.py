@@ -1,0 +1,84 @@
+"""The networks that a worker process holds: each loaded once, used by one thread at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import OrderedDict
+from typing import Any
+
+from convformer_monai.cohort.plan import BundleOf, Job, describe_bundle
+from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.readers import ImageSeries
+from convformer_monai.segmenter import Segmentation, Segmenter
+
+__all__ = ["SharedSegmenter", "loaded"]
+
+KEPT = 3  # networks of a process, when the manifest names several bundles
+
+_lock = threading.Lock()
+_kept: OrderedDict[tuple[Any, ...], SharedSegmenter] = OrderedDict()
+
+
+class SharedSegmenter(Segmenter):
+    """A segmenter whose network runs one image at a time.
+
+    A worker of two threads so reads the next image, and writes the last one's results, while the network runs.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._turn = threading.Lock()
+
+    def run(self, series: ImageSeries, probabilities: bool = False) -> Segmentation:
+        """See :class:`convformer_monai.segmenter.Segmenter`."""
+        with self._turn:
+            return super().run(series, probabilities)
+
+
+def loaded(bundle: BundleOf, job: Job) -> SharedSegmenter:
+    """The loaded bundle of a case.
+
+    Args:
+        bundle: as the run began with it.
+        job: the run.
+
+    Raises:
+        InputRefused: if it cannot be loaded here, or is another one here.
+    """
+    device = _device(job.device)
+    key = (bundle, device, job.flips, job.force_modality)
+    with _lock:
+        if key not in _kept:
+            here = describe_bundle(bundle.where)
+            if (here.config_sha256, here.weights_sha256) != (bundle.config_sha256, bundle.weights_sha256):
+                raise InputRefused(
+                    RefusalCode.WEIGHTS_HASH,
+                    f"{bundle.where} has other configs or weights on this worker than where the run began; "
+                    "install the same version everywhere",
+                )
+            if job.threads:
+                import torch
+
+                torch.set_num_threads(job.threads)
+            while len(_kept) >= KEPT:
+                _kept.popitem(last=False)
+            _kept[key] = SharedSegmenter(bundle.where, device, flips=job.flips, force_modality=job.force_modality)
+        _kept.move_to_end(key)
+        return _kept[key]
+
+
+def _device(device: str) -> str:
+    """The device of this worker: of several GPUs that it sees, the one of its number."""
+    if device not in ("auto", "cuda"):
+        return device
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count < 2:
+        return device
+    with contextlib.suppress(ImportError, ValueError):
+        from distributed import get_worker
+
+        return f"cuda:{int(get_worker().name) % count}"
+    return device

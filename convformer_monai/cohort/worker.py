@@ -1,0 +1,245 @@
+"""One case of a cohort, in a worker process: held, begun, done, and its status kept at each step.
+
+The status says ``running``, with one attempt more, before the work begins. A case that is found running and that nobody
+holds has killed its worker, or was killed with it; after as many attempts as the run allows it is quarantined.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import functools
+import logging
+import os
+import platform
+import time
+import warnings
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convformer_monai.cohort.faults import FAULT, keep_fault, keep_text
+from convformer_monai.cohort.manifest import Entry
+from convformer_monai.cohort.plan import Job, known, standing
+from convformer_monai.cohort.status import (
+    DONE,
+    FAILED,
+    QUARANTINED,
+    REFUSED,
+    RUNNING,
+    TODO,
+    Status,
+    now,
+    write_status,
+)
+from convformer_monai.cohort.storage import Folder, Place, fetched, fingerprint, is_url, local_path, place_of
+from convformer_monai.errors import InputRefused, RefusalCode, find_refusal
+from convformer_monai.outputs.case import finished, process
+from convformer_monai.outputs.journal import tidy_up
+from convformer_monai.outputs.writer import Options
+from convformer_monai.readers.cases import Case
+from convformer_monai.readers.glance import glance
+
+if TYPE_CHECKING:
+    from convformer_monai.measurements.values import Measurements
+    from convformer_monai.segmenter import Segmenter
+
+__all__ = ["Outcome", "do_case"]
+
+LOGS = ".cohort/logs"
+LOG_CHARACTERS = 20_000
+
+_tidied: set[Path] = set()  # folders where this process has tidied up
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a case ended.
+
+    Attributes:
+        status: of the case; ``None`` if another process holds it.
+        before: whether it had ended before this run, or by another.
+    """
+
+    status: Status | None
+    before: bool = False
+
+
+def do_case(entry: Entry, job: Job) -> Outcome:
+    """Does a case, unless it was done before or another process is doing it.
+
+    Args:
+        entry: the case.
+        job: the run.
+
+    Returns:
+        How it ended, whatever happened to the case itself.
+
+    Raises:
+        InputRefused: if the bundle or the device cannot be used here: no case could be done.
+    """
+    from convformer_monai.cohort.model import loaded
+
+    place = place_of(job.output)
+    _prepare_process(job.output)
+    segmenter = loaded(job.bundles[entry.bundle], job)
+    with place.hold(entry.case) as ours:
+        return _HeldCase(entry, job, place, segmenter).do() if ours else Outcome(None)
+
+
+class _HeldCase:
+    """A case that no other process does."""
+
+    def __init__(self, entry: Entry, job: Job, place: Place, segmenter: Segmenter) -> None:
+        self.entry, self.job, self.place, self.segmenter = entry, job, place, segmenter
+        self.options: Options = job.options_of(entry)
+        self.before = known(place, entry.case)
+        found = fingerprint(entry.path)
+        self.made_by = job.made_by(entry, found or "")
+        same = self.before is not None and dict(self.before.made_by) == self.made_by
+        self.died = same and self.before is not None and self.before.state == RUNNING
+        self.attempts = self.before.attempts if same and self.before is not None and not self._begins_anew() else 0
+
+    def _begins_anew(self) -> bool:
+        """Whether attempts of earlier runs do not count."""
+        before, job = self.before, self.job
+        assert before is not None
+        if before.run == job.run or before.state == RUNNING:
+            return False
+        return (job.retry_failed and before.state in (FAILED, QUARANTINED)) or before.state in (DONE, REFUSED)
+
+    def do(self) -> Outcome:
+        """Goes through all steps."""
+        if self.before is not None and standing(self.before, self.made_by, self.job) != TODO:
+            return Outcome(self.before, before=self.before.run != self.job.run)
+        if self._is_finished():
+            return Outcome(self._ended(DONE, seconds=self.before.seconds if self.before else 0.0), before=not self.died)
+        if self.died and self.attempts >= self.job.attempts:
+            return Outcome(self._quarantine())
+        self.attempts += 1
+        write_status(self.place, self._status(RUNNING, started=now()))
+        return Outcome(self._work())
+
+    def _is_finished(self) -> bool:
+        """Whether the results are there and complete, but the status does not say so; as after ``segment``."""
+        if not isinstance(self.place, Folder) or is_url(self.entry.path):
+            return False
+        self._tidy()
+        case = self._case(local_path(self.entry.path))
+        found = finished(case, self.place.root, self.segmenter, self.options, tidy=False)
+        if found is None:
+            return False
+        if not self.options.overwrite:
+            return True
+        report = self.place.root / f"{self.entry.case}_report.json"
+        return report.stat().st_mtime >= datetime.fromisoformat(self.job.started).timestamp()
+
+    def _work(self) -> Status:
+        """Reads, segments, measures and writes."""
+        start, started = time.perf_counter(), now()
+        flags: tuple[str, ...] = ()
+        with ExitStack() as stack:
+            folder = stack.enter_context(self.place.workspace())
+            try:
+                path = stack.enter_context(fetched(self.entry.path))
+                case = self._case(path)
+                bundle = self.segmenter.bundle
+                bundle.check_kind(case.path, glance(case.path), self.segmenter.modality is None)
+                measurements = self._processed(case, folder)
+                flags = tuple(dict.fromkeys(flag.code for flag in measurements.flags))
+                state, code, message = DONE, "", ""
+            except Exception as error:
+                refusal = find_refusal(error)
+                if refusal is not None:
+                    state, code, message = REFUSED, str(refusal.code), refusal.message
+                else:
+                    state, code = FAILED, "FAULT"
+                    message = keep_fault(error, folder, self._case(local_path(self.entry.path)))
+                    message = message.partition("]: ")[2]
+        if state == DONE:
+            self.place.remove(self.entry.case + FAULT)
+        return self._ended(
+            state, code=code, message=message, flags=flags, started=started, seconds=time.perf_counter() - start
+        )
+
+    def _processed(self, case: Case, folder: Path) -> Measurements:
+        """Does the case; what is in its way may be of a run that was killed, and goes then."""
+        try:
+            return process(self.segmenter, case, folder, self.options, tidy=False)[1]
+        except InputRefused as refusal:
+            if refusal.code != RefusalCode.EXISTS:
+                raise
+            tidy_up((folder / case.name).parent)
+            return process(self.segmenter, case, folder, self.options, tidy=False)[1]
+
+    def _tidy(self) -> None:
+        """Ends what killed runs began in the case's folder.
+
+        That reads the names of all files there, half a second where 500,000 lie in one folder. So it is done for the
+        first case of a process, and for a case whose process died.
+        """
+        if isinstance(self.place, Folder):
+            folder = (self.place.root / self.entry.case).parent
+            if self.died or folder not in _tidied:
+                tidy_up(folder)
+                _tidied.add(folder)
+
+    def _quarantine(self) -> Status:
+        """Gives the case up, with what is known of the processes that it killed."""
+        before = self.before
+        assert before is not None
+        text = (
+            f"{self.entry.case}: the worker process died while it did this case, {self.attempts} times.\n"
+            f"The last one: process {before.pid} on {before.host}, which began at {before.started}.\n"
+            "Likely causes: memory (the system or the scheduler ended the process), or a fault in a library.\n"
+        )
+        log = self.place.read(_log_name(before.host, before.pid))
+        text += f"\nWhat the process left:\n{log[-LOG_CHARACTERS:]}" if log else ""
+        with self.place.workspace() as folder:
+            message = keep_text(text, f"its worker died {self.attempts} times", folder, self.entry.case)
+        return self._ended(QUARANTINED, code="FAULT", message=message.partition("]: ")[2], seconds=before.seconds)
+
+    def _case(self, path: Path) -> Case:
+        return Case(path, self.entry.case)
+
+    def _ended(self, state: str, **values: Any) -> Status:
+        """Writes the last status."""
+        status = self._status(state, finished=now(), **values)
+        write_status(self.place, status)
+        return status
+
+    def _status(self, state: str, **values: Any) -> Status:
+        values["seconds"] = round(values.get("seconds", 0.0), 3)
+        return Status(
+            self.entry.case,
+            self.entry.path,
+            state,
+            bundle=self.job.bundles[self.entry.bundle].name,
+            made_by=self.made_by,
+            attempts=self.attempts,
+            run=self.job.run,
+            **values,
+        )
+
+
+def _log_name(host: str, pid: int) -> str:
+    return f"{LOGS}/{host}-{pid}.log"
+
+
+@functools.cache
+def _prepare_process(output: str) -> None:
+    """Lets a crash of this process leave its stack in a file, and the libraries be silent."""
+    warnings.filterwarnings("ignore")
+    for name in ("convformer_monai", "monai", "pydicom", "highdicom"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    place = place_of(output)
+    if isinstance(place, Folder):
+        path = place.root / _log_name(platform.node(), os.getpid())
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            faulthandler.enable(open(path, "a"))  # noqa: SIM115 (open for as long as the process lives)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InputRefused(
+                RefusalCode.CANNOT_WRITE, f"{path} cannot be written: {error}; give another --output"
+            ) from error

@@ -1,0 +1,243 @@
+"""What a worker does with one case, and what its status says then."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_cohort import DEADLY, FAULTY, job_for, write_study
+
+from convformer_monai.cohort import segment_cases
+from convformer_monai.cohort.manifest import Entry
+from convformer_monai.cohort.plan import Job, Plan, make_plan
+from convformer_monai.cohort.status import Status, read_status, write_status
+from convformer_monai.cohort.storage import place_of
+from convformer_monai.cohort.worker import do_case
+from convformer_monai.errors import InputRefused
+from convformer_monai.outputs.locks import hold
+from convformer_monai.outputs.writer import Options
+
+
+def plan_for(entries: list[Entry], job: Job) -> Plan:
+    return make_plan("list.csv", entries, job, place_of(job.output))
+
+
+def study(studies: Path, name: str = "s0") -> Entry:
+    return Entry(name, str(studies / f"{name}.nii.gz"))
+
+
+def status_of(job: Job, entry: Entry) -> Status:
+    status = read_status(place_of(job.output), entry.case)
+    assert status is not None
+    return status
+
+
+def test_a_case_is_done_once(bundle: Path, studies: Path, out: Path) -> None:
+    job, entry = job_for(bundle, out), study(studies)
+    first = do_case(entry, job)
+    assert first.status is not None and not first.before
+    assert (first.status.state, first.status.attempts, first.status.pid) == ("done", 1, os.getpid())
+    assert first.status == status_of(job, entry)
+    written = (out / "s0_seg.nii.gz").stat().st_mtime_ns
+    again = do_case(entry, dataclasses.replace(job, run="r2"))
+    assert again.before and again.status == first.status and (out / "s0_seg.nii.gz").stat().st_mtime_ns == written
+    assert plan_for([entry], job).todo == []
+
+
+def test_running_is_said_before_the_work_begins(
+    bundle: Path, studies: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, entry = job_for(bundle, out), study(studies)
+    seen: list[Status] = []
+
+    def stopped(*_: object, **__: object) -> None:
+        seen.append(status_of(job, entry))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("convformer_monai.cohort.worker.process", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        do_case(entry, job)
+    assert (seen[0].state, seen[0].attempts) == ("running", 1)
+    assert plan_for([entry], job).todo == [entry]
+
+
+@pytest.mark.parametrize("change", ["options", "weights", "input", "results"])
+def test_what_is_changed_is_done_anew(bundle: Path, studies: Path, out: Path, change: str) -> None:
+    job, entry = job_for(bundle, out), study(studies)
+    do_case(entry, job)
+    if change == "options":
+        job = dataclasses.replace(job, options=Options(preview=True))
+    elif change == "weights":
+        described = dataclasses.replace(job.bundles[""], weights_sha256="0" * 64)
+        job = dataclasses.replace(job, bundles={"": described})
+    elif change == "input":
+        write_study(Path(entry.path), 99)
+    else:
+        (out / "s0_report.json").unlink()
+    assert plan_for([entry], job).todo == [entry]
+
+
+def test_a_refusal_is_final_until_the_input_changes(bundle: Path, studies: Path, out: Path) -> None:
+    job, entry = job_for(bundle, out), study(studies, "bad")
+    first = do_case(entry, job).status
+    assert first is not None and (first.state, first.code) == ("refused", "NOT_NIFTI") and first.message
+    job = dataclasses.replace(job, run="r2")
+    assert plan_for([entry], job).before == [first]
+    assert do_case(entry, job).status == first
+    write_study(Path(entry.path), 1)
+    assert plan_for([entry], job).todo == [entry]
+    second = do_case(entry, job).status
+    assert second is not None and (second.state, second.attempts) == ("done", 1)
+
+
+def test_results_of_other_options_are_not_overwritten_and_that_is_not_final(
+    bundle: Path, studies: Path, out: Path
+) -> None:
+    entry = study(studies)
+    do_case(entry, job_for(bundle, out))
+    other = job_for(bundle, out, "r2", options=Options(preview=True))
+    refused = do_case(entry, other).status
+    assert refused is not None and (refused.state, refused.code) == ("refused", "EXISTS")
+    assert plan_for([entry], job_for(bundle, out, "r3", options=Options(preview=True))).todo == [entry]
+    done = do_case(entry, job_for(bundle, out, "r4", options=Options(preview=True, overwrite=True))).status
+    assert done is not None and done.state == "done" and (out / "s0_preview.png").is_file()
+
+
+def test_overwrite_does_each_case_once_a_run(bundle: Path, studies: Path, out: Path) -> None:
+    entry = study(studies)
+    do_case(entry, job_for(bundle, out))
+    job = job_for(bundle, out, "r2", options=Options(overwrite=True))
+    assert plan_for([entry], job).todo == [entry]
+    first = do_case(entry, job)
+    written = (out / "s0_seg.nii.gz").stat().st_mtime_ns
+    again = do_case(entry, job)
+    assert (first.before, again.before) == (False, False) and again.status == first.status
+    assert (out / "s0_seg.nii.gz").stat().st_mtime_ns == written
+
+
+def test_a_fault_is_tried_again_as_often_as_allowed(bundle: Path, out: Path, tmp_path: Path) -> None:
+    entry = Entry("x", str(write_study(tmp_path / "in" / "x.nii.gz", 0, FAULTY)))
+    job = job_for(bundle, out)
+    for attempt in (1, 2, 2):
+        status = do_case(entry, job).status
+        assert status is not None and (status.state, status.code, status.attempts) == ("failed", "FAULT", attempt)
+    assert "ZeroDivisionError" in (out / "x_fault.txt").read_text()
+    assert plan_for([entry], job).todo == []
+    retry = dataclasses.replace(job, run="r2", retry_failed=True)
+    assert plan_for([entry], retry).todo == [entry]
+    for attempt in (1, 2, 2):
+        status = do_case(entry, retry).status
+        assert status is not None and status.attempts == attempt
+    write_study(Path(entry.path), 0)
+    done = do_case(entry, retry).status
+    assert done is not None and done.state == "done" and not (out / "x_fault.txt").exists()
+
+
+CHILD = """
+import sys
+from convformer_monai.cohort.manifest import Entry
+from convformer_monai.cohort.plan import Job, describe_bundle
+from convformer_monai.cohort.status import now
+from convformer_monai.cohort.worker import do_case
+from convformer_monai.outputs.writer import Options
+bundle, out, case, path = sys.argv[1:]
+job = Job("r1", now(), out, {"": describe_bundle(bundle)}, Options(), device="cpu")
+do_case(Entry(case, path), job)
+"""
+
+
+def test_a_case_that_kills_its_worker_twice_is_quarantined(bundle: Path, out: Path, tmp_path: Path) -> None:
+    entry = Entry("x", str(write_study(tmp_path / "in" / "x.nii.gz", 0, DEADLY)))
+    job = job_for(bundle, out)
+    pids = set()
+    for attempt in (1, 2):
+        command = [sys.executable, "-c", CHILD, str(bundle), str(out), entry.case, entry.path]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert done.returncode == -9, done.stderr
+        status = status_of(job, entry)
+        assert (status.state, status.attempts) == ("running", attempt)
+        pids.add(status.pid)
+    assert len(pids) == 2 and os.getpid() not in pids
+    status = do_case(entry, job).status
+    assert status is not None and (status.state, status.attempts) == ("quarantined", 2)
+    assert "2 times" in (out / "x_fault.txt").read_text()
+    later = dataclasses.replace(job, run="r2")
+    assert plan_for([entry], later).todo == [] and do_case(entry, later).before
+    retry = dataclasses.replace(job, run="r3", retry_failed=True)
+    assert plan_for([entry], retry).todo == [entry]
+    assert {path.name for path in out.glob(".*")} == {".cohort"}
+
+
+def test_a_case_that_was_done_when_its_worker_died_is_not_done_again(bundle: Path, studies: Path, out: Path) -> None:
+    job, entry = job_for(bundle, out), study(studies)
+    status = do_case(entry, job).status
+    assert status is not None
+    written = (out / "s0_seg.nii.gz").stat().st_mtime_ns
+    write_status(place_of(str(out)), dataclasses.replace(status, state="running", attempts=2))
+    again = do_case(entry, job).status
+    assert again is not None and again.state == "done" and (out / "s0_seg.nii.gz").stat().st_mtime_ns == written
+
+
+def test_a_case_that_another_process_holds(bundle: Path, studies: Path, out: Path) -> None:
+    job, entry = job_for(bundle, out), study(studies)
+    with hold(out / entry.case) as ours:
+        assert ours and do_case(entry, job).status is None
+    outcome = do_case(entry, job)
+    assert outcome.status is not None and outcome.status.state == "done"
+
+
+def test_what_segment_did_is_done_and_the_other_way_round(bundle: Path, studies: Path, out: Path) -> None:
+    (studies / "bad.nii.gz").unlink()
+    segment_cases(studies, out, bundle, Options(), device="cpu", quiet=True)
+    written = {path: path.stat().st_mtime_ns for path in out.glob("*_seg.nii.gz")}
+    outcome = do_case(study(studies), job_for(bundle, out))
+    assert outcome.before and outcome.status is not None and outcome.status.state == "done"
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*_seg.nii.gz")} == written
+    for path in out.glob("s0*"):
+        path.unlink()
+    do_case(study(studies), job_for(bundle, out, "r2"))
+    summary = segment_cases(studies, out, bundle, Options(), device="cpu", quiet=True)
+    assert [result.status for result in summary.results] == ["skipped", "skipped"]
+
+
+def test_the_bundle_of_the_worker_is_that_of_the_run(bundle: Path, studies: Path, out: Path) -> None:
+    job = job_for(bundle, out)
+    other = dataclasses.replace(job.bundles[""], config_sha256="0" * 64)
+    with pytest.raises(InputRefused) as refusal:
+        do_case(study(studies), dataclasses.replace(job, bundles={"": other}))
+    assert refusal.value.code == "WEIGHTS_HASH"
+
+
+def test_phase_and_series_of_the_manifest_are_options_of_the_case(bundle: Path, out: Path) -> None:
+    job = job_for(bundle, out, options=Options(phase="ed"))
+    assert job.options_of(Entry("a", "x")).phase == "ed"
+    chosen = job.options_of(Entry("a", "x", series_uid="1.2", phase="3"))
+    assert (chosen.phase, chosen.series_uid) == ("3", "1.2")
+    assert job.made_by(Entry("a", "x"), "i") != job.made_by(Entry("a", "x", phase="3"), "i")
+
+
+def test_a_missing_input_is_named(bundle: Path, studies: Path, out: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(InputRefused) as refusal:
+        plan_for([study(studies), study(studies, "gone")], job_for(bundle, out))
+    assert refusal.value.code == "MANIFEST" and "gone.nii.gz does not exist" in caplog.text
+
+
+def test_files_that_a_killed_run_left_are_not_in_the_way(bundle: Path, studies: Path, out: Path) -> None:
+    """``segment`` was killed while its results got their names, after this process has looked into the folder."""
+    job = job_for(bundle, out)
+    do_case(study(studies), job)
+    (out / ".0.partial.nii.gz").write_text("half")
+    os.link(out / ".0.partial.nii.gz", out / "s1_seg.nii.gz")
+    names = [("s1_seg.nii.gz", ".0.partial.nii.gz"), ("s1_report.json", ".1.partial.json")]
+    (out / ".1.partial.json").write_text("half")
+    entries = [{"target": target, "temporary": temporary} for target, temporary in names]
+    lines = [json.dumps(entry) for entry in [*entries, {"commit": True, "new": True}]]
+    (out / ".2.convformer-journal").write_text("\n".join(lines) + "\n")
+    status = do_case(study(studies, "s1"), job).status
+    assert status is not None and status.state == "done", status
+    assert [path.name for path in out.glob(".*")] == [".cohort"]
