@@ -24,18 +24,18 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation
 from monai.utils import convert_to_tensor
 from nibabel.nifti1 import Nifti1Image
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.evaluation.agreement import bland_altman, draw_agreement
 from convformer_monai.evaluation.head_report import segment_with, sources_of
 from convformer_monai.evaluation.head_scans import Answer, HeadScore, Segment, SliceScore, scan_scores
 from convformer_monai.evaluation.head_tables import tables_of, to_markdown
 from convformer_monai.evaluation.report import output_folder
 from convformer_monai.inferers import has_fast_bf16
 
-__all__ = ["BlastCt", "Timed", "bland_altman", "run"]
+__all__ = ["BlastCt", "Timed", "run"]
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +188,9 @@ def run(
     runs: Path | None = None,
     slices_alone: bool = True,
 ) -> str:
-    """Segments heads and slices by both, and writes ``blast_ct.md`` and ``blast_ct.csv`` (mL of each head).
+    """Segments heads and slices by both; writes ``blast_ct.md``, ``.csv`` and, with matplotlib, ``.png``.
+
+    The table has the mL of each head, the picture how far they agree (Bland and Altman).
 
     BLAST-CT's masks of heads are kept in ``masks_<models>``; a second run, with other weights of ours, takes them.
 
@@ -224,6 +226,9 @@ def run(
         writer.writerow(["head", "blood", *names])
         for pair in zip(*(heads for heads, _ in scores.values()), strict=True):
             writer.writerow([pair[0].case, pair[0].blood, *(round(head.ml, 3) for head in pair)])
+    volumes = [np.array([head.ml for head in heads]) for heads, _ in scores.values()]
+    if len(volumes[0]) > 1:
+        draw_agreement(volumes[0], volumes[1], ("BLAST-CT", "ours"), "mL", folder / "blast_ct.png")
     return text
 
 
@@ -241,10 +246,3 @@ def _text(scores: dict[str, tuple[list[HeadScore], list[SliceScore]]], seconds: 
         mean, low, high = bland_altman(*volumes)
         lines.append(f"mL of a head, ours minus BLAST-CT: {mean:.1f}, 95% limits of agreement {low:.1f} to {high:.1f}")
     return "\n\n".join(lines)
-
-
-def bland_altman(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Mean of ``second - first``, and the limits of agreement, 1.96 standard deviations around it (Lancet 1986)."""
-    difference = second - first
-    mean, spread = float(difference.mean()), 1.96 * float(difference.std(ddof=1))
-    return mean, mean - spread, mean + spread

@@ -154,7 +154,7 @@ def blast_ct(
     git clone https://github.com/biomedia-mira/blast-ct && git -C blast-ct checkout 96666a1f
 
     That commit, of April 2020, holds its networks (blast_ct/data/saved_models) and the code that fits them. Writes
-    blast_ct.md and blast_ct.csv, and keeps its masks of heads for the next run.
+    blast_ct.md, blast_ct.csv and blast_ct.png, and keeps its masks of heads for the next run.
     """
     start_logging()
     from convformer_monai.benchmarks.blast_ct import run

@@ -10,7 +10,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from convformer_monai.benchmarks.blast_ct import BlastCt, Timed, bland_altman
+from convformer_monai.benchmarks.blast_ct import BlastCt, Timed
 from convformer_monai.errors import InputRefused
 from convformer_monai.evaluation.head_scans import Answer
 
@@ -55,8 +55,3 @@ def test_what_is_missing_is_named(tmp_path: Path, repository: Path) -> None:
         BlastCt(repository, [7])
     with pytest.raises(InputRefused, match="holds no blast_ct"):
         BlastCt(tmp_path / "nowhere")
-
-
-def test_limits_of_agreement() -> None:
-    mean, low, high = bland_altman(np.array([0.0, 2.0]), np.array([1.0, 5.0]))
-    assert mean == 2.0 and high - mean == pytest.approx(mean - low) == pytest.approx(1.96 * np.sqrt(2))
