@@ -24,6 +24,7 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation
 from monai.utils import convert_to_tensor
 from nibabel.nifti1 import Nifti1Image
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -219,20 +220,25 @@ def run(
     scores = {}
     for name, segment in zip(names, (peer, ours), strict=True):
         scores[name] = scan_scores(dataset_dir, segment, sources_of(bundle), lists)
-    text = _text(scores, {name: segment.seconds for name, segment in zip(names, (peer, ours), strict=True)})
+    volumes = [np.array([head.ml for head in heads]) for heads, _ in scores.values()]
+    seconds = {name: segment.seconds for name, segment in zip(names, (peer, ours), strict=True)}
+    text = _text(scores, seconds, volumes)
     (folder / "blast_ct.md").write_text(text + "\n", encoding="utf-8")
     with (folder / "blast_ct.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["head", "blood", *names])
         for pair in zip(*(heads for heads, _ in scores.values()), strict=True):
             writer.writerow([pair[0].case, pair[0].blood, *(round(head.ml, 3) for head in pair)])
-    volumes = [np.array([head.ml for head in heads]) for heads, _ in scores.values()]
     if len(volumes[0]) > 1:
         draw_agreement(volumes[0], volumes[1], ("BLAST-CT", "ours"), "mL", folder / "blast_ct.png")
     return text
 
 
-def _text(scores: dict[str, tuple[list[HeadScore], list[SliceScore]]], seconds: dict[str, list[float]]) -> str:
+def _text(
+    scores: dict[str, tuple[list[HeadScore], list[SliceScore]]],
+    seconds: dict[str, list[float]],
+    volumes: Sequence[NDArray[np.float64]],
+) -> str:
     merged: dict[str, list[dict[str, Any]]] = {}
     for name, (heads, slices) in scores.items():
         for title, rows in tables_of(heads, slices).items():
@@ -241,7 +247,6 @@ def _text(scores: dict[str, tuple[list[HeadScore], list[SliceScore]]], seconds: 
     lines += [
         f"{name}: {np.median(times):.1f} s a head (median of {len(times)})" for name, times in seconds.items() if times
     ]
-    volumes = [np.array([head.ml for head in heads]) for heads, _ in scores.values()]
     if len(volumes[0]) > 1:
         mean, low, high = bland_altman(*volumes)
         lines.append(f"mL of a head, ours minus BLAST-CT: {mean:.1f}, 95% limits of agreement {low:.1f} to {high:.1f}")

@@ -11,10 +11,15 @@ from convformer_monai.cli.console import print_json, print_text, start_logging
 from convformer_monai.cli.options import (
     Bundle,
     Device,
+    Flips,
     ForceModality,
+    Format,
     Json,
     Overwrite,
+    Phase,
     PixelSize,
+    Preview,
+    Probabilities,
     Quiet,
     ResampleUneven,
 )
@@ -61,18 +66,14 @@ def cohort(
         Retried | None, typer.Option(help="Start those anew that an earlier run gave up: failed and quarantined.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done.")] = False,
-    format: Annotated[str, typer.Option(help="Comma-separated: nifti, dicom-seg, dicom-sr.")] = "nifti",
-    preview: Annotated[bool, typer.Option("--preview", help="Also write a picture with the outlines.")] = False,
-    probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Also write how probable the structures are, from 0 to 1.")
-    ] = False,
-    phase: Annotated[str, typer.Option(help="Phase of a cine: all, ed, es, or its number from 0.")] = "all",
+    format: Format = "nifti",
+    preview: Preview = False,
+    probabilities: Probabilities = False,
+    phase: Phase = "all",
     resample_uneven: ResampleUneven = False,
     mm_per_pixel: PixelSize = None,
     force_modality: ForceModality = False,
-    flips: Annotated[
-        bool, typer.Option("--flips", help="Average over flipped images and report how far they disagree; slower.")
-    ] = False,
+    flips: Flips = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,

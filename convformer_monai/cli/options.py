@@ -25,6 +25,15 @@ Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the res
 PixelSize = Annotated[
     float | None, typer.Option("--mm-per-pixel", help="Side of a pixel of a photograph, for sizes in mm.")
 ]
+Format = Annotated[str, typer.Option(help="Comma-separated: nifti, dicom-seg, dicom-sr.")]
+Preview = Annotated[bool, typer.Option("--preview", help="Also write a picture with the outlines.")]
+Probabilities = Annotated[
+    bool, typer.Option("--probabilities", help="Also write how probable the structures are, from 0 to 1.")
+]
+Phase = Annotated[str, typer.Option(help="Phase of a cine: all, ed, es, or its number from 0.")]
+Flips = Annotated[
+    bool, typer.Option("--flips", help="Average over flipped images and report how far they disagree; slower.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]

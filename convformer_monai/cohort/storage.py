@@ -277,7 +277,7 @@ class Remote(Place):
 
     @contextlib.contextmanager
     def hold(self, case: str) -> Iterator[bool]:
-        """There are no locks."""
+        """Always true: object storage cannot lock."""
         yield True
 
     @contextlib.contextmanager

@@ -16,7 +16,7 @@ def bundle(tmp_path: Path, bundle_root: Path) -> Path:
 
 @pytest.fixture
 def studies(tmp_path: Path) -> Path:
-    """A folder of three studies, of which one is no image."""
+    """A folder of two studies and a file that cannot be read as one."""
     folder = tmp_path / "in"
     for number in range(2):
         write_study(folder / f"s{number}.nii.gz", number)
