@@ -22,8 +22,8 @@ _register_builtin, _kept_ops = torch.jit._builtins._register_builtin, []
 def _register_and_keep(op: object, name: str) -> None:
     """Keeps every op that TorchScript knows.
 
-    Torch 2.13 knows them by ``id()`` and replaces some when ``torch.compile`` is first used. The id of one that is gone
-    may be given to anything else, which ``torch.jit.script`` then takes for an op ("builtin cannot be used as a value").
+    Torch 2.13 knows them by ``id()`` and replaces some when ``torch.compile`` is first used. The id of one that is
+    gone may be given to anything else, which ``torch.jit.script`` then takes for an op, and fails.
     """
     _kept_ops.append(op)
     _register_builtin(op, name)
