@@ -39,7 +39,7 @@ def head_ct(
     seed: Seed = 0,
     bleeds: Annotated[
         str,
-        typer.Option(help="Comma-separated: intraparenchymal, subdural, intraventricular; or none."),
+        typer.Option(help="Comma-separated: intraparenchymal, subdural, intraventricular, epidural; or none."),
     ] = "intraparenchymal",
     tilt: Tilt = 0.0,
 ) -> None:

@@ -69,7 +69,7 @@ def test_phantom_cine_with_real_contraction(bundle_root: Path, tmp_path: Path, a
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hemorrhage"], indirect=True)
-@pytest.mark.parametrize("bleed", ["intraparenchymal", "intraventricular", "subdural"])
+@pytest.mark.parametrize("bleed", ["intraparenchymal", "intraventricular", "subdural", "epidural"])
 def test_phantom_head_with_a_bleed(bundle_root: Path, tmp_path: Path, bleed: str) -> None:
     """Another head than the demo's, the gantry tilted."""
     phantom = head_ct_phantom(bleeds=(bleed,), tilt_degrees=12, seed=1)

@@ -15,6 +15,7 @@ from convformer_monai.phantoms.dicom import kinds as dicom_kinds
 from convformer_monai.phantoms.dicom.kinds import write_kind
 from convformer_monai.phantoms.head_ct import (
     KINDS,
+    Epidural,
     HeadAnatomy,
     HeadCtPhantom,
     Intraparenchymal,
@@ -26,6 +27,8 @@ from convformer_monai.phantoms.head_ct.surfaces import Surfaces
 from convformer_monai.readers import read_series
 
 COARSE = {"shape": (60, 60, 24), "spacing": (3.6, 3.6, 5.0)}  # the whole head, quick to make
+
+LIKELY_ML = {"intraparenchymal": (4, 40), "subdural": (15, 110), "intraventricular": (1, 20), "epidural": (5, 40)}
 
 
 def points_of(phantom: HeadCtPhantom) -> NDArray[np.float64]:
@@ -58,7 +61,7 @@ def test_points_count_up_to_the_true_volume(kind: str, seed: int) -> None:
     true = anatomy.volumes_ml()
     assert list(true) == [kind]
     assert counted_ml(anatomy, 0.9) == pytest.approx(true[kind], rel=0.01)
-    low, high = {"intraparenchymal": (4, 40), "subdural": (15, 110), "intraventricular": (1, 20)}[kind]
+    low, high = LIKELY_ML[kind]
     assert low < true[kind] < high
 
 
@@ -72,6 +75,7 @@ def test_bodies_of_known_volume() -> None:
     assert np.array_equal(lobed.distance(on_axis) < 0, [True, False, True, False])
     none = Subdural(HeadAnatomy().vault, 1, thickness=0.0)
     assert none.volume_ml() == 0
+    assert Epidural(HeadAnatomy().vault, 1, thickness=0.0).volume_ml() == 0
     left = HeadAnatomy().ventricles[0]
     assert Intraventricular((left,), (70.0,)).volume_ml() == 0
     whole, half = (Intraventricular((left,), (level,)).volume_ml() for level in (-40.0, 40.0))
@@ -249,7 +253,7 @@ def test_dicom_series_is_read_with_its_tilt(tmp_path: Path, monkeypatch: pytest.
         ({"shape": (10, 10)}, "shape"),
         ({"shape": (10.5, 10, 10)}, "shape"),
         ({"spacing": (1, 1, 0)}, "spacing"),
-        ({"bleeds": ("epidural",)}, "bleeds"),
+        ({"bleeds": ("subgaleal",)}, "bleeds"),
         ({"bleeds": "subdural"}, "bleeds"),
         ({"bleeds": ("subdural", "subdural")}, "bleeds"),
         ({"tilt_degrees": 60}, "tilt_degrees"),
@@ -265,8 +269,8 @@ def test_wrong_arguments_are_named(options: dict, message: str) -> None:
 
 
 def test_unknown_bleed_and_too_lobed_one_are_named(tilted: HeadCtPhantom) -> None:
-    with pytest.raises(ValueError, match="kind must be a bleed of this head .*, got 'epidural'"):
-        tilted.volume_ml("epidural")
+    with pytest.raises(ValueError, match="kind must be a bleed of this head .*, got 'subgaleal'"):
+        tilted.volume_ml("subgaleal")
     with pytest.raises(ValueError, match="lobes must have amplitudes"):
         Intraparenchymal(
             (0.0, 0.0, 0.0), (9.0, 9.0, 9.0), lobes=((2, 0.6, (0.0, 0.0, 1.0)), (3, -0.5, (1.0, 0.0, 0.0)))
@@ -291,7 +295,7 @@ def test_command_writes_the_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--seed", "-3"], ["--bleeds", "epidural"], ["--tilt", "steep"], ["--output_dir", "FILE/sub"]]
+    "arguments", [["--seed", "-3"], ["--bleeds", "subgaleal"], ["--tilt", "steep"], ["--output_dir", "FILE/sub"]]
 )
 def test_command_refuses_in_one_line(tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "FILE").write_text("in the way")

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from convformer_monai.phantoms.cardiac_anatomy import Array
-from convformer_monai.phantoms.head_ct.bleeds import KINDS, Bleed, Intraparenchymal, Intraventricular, Subdural
+from convformer_monai.phantoms.head_ct.bleeds import (
+    KINDS,
+    Bleed,
+    Epidural,
+    Intraparenchymal,
+    Intraventricular,
+    Subdural,
+)
 from convformer_monai.phantoms.head_ct.vault import Vault
 from convformer_monai.phantoms.head_ct.ventricles import Ventricle, midline_shift
 from convformer_monai.tasks.hemorrhage import HEMORRHAGE
@@ -69,11 +76,12 @@ class HeadAnatomy:
         age = rng.uniform(0, 1)
         pose = (rng.normal(0, 3), rng.normal(0, 2), rng.normal(0, 4))
         detail_seed = int(rng.integers(2**31))
-        side = int(rng.choice([-1, 1]))  # of the intraparenchymal bleed; a subdural one lies on the other
+        side = int(rng.choice([-1, 1]))  # of the bleed; a subdural one lies on the other side
         wide = 0.75 + 0.6 * age + rng.uniform(0, 0.15)
         edema = rng.uniform(6.0, 11.0)
         brain_bleed = _intraparenchymal(side, np.random.default_rng([seed, 11]))
         crescent = _subdural(vault, -side, np.random.default_rng([seed, 12]))
+        lens = _epidural(vault, side, np.random.default_rng([seed, 14]))
         pushed = {side: 0.6, -side: 1.0} if "intraparenchymal" in bleeds else {side: 1.0, -side: 1.0}
         shift = 0.0
         if "intraparenchymal" in bleeds:
@@ -83,7 +91,7 @@ class HeadAnatomy:
             pushed[-side] *= 0.6
         left, right = (Ventricle(s, size=wide * pushed[s], shift=shift) for s in (1, -1))
         pools = _intraventricular((left, right), side, np.random.default_rng([seed, 13]))
-        all_bleeds: dict[str, Bleed] = dict(zip(KINDS, (brain_bleed, crescent, pools), strict=True))
+        all_bleeds: dict[str, Bleed] = dict(zip(KINDS, (brain_bleed, crescent, pools, lens), strict=True))
         return cls(
             vault=vault,
             ventricles=(left, right),
@@ -155,6 +163,17 @@ def _subdural(vault: Vault, side: int, rng: np.random.Generator) -> Subdural:
         thickness=rng.uniform(7.5, 13.0),
         middle=(rng.uniform(-0.15, 0.25), rng.uniform(0.38, 0.52)),
         extent=(rng.uniform(0.95, 1.15), rng.uniform(0.52, 0.62)),
+    )
+
+
+def _epidural(vault: Vault, side: int, rng: np.random.Generator) -> Epidural:
+    """Above the temple, between the skull base and the lobar bleeds."""
+    return Epidural(
+        vault,
+        side,
+        thickness=rng.uniform(11.0, 19.0),
+        middle=(rng.uniform(-0.15, 0.25), rng.uniform(0.34, 0.4)),
+        extent=rng.uniform(0.38, 0.46),
     )
 
 

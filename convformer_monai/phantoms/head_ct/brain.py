@@ -197,7 +197,7 @@ def _paint_blood(canvas: Canvas, frame: Array, bleed: Bleed, anatomy: HeadAnatom
         reach = anatomy.edema * np.clip(1 + 0.45 * waves(points, seed + 53, 16.0), 0.3, 2)
         swollen = np.clip(1.8 * (1 - distance / reach), 0, 1) * (part.values > 16) * (part.values < 60)
         part.values += swollen * (TISSUE["edema"] + 1.5 * fine - part.values)
-    elif bleed.kind == "subdural":
+    elif bleed.kind in ("subdural", "epidural"):
         value = value - 2.0 + 3.0 * coarse
     else:
         value = value - 5.0 + 0.25 * np.clip(points[1] - 35, -10, 25)  # the densest has sunk

@@ -94,7 +94,8 @@ def head_ct_phantom(
     Args:
         shape: number of voxels along each array axis: to the patient's left, to posterior, to superior.
         spacing: mm along each array axis; the last is the way of the table from slice to slice.
-        bleeds: different ones of "intraparenchymal", "subdural", "intraventricular"; () makes a head without blood.
+        bleeds: different ones of "intraparenchymal", "subdural", "intraventricular", "epidural"; () makes a head
+            without blood.
         tilt_degrees: tilt of the gantry: the slices lean, the table moves on as before, so the affine is sheared.
         affine: (4, 4) voxel index to RAS mm, instead of spacing and tilt: cuts the anatomy along any planes.
         noise: standard deviation in the brain, Hounsfield units; 0 for none, drawn between 1.4 and 2.6 by default.
