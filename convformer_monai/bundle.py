@@ -478,7 +478,8 @@ def save_weights(path: object, bundle_root: object) -> Path:
     file.parent.mkdir(exist_ok=True)
     torch.save(state, file.with_suffix(".part"))
     os.replace(file.with_suffix(".part"), file)
-    content = {**bundle.metadata, "weights_sha256": file_sha256(file)}
-    bundle.path("metadata").write_text(json.dumps(content, indent=4) + "\n")
+    metadata = bundle.path("metadata")  # as it was written: MONAI's parser takes each # for the separator of an id
+    content = {**json.loads(metadata.read_text()), "weights_sha256": file_sha256(file)}
+    metadata.write_text(json.dumps(content, indent=4) + "\n")
     logger.info("%s: %.1f MB, SHA-256 %s", file, file.stat().st_size / 1e6, content["weights_sha256"])
     return file

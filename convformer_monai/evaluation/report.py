@@ -29,7 +29,7 @@ from convformer_monai.evaluation.summary import (
 )
 from convformer_monai.measurements.values import safe_cell
 
-__all__ = ["origin_of", "output_folder", "statistics_of", "table_of", "title_of", "write_report"]
+__all__ = ["cell_of", "origin_of", "output_folder", "statistics_of", "table_of", "title_of", "write_report"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,8 @@ def write_report(
     dataset_dir: object,
     section: str,
     settings: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
+    more_text: str = "",
 ) -> str:
     """Writes ``per_case.csv``, ``summary.json``, ``summary.csv`` and ``summary.md``.
 
@@ -77,6 +79,8 @@ def write_report(
         dataset_dir: as for :func:`convformer_monai.datalist.read_cases`.
         section: as there.
         settings: what else was chosen for this run, e.g. overrides and device.
+        more: further results of the task, for ``summary.json``.
+        more_text: the same for people, after the table.
 
     Returns:
         The headline and the table, for people.
@@ -86,10 +90,10 @@ def write_report(
     origin = origin_of(name, bundle_version, [weights], dataset_dir, section, settings)
     headline = _headline(rows)
     title = title_of(name, bundle_version, [weights], section)
-    text = f"{headline['text']}.\n\n{_table(rows)}"
+    text = f"{headline['text']}.\n\n{_table(rows)}" + (f"\n\n{more_text}" if more_text else "")
     _write_cases(folder / "per_case.csv", scores)
     _write_summary_csv(folder / "summary.csv", rows)
-    content = {"headline": headline, **origin, "definitions": DEFINITIONS, "results": _nested(rows)}
+    content = {"headline": headline, **origin, "definitions": DEFINITIONS, "results": _nested(rows), **(more or {})}
     text_of_json = json.dumps(content, indent=2, allow_nan=False, default=str)
     (folder / "summary.json").write_text(text_of_json + "\n", encoding="utf-8")
     (folder / "summary.md").write_text(_markdown(title, text, origin), encoding="utf-8")
@@ -205,7 +209,7 @@ def _write_cases(path: Path, scores: Sequence[VolumeScore]) -> None:
         for score in scores:
             for part in score.structures:
                 row = {name: getattr(part if hasattr(part, name) else score, name) for name in CASE_COLUMNS}
-                writer.writerow({name: _cell(value) for name, value in row.items()})
+                writer.writerow({name: cell_of(value) for name, value in row.items()})
 
 
 def _write_summary_csv(path: Path, rows: Sequence[SummaryRow]) -> None:
@@ -216,7 +220,7 @@ def _write_summary_csv(path: Path, rows: Sequence[SummaryRow]) -> None:
             for metric, statistics in row.metrics.items():
                 line = {"phase": row.phase, "structure": row.structure, "metric": metric, **statistics_of(statistics)}
                 line.update(one_empty=row.one_empty, both_empty=row.both_empty)
-                writer.writerow({key: _cell(value) for key, value in line.items()})
+                writer.writerow({key: cell_of(value) for key, value in line.items()})
 
 
 def _nested(rows: Sequence[SummaryRow]) -> dict[str, dict[str, Any]]:
@@ -237,7 +241,8 @@ def statistics_of(statistics: Statistics) -> dict[str, float | int | None]:
     return {**values, **{name: None if math.isnan(value) else value for name, value in named.items()}}
 
 
-def _cell(value: object) -> object:
+def cell_of(value: object) -> object:
+    """What a CSV file holds for a value: nothing where it is undefined."""
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else safe_cell(value)
 
 

@@ -14,7 +14,7 @@ from convformer_monai.readers.series import ImageSeries
 from convformer_monai.tasks.task import Code, Label
 from convformer_monai.transforms.geometry import voxel_volume_ml
 
-__all__ = ["choose_phases", "measure_ventricles", "ventricle_flags"]
+__all__ = ["choose_phases", "ejection_fraction", "measure_ventricles", "ventricle_flags"]
 
 MYOCARDIAL_DENSITY_G_PER_ML = 1.05
 PLAUSIBLE_EF = (10.0, 85.0)
@@ -101,6 +101,11 @@ def measure_ventricles(
     return items, details
 
 
+def ejection_fraction(edv: float, esv: float) -> float | None:
+    """Share of the end-diastolic volume that is ejected, percent; None for an empty ventricle."""
+    return 100 * (edv - esv) / edv if edv > 0 else None
+
+
 def choose_phases(
     lv_volumes: Sequence[float], phases: Sequence[int], ed: int | None, es: int | None
 ) -> dict[str, dict[str, Any]]:
@@ -138,7 +143,7 @@ def _ventricle(
     largest, smallest = volumes[ed], volumes[es]
     stroke = largest - smallest
     values: list[tuple[str, str, float | None, str, int | None]] = [
-        ("ef", "ejection fraction", 100 * stroke / largest if largest > 0 else None, "%", None),
+        ("ef", "ejection fraction", ejection_fraction(largest, smallest), "%", None),
         ("edv", "end-diastolic volume", largest, "mL", phases[ed]),
         ("esv", "end-systolic volume", smallest, "mL", phases[es]),
         ("sv", "stroke volume", stroke, "mL", None),

@@ -35,6 +35,7 @@ CARDIAC = register_task(
         measure="convformer_monai.measurements.ventricles.measure_ventricles",
         moments=("ed", "es"),
         flags=("convformer_monai.measurements.ventricles.ventricle_flags",),
+        report="convformer_monai.evaluation.heart_report.write_heart_report",
         max_parts=2,
         within_stack=False,
         preview=Preview(widest_first=True),
