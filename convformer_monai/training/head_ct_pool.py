@@ -25,6 +25,7 @@ from torch import Tensor
 from convformer_monai.datalist import datalist_path, read_cases, read_lists
 from convformer_monai.readers import SeriesReader
 from convformer_monai.readers.grids import check_grids
+from convformer_monai.training.draws import draw
 from convformer_monai.training.folds import assign_folds
 from convformer_monai.training.unknown import UNKNOWN
 from convformer_monai.transforms.depth import slice_positions
@@ -64,9 +65,18 @@ class HeadCTPart(torch.utils.data.Dataset[dict[str, Tensor]]):
         """``image`` (..., C, X, Y), Hounsfield units, and ``label`` (..., 1, X, Y)."""
         return self.pool.take(self.indices[index])
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """How much more often each slice is drawn than at first, for a checkpoint."""
+        return {"raised": self.weights / self.base}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Draw as ``state`` says, unless it is of another number of slices."""
+        if len(state["raised"]) == len(self.base):
+            self.weights = self.base * state["raised"].cpu()
+
     def draw(self, count: int) -> dict[str, Tensor]:
         """A batch drawn with replacement, by weight."""
-        return self[torch.multinomial(self.weights, count, replacement=True)]
+        return self[draw(lambda total: torch.multinomial(self.weights, total, replacement=True), count)]
 
 
 class HeadCTPool:

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from monai.transforms import ResizeWithPadOrCrop
 from monai.utils import convert_to_tensor
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from convformer_monai.training.processes import rank_and_size
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +75,12 @@ class SliceBatches:
 
     Args:
         dataset: the slices.
-        batch_size: slices a batch and process; an incomplete last batch is left out, unless it is the only one.
-        seed: of the order, which differs in every epoch and is the same in all processes.
+        batch_size: slices a batch and process; an incomplete last batch is left out, unless it is the only one, from
+            which every process then takes as many slices.
+        seed: of the order, which differs in every epoch and is the same in all processes, and for any number of them.
+
+    Raises:
+        ValueError: there are fewer slices than processes.
     """
 
     def __init__(self, dataset: SliceDataset, batch_size: int, seed: int = 0) -> None:
@@ -83,8 +88,9 @@ class SliceBatches:
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
-        distributed = dist.is_available() and dist.is_initialized()
-        self.rank, self.world_size = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+        self.rank, self.world_size = rank_and_size()
+        if len(dataset) < self.world_size:
+            raise ValueError(f"{len(dataset)} slices are too few for {self.world_size} processes")
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -94,7 +100,8 @@ class SliceBatches:
         """One epoch of batches ``{"image": (B, C, X, Y), "label": (B, 1, X, Y)}``."""
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         self.epoch += 1
-        order = torch.randperm(len(self.dataset), generator=generator)[self.rank :: self.world_size]
+        order = torch.randperm(len(self.dataset), generator=generator)
+        order = order[: len(order) // self.world_size * self.world_size][self.rank :: self.world_size]
         for indices in order.to(self.dataset.images.device).split(self.batch_size)[: len(self)]:
             yield self.dataset[indices]
 
