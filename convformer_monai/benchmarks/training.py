@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -23,6 +24,7 @@ import numpy as np
 from convformer_monai.benchmarks.processes import in_own_process
 from convformer_monai.bundle import Bundle, component
 from convformer_monai.datalist import DATALIST
+from convformer_monai.errors import InputRefused, RefusalCode
 
 __all__ = ["Growth", "growing_data", "run", "slope", "train_some_steps"]
 
@@ -46,10 +48,10 @@ class Growth:
         arrays_mb: all of them.
         prepare_s: preparing them.
         open_s: opening those that an earlier run prepared; 0 for memory, which prepares again.
-        pictures_per_s: at which it trains; the median step.
+        pictures_per_s: at which it trains; the median step, those from memory and from disk in turn.
         epoch_s: an epoch, at that rate.
         batch_ms: reading a batch alone, which a step of training hides.
-        peak_mb: largest resident memory of the process.
+        peak_mb: largest resident memory of a process; that from disk trains from disk alone, within the limit.
     """
 
     cases: int
@@ -112,19 +114,22 @@ def _forget(folder: Path) -> None:
 
 
 def train_some_steps(
-    data: str, cache_dir: str | None, steps: int, limit_mb: int = 0, **options: Any
-) -> dict[str, float]:
-    """Trains for some steps in this process, which ends after it.
+    data: str, cache_dirs: Sequence[str | None], steps: int, limit_mb: int = 0, **options: Any
+) -> list[dict[str, float]]:
+    """Trains for some steps in this process, which ends after it, in turn on images that are kept in several ways.
+
+    What else runs on the machine so disturbs all of them alike.
 
     Args:
         data: folder with a datalist.
-        cache_dir: of prepared images; None for memory.
-        steps: that count.
+        cache_dirs: of prepared images; None for memory.
+        steps: of each that count.
         limit_mb: of the process's own memory; 0 for none.
         options: ids of ``train.json``.
 
     Returns:
-        The numbers of a :class:`Growth`; ``prepare_s`` is the time to prepare or open.
+        For each the numbers of a :class:`Growth`; ``prepare_s`` is the time to prepare or open, and ``peak_mb`` that of
+        the whole process.
 
     Raises:
         MemoryError, RuntimeError: the limit is too low.
@@ -136,56 +141,71 @@ def train_some_steps(
     torch.set_num_threads(1)
     if limit_mb:
         _limit_memory(limit_mb)
-    given = {"dataset_dir": data, "cache_dir": cache_dir, "device": torch.device("cpu"), **options}
+    given = {"dataset_dir": data, "device": torch.device("cpu"), **options}
     ids = ["network", "loss", "optimizer", "train#augmentation", "train#inferer"]
     parts = component(Bundle(BUNDLE).root, "train", ids, given)
     network, loss, optimizer, augment, infer = (parts[id] for id in ids)
-    start = time.perf_counter()
-    batches = component(Bundle(BUNDLE).root, "train", "train#batches", given)
-    prepared = time.perf_counter() - start
     network.train()
-    seconds = []
-    endless: Iterator[Any] = itertools.chain.from_iterable(itertools.repeat(batches))
-    for _ in range(steps + WARM):
+    kept, prepared, seconds = [], [], []
+    for cache_dir in cache_dirs:
         start = time.perf_counter()
-        image, label = augment(next(endless))
+        kept.append(component(Bundle(BUNDLE).root, "train", "train#batches", {**given, "cache_dir": cache_dir}))
+        prepared.append(time.perf_counter() - start)
+    endless: list[Iterator[Any]] = [itertools.chain.from_iterable(itertools.repeat(batches)) for batches in kept]
+    for batches in itertools.chain(*itertools.repeat(endless, steps + WARM)):
+        start = time.perf_counter()
+        image, label = augment(next(batches))
         optimizer.zero_grad()
         loss(infer(image, network), label).backward()
         optimizer.step()
         seconds.append(time.perf_counter() - start)
-    dataset, size, read = batches.dataset, batches.batch_size, []
-    for indices in torch.randint(len(dataset), (BATCHES, size)):
-        start = time.perf_counter()
-        dataset[indices]
-        read.append(time.perf_counter() - start)
-    rate = size / statistics.median(seconds[WARM:])
-    row = dataset[0]
-    return {
-        "arrays_mb": sum(part.numel() * part.element_size() for part in row.values()) * len(dataset) / MB,
-        "prepare_s": prepared,
-        "pictures_per_s": rate,
-        "epoch_s": len(dataset) / rate,
-        "batch_ms": statistics.median(read) * 1000,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MB,
-    }
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MB
+    results = []
+    for number, batches in enumerate(kept):
+        dataset, size, read = batches.dataset, batches.batch_size, []
+        for indices in torch.randint(len(dataset), (BATCHES, size)):
+            start = time.perf_counter()
+            dataset[indices]
+            read.append(time.perf_counter() - start)
+        rate = size / statistics.median(seconds[number :: len(kept)][WARM:])
+        row = dataset[0]
+        results.append(
+            {
+                "arrays_mb": sum(part.numel() * part.element_size() for part in row.values()) * len(dataset) / MB,
+                "prepare_s": prepared[number],
+                "pictures_per_s": rate,
+                "epoch_s": len(dataset) / rate,
+                "batch_ms": statistics.median(read) * 1000,
+                "peak_mb": peak,
+            }
+        )
+    return results
 
 
 def _measure(folder: Path, count: int, steps: int, repeats: int, limit_mb: int) -> tuple[Growth, Growth]:
-    """Trains on so many cases from memory and from disk, in turn; medians."""
-    data, cache = folder / f"data{count}", folder / f"cache{count}"
-    growing_data(data, count)
-    first = in_own_process(train_some_steps, str(data), str(cache), 1, limit_mb)
-    found: dict[str, list[dict[str, float]]] = {"memory": [], "disk": []}
+    """Trains on so many cases from disk alone, within the limit, and from memory and disk in turn; medians."""
+    data, cache = str(folder / f"data{count}"), str(folder / f"cache{count}")
+    growing_data(Path(data), count)
+    limited = []
+    try:
+        for _ in range(2):  # prepared, then opened
+            limited += in_own_process(train_some_steps, data, [cache], steps, limit_mb)
+            _forget(Path(cache))
+    except RuntimeError as error:
+        what = f"training on {count} cases from disk does not fit into --limit {limit_mb} MB"
+        raise InputRefused(RefusalCode.OUT_OF_MEMORY, f"{what}, or failed: {error}") from error
+    runs = []
     for _ in range(repeats):
-        found["memory"].append(in_own_process(train_some_steps, str(data), None, steps))
-        _forget(cache)
-        found["disk"].append(in_own_process(train_some_steps, str(data), str(cache), steps, limit_mb))
-    medians = {
-        kept: {key: statistics.median(row[key] for row in rows) for key in rows[0]} for kept, rows in found.items()
-    }
-    disk = {**medians["disk"], "prepare_s": first["prepare_s"], "open_s": medians["disk"]["prepare_s"]}
-    disk["peak_mb"] = max(first["peak_mb"], medians["disk"]["peak_mb"])
-    return Growth(count, "memory", open_s=0.0, **medians["memory"]), Growth(count, "disk", **disk)
+        runs.append(in_own_process(train_some_steps, data, [None, cache], steps))
+        _forget(Path(cache))
+    memory, disk = (
+        {key: statistics.median(run[number][key] for run in runs) for key in runs[0][number]} for number in range(2)
+    )
+    disk |= {"prepare_s": limited[0]["prepare_s"], "peak_mb": max(run["peak_mb"] for run in limited)}
+    return (
+        Growth(count, "memory", open_s=0.0, **memory),
+        Growth(count, "disk", open_s=limited[1]["prepare_s"], **disk),
+    )
 
 
 def slope(rows: Sequence[Growth], name: str) -> float:
@@ -200,13 +220,18 @@ def run(counts: Sequence[int], steps: int, repeats: int, limit_mb: int, output: 
     Args:
         counts: cases, one set each.
         steps: of each training.
-        repeats: of each training, of which the median counts.
+        repeats: of the trainings in turn, of which the median counts.
         limit_mb: of the memory of trainings from disk.
         output: name of the files ``.csv`` and ``.svg``; ``None`` writes none.
 
     Returns:
         A table, and the slopes.
+
+    Raises:
+        InputRefused: this is not Linux, or the limit is too low.
     """
+    if sys.platform != "linux":
+        raise InputRefused(RefusalCode.OPTION, "benchmark training limits memory as only Linux does")
     rows: list[Growth] = []
     with TemporaryDirectory(prefix="convformer-benchmark-") as folder:
         for count in counts:

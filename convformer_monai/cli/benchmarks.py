@@ -118,7 +118,7 @@ def training(
     ] = "100,200,400,800,1600",
     steps: Annotated[int, typer.Option(min=1, help="Steps of each training.")] = 20,
     repeats: Repeats = 3,
-    limit: Annotated[int, typer.Option(min=500, help="Memory of trainings from disk, MB.")] = 2000,
+    limit: Annotated[int, typer.Option(min=1, help="Memory of trainings from disk, MB.")] = 2000,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="NAME", help="Also write NAME.csv and NAME.svg.")
     ] = None,

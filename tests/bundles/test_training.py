@@ -158,6 +158,21 @@ def test_two_processes_train_as_one_and_either_goes_on_from_the_other(kind, bund
 
 
 @pytest.mark.slow
+def test_prepared_images_on_disk_train_as_those_in_memory(kind, bundle_root, data, tmp_path):
+    """The same losses and Dice to the last bit, when they are prepared and when they are found."""
+    cache = tmp_path / "prepared images"
+    for name, options in (("memory", []), ("made", ["--cache_dir", cache]), ("found", ["--cache_dir", cache])):
+        before = sorted(cache.rglob("*"))
+        result = train(kind, data, tmp_path / name, "--max_epochs", "1", *map(str, options))
+        assert result.returncode == 0, result.stderr[-3000:]
+    assert before and before == sorted(cache.rglob("*"))
+    losses = [losses_of(tmp_path / name) for name in ("memory", "made", "found")]
+    assert len(losses[0]) == STEPS[kind.name]
+    assert losses[0] == losses[1] == losses[2]
+    assert dices_of(tmp_path / "memory") == dices_of(tmp_path / "made")
+
+
+@pytest.mark.slow
 def test_missing_datalist_is_refused_in_one_line(kind, tmp_path):
     result = train(kind, tmp_path / "nowhere", tmp_path / "run", "--max_epochs", "1")
     assert result.returncode == 2

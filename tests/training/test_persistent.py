@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gloo import in_processes
 from monai.data import MetaTensor
 from monai.transforms import Transform
 
@@ -77,6 +78,20 @@ def test_each_case_is_prepared_once_until_something_changes(cases: list[dict[str
     assert not list(cache.glob(".part*"))
 
 
+def prepare_together(cases: list[dict[str, Any]], cache: str) -> tuple[list[str], torch.Tensor]:
+    Prepare.calls.clear()
+    rows = stored_rows(cases, Prepare(), cache)["images"]
+    return list(Prepare.calls), rows.whole()
+
+
+@pytest.mark.slow
+def test_processes_prepare_a_part_each_and_see_all(cases: list[dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "processes").mkdir()
+    first, second = in_processes(tmp_path / "processes", 2, prepare_together, cases, str(tmp_path / "cache"))
+    assert (first[0], second[0]) == (["c0", "c2"], ["c1"])
+    assert len(first[1]) == 7 and torch.equal(first[1], second[1])
+
+
 def test_a_run_that_was_killed_leaves_whole_cases_only(cases: list[dict[str, Any]], tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     Path(cases[1]["image"]).unlink()
@@ -115,6 +130,22 @@ def test_batches_from_disk_are_those_from_memory(tmp_path: Path) -> None:
             assert torch.equal(one["image"], other["image"]) and torch.equal(one["label"], other["label"])
 
 
+def bytes_read() -> int:
+    """What this process has read from files, proc(5)."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="reads /proc")
+def test_a_batch_reads_its_own_slices_alone(tmp_path: Path) -> None:
+    """Bytes read do not grow with the cases, nor with the slices of a case."""
+    for count, depth in ((3, 5), (12, 40)):
+        cases = [{"number": number, "depth": depth} for number in range(count)]
+        slices = SliceDataset(cases, volume, (256, 256), cache_dir=str(tmp_path))
+        before = bytes_read()
+        assert slices[torch.arange(8)]["image"].shape == (8, 1, 256, 256)
+        assert 0 <= bytes_read() - before - 8 * 256 * 256 * 3 < 2000
+
+
 MEASURE = """
 import re, sys, torch
 from convformer_monai.training import SliceBatches, SliceDataset
@@ -140,6 +171,7 @@ print(memory("VmHWM") - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_with_the_number_of_cases(tmp_path: Path) -> None:
     """Of 64 cases, 192 MB when prepared, what training on them adds to the peak of training on 4."""

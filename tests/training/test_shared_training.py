@@ -47,6 +47,7 @@ def share_one_step(batch_dice: bool) -> dict[str, Any]:
     return result(shared, loss)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_dice", [True, False])
 def test_two_processes_have_the_gradient_of_the_whole_batch(tmp_path: Path, batch_dice: bool) -> None:
     """Nothing but the order of the sums differs: the network's in double precision, the loss's in single."""
@@ -88,6 +89,7 @@ def decide() -> tuple[float, list[float], list[int], list[int]]:
     return of_first_process(7.0 + rank), numbers.tolist(), own_part([1, 2, 3]), own_part([4])
 
 
+@pytest.mark.slow
 def test_processes_decide_alike_and_divide_the_cases(tmp_path: Path) -> None:
     first, second = in_processes(tmp_path, 2, decide)
     assert first[:2] == second[:2] == (7.0, [0.0, 1.0, 2.0, 3.0, 4.0])
