@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convformer_monai.datalist import datalist_path, read_cases, read_lists
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.training.draws import draw
 from convformer_monai.training.folds import assign_folds
 from convformer_monai.training.head_ct_case import HeadCTCase
@@ -92,8 +93,8 @@ class HeadCTPool:
         cache_dir: keep the slices in files of this folder, and not in memory; None for memory.
 
     Raises:
-        InputRefused: an image cannot be used, or the folder not written to.
-        ValueError: ``cache`` and ``cache_dir`` are both given.
+        InputRefused: an image cannot be used, or the folder not written to; ``OPTION`` if ``cache`` and ``cache_dir``
+            are both given.
     """
 
     def __init__(
@@ -113,7 +114,8 @@ class HeadCTPool:
         cache_dir: str | None = None,
     ) -> None:
         if cache and cache_dir:
-            raise ValueError("cache holds the pool in memory, cache_dir in files: give one of them")
+            what = "--cache is a file that is read into memory, --cache_dir a folder that is not"
+            raise InputRefused(RefusalCode.OPTION, f"{what}; give one of them")
         self.canvas = tuple(int(side) for side in canvas)
         self.distances = tuple(float(distance) for distance in distances)
         self.device = torch.device(device)

@@ -18,6 +18,7 @@ from monai.utils import convert_to_tensor
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.training.persistent import StoredRows, stored_rows
 from convformer_monai.training.processes import rank_and_size
 
@@ -106,7 +107,7 @@ class SliceBatches:
         seed: of the order, which differs in every epoch and is the same in all processes, and for any number of them.
 
     Raises:
-        ValueError: there are fewer slices than processes.
+        InputRefused: ``OPTION`` if there are fewer slices than processes.
     """
 
     def __init__(self, dataset: SliceDataset, batch_size: int, seed: int = 0) -> None:
@@ -116,7 +117,8 @@ class SliceBatches:
         self.epoch = 0
         self.rank, self.world_size = rank_and_size()
         if len(dataset) < self.world_size:
-            raise ValueError(f"{len(dataset)} slices are too few for {self.world_size} processes")
+            what = f"{len(dataset)} pictures are too few for {self.world_size} processes"
+            raise InputRefused(RefusalCode.OPTION, f"{what}; train in fewer")
 
     def __len__(self) -> int:
         """Batches an epoch."""

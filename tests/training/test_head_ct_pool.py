@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from convformer_monai.bundle import Bundle
+from convformer_monai.errors import InputRefused
 from convformer_monai.training import HardNegatives, HeadCTPool, KnownPixelsLoss, MixedBatches, PaintedBlood
 from convformer_monai.training.painting import RenderedHeads
 from convformer_monai.training.unknown import UNKNOWN
@@ -126,7 +127,7 @@ def test_a_pool_in_files_holds_the_same_and_draws_the_same(pool: HeadCTPool, dat
             torch.manual_seed(3)
             drawn.append(one.part({"expert": 1.0, "heads": 1.0}, None).draw(9))
         assert torch.equal(drawn[0]["image"], drawn[1]["image"]) and torch.equal(drawn[0]["label"], drawn[1]["label"])
-    with pytest.raises(ValueError, match="give one of them"):
+    with pytest.raises(InputRefused, match="give one of them"):
         HeadCTPool(*given, cache=str(tmp_path / "pool.pt"), cache_dir=str(tmp_path))
 
 
