@@ -112,6 +112,30 @@ def cohort(
 
 
 @app.command()
+def training(
+    cases: Annotated[
+        str, typer.Option(help="Cases to train on, comma-separated, a set each.")
+    ] = "100,200,400,800,1600",
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each training.")] = 20,
+    repeats: Repeats = 3,
+    limit: Annotated[int, typer.Option(min=1, help="Memory of trainings from disk, MB.")] = 2000,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="NAME", help="Also write NAME.csv and NAME.svg.")
+    ] = None,
+) -> None:
+    """Measure what training costs as the data grow, with prepared images in memory and on disk.
+
+    Trains the cardiac bundle on generated cases: time to prepare them, rate, and peak memory. Linux only.
+    """
+    start_logging()
+    from convformer_monai.benchmarks.training import run
+    from convformer_monai.cli.console import print_text
+    from convformer_monai.commands.lists import numbers_in
+
+    print_text(run(numbers_in(cases, "--cases", 1), steps, repeats, limit, output))
+
+
+@app.command()
 def nets(
     nets: Annotated[str | None, typer.Option(help="Comma-separated; all by default.")] = None,
     blocks: Annotated[str | None, typer.Option(help="Comma-separated; all by default.")] = None,

@@ -37,6 +37,10 @@ def train(
     output_dir: ResultFolder = None,
     max_minutes: MaxMinutes = 0,
     processes: Annotated[int, typer.Option(min=1, help="GPUs, or processes on the CPU, to train on.")] = 1,
+    cache_dir: Annotated[
+        Path | None,
+        typer.Option("--cache-dir", help="Keep prepared images in files there instead of in memory; made if missing."),
+    ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew instead of going on.")] = False,
     finetune: Annotated[
         bool, typer.Option("--finetune", help="Start from the bundle's weights instead of from scratch.")
@@ -55,6 +59,9 @@ def train(
     Any other --ID VALUE replaces an id of the bundle's configs/train.json, also inside one: --max_epochs 20, --seed 1,
     --device cpu, --fold 0 (hemorrhage), --batch_size 8, --crop#0 96.
 
+    Images are prepared once and held in memory. --cache-dir keeps them in files, for data larger than memory: the
+    training is the same, and the next one finds them there.
+
     --finetune starts from the bundle's weights, with the small steps of its configs/finetune.json, into
     runs/BUNDLE-finetune; hemorrhage then takes the lists "train" and "val" of whole volumes.
 
@@ -71,6 +78,7 @@ def train(
         output_dir=output_dir,
         max_minutes=max_minutes,
         processes=processes,
+        cache_dir=cache_dir,
         restart=restart,
         finetune=finetune,
         examples=examples,

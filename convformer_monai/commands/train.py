@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from convformer_monai.bundle_run import (
     check_overrides,
     dataset_path,
     hand_over,
+    monai_path,
     run_path,
 )
 from convformer_monai.commands.lists import names_in
@@ -37,6 +39,7 @@ class TrainOptions:
             ``runs/<bundle>-finetune``.
         max_minutes: no run goes on beyond the end of an epoch after so many minutes; 0 for no limit.
         processes: to train in, by torchrun and the bundle's ``multi_gpu_train.json`` if there are several.
+        cache_dir: folder for prepared images, instead of memory; made if missing.
         restart: begin anew instead of going on from the last epoch.
         examples: draw so many training examples instead; 0 to train.
         all_runs: do every run of the bundle's ``configs/runs.json``.
@@ -48,6 +51,7 @@ class TrainOptions:
     output_dir: Path | None = None
     max_minutes: float = 0
     processes: int = 1
+    cache_dir: Path | None = None
     restart: bool = False
     examples: int = 0
     all_runs: bool = False
@@ -129,10 +133,22 @@ def train_all(bundle: str, data: Path, options: TrainOptions) -> int:
     return 0
 
 
+def _cache_path(root: Path, cache_dir: Path) -> Path:
+    """The folder of prepared images, as MONAI takes it."""
+    if "cache_dir" not in Bundle(root).read("train"):
+        raise InputRefused(RefusalCode.OPTION, f"{root}/configs/train.json takes no --cache-dir")
+    folder = monai_path(cache_dir)
+    if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise InputRefused(RefusalCode.CANNOT_WRITE, f"--cache-dir {cache_dir} is not a folder that can be written to")
+    return folder
+
+
 def _checked(bundle: str, data: Path, options: TrainOptions) -> tuple[Path, str, Path, list[str]]:
     """The bundle's folder, the data, the folder of the run and the ids to replace, as MONAI takes them."""
     root, dataset = bundle_folder(bundle), str(dataset_path(data))
     overrides = check_overrides(root, options.overrides)
+    if options.cache_dir is not None:
+        overrides += ["--cache_dir", str(_cache_path(root, options.cache_dir))]
     return (
         root,
         dataset,

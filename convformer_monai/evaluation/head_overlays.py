@@ -17,7 +17,7 @@ from convformer_monai.evaluation.head_scans import EXPERT, HEADS, KEPT, HeadScor
 from convformer_monai.evaluation.overlays import draw_overlay
 from convformer_monai.evaluation.report import output_folder
 from convformer_monai.tasks.task import Label
-from convformer_monai.training.head_ct_pool import read_picture
+from convformer_monai.training.head_ct_case import read_picture
 
 __all__ = ["draw_scans"]
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from convformer_monai.datalist import datalist_path, read_cases, read_lists
 from convformer_monai.errors import InputRefused, RefusalCode
-from convformer_monai.training.head_ct_pool import read_picture
+from convformer_monai.training.head_ct_case import read_picture
 from convformer_monai.transforms.photo import LoadPictureMaskd
 
 __all__ = [

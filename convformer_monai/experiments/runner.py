@@ -196,7 +196,7 @@ class Runner:
         parts = component(self.bundle_root, "train", ids, {"dataset_dir": self.dataset_dir})
         cases, preprocessing, canvas = (parts[key] for key in ids)
         dataset = SliceDataset(cases[:: max(1, len(cases) // IMAGES)], preprocessing, canvas)
-        labelled = (dataset.labels > 0).flatten(1).any(1).nonzero().flatten()
+        labelled = (dataset[torch.arange(len(dataset))]["label"] > 0).flatten(1).any(1).nonzero().flatten()
         chosen = labelled[torch.linspace(0, len(labelled) - 1, min(IMAGES, len(labelled))).long()]
         return dataset.images[chosen].float()
 

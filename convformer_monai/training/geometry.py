@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convformer_monai.training.draws import chosen, numbers, uniform
 from convformer_monai.training.unknown import UNKNOWN
 
 
@@ -92,19 +93,19 @@ class BatchGeometry:
         column = (marked.sum(1) @ torch.arange(columns, device=label.device, dtype=torch.float32)) / mass.clamp(min=1)
         labelled = (mass > 0)[:, None] & (not self.whole)
         centre = torch.where(labelled, torch.stack([row, column], 1), (size - 1) / 2)
-        centre = centre + torch.empty_like(centre).uniform_(-self.shift, self.shift)
-        elsewhere = torch.rand(batch, 2, device=label.device) * (size - 1)
-        return torch.where(torch.rand(batch, 1, device=label.device) < self.anywhere, elsewhere, centre)
+        centre = centre + uniform(-self.shift, self.shift, batch, label.device, 2)
+        elsewhere = uniform(0, 1, batch, label.device, 2) * (size - 1)
+        return torch.where(chosen(self.anywhere, batch, label.device).view(batch, 1), elsewhere, centre)
 
     def _matrix(self, batch: int, device: torch.device) -> Tensor:
         """(B, 2, 2) from output pixels to input pixels (row, column), about the centre."""
-        angle = torch.empty(batch, device=device).uniform_(-self.rotation, self.rotation)
-        turned = torch.rand(batch, device=device) < self.quarter_turns
-        angle = angle + torch.where(turned, torch.randint(0, 4, (batch,), device=device) * (math.pi / 2), 0.0)
-        zoom = torch.empty(batch, device=device).uniform_(math.log(self.scale[0]), math.log(self.scale[1])).exp()
-        stretch = torch.empty(batch, device=device).uniform_(-self.aspect, self.aspect).exp()
-        shear = torch.empty(batch, device=device).uniform_(-self.shear, self.shear)
-        mirror = 1.0 - 2.0 * (torch.rand(batch, 2, device=device) < self.flip).float()
+        angle = uniform(-self.rotation, self.rotation, batch, device).flatten()
+        turned = chosen(self.quarter_turns, batch, device).flatten()
+        angle = angle + torch.where(turned, numbers(4, batch, device) * (math.pi / 2), 0.0)
+        zoom = uniform(math.log(self.scale[0]), math.log(self.scale[1]), batch, device).flatten().exp()
+        stretch = uniform(-self.aspect, self.aspect, batch, device).flatten().exp()
+        shear = uniform(-self.shear, self.shear, batch, device).flatten()
+        mirror = 1.0 - 2.0 * (uniform(0, 1, batch, device, 2) < self.flip).float()
         cos, sin = angle.cos(), angle.sin()
         rotate = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)  # (B, 2, 2)
         skew = torch.eye(2, device=device).repeat(batch, 1, 1)
@@ -121,8 +122,8 @@ class BatchGeometry:
         offsets = torch.stack(torch.meshgrid(row, column, indexing="ij"), -1)  # (*size, 2)
         if self.whole:
             offsets = offsets * math.sqrt(rows * columns / (size[0] * size[1]))
-        bend = torch.empty(batch, 2, 4, 4, device=device).uniform_(-self.elastic, self.elastic)
-        bend = bend * torch.rand(batch, 1, 1, 1, device=device)
+        bend = uniform(-self.elastic, self.elastic, batch, device, 2, 4, 4)
+        bend = bend * uniform(0, 1, batch, device)
         bend = F.interpolate(bend, size=size, mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
         points = torch.einsum("bij,xyj->bxyi", self._matrix(batch, device), offsets) + bend
         points = points + self._centre(label)[:, None, None]  # (B, *size, 2): row, column

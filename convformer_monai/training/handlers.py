@@ -18,6 +18,8 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
+from convformer_monai.training.processes import of_first_process
+
 logger = logging.getLogger(__name__)
 
 BEST, BEST_RECORD = "best.pt", "best.json"
@@ -53,7 +55,7 @@ class EpochTimeLimit:
 
     def _check(self, engine: Engine) -> None:
         self.epochs += 1
-        elapsed = time.monotonic() - self.started
+        elapsed = of_first_process(time.monotonic() - self.started) if self.limit is not None else 0.0
         if self.limit is not None and elapsed * (self.epochs + 1) / self.epochs > self.limit:
             logger.info("time limit: ends after epoch %d, %.1f minutes", engine.state.epoch, elapsed / 60)
             engine.terminate()
@@ -63,7 +65,7 @@ class SeedEpoch:
     """Seeds all random numbers at the start of each epoch by seed and epoch, so that a resumed run goes on alike.
 
     Args:
-        seed: of the run.
+        seed: of the run; the same in all processes, see :mod:`convformer_monai.training.draws`.
     """
 
     def __init__(self, seed: int) -> None:
@@ -160,13 +162,16 @@ class ScheduleByIteration:
     def _step(self, engine: Engine) -> None:
         done = engine.state.iteration
         if self.seconds:
-            done = max(done, round(self.total * min(1.0, (time.monotonic() - self.started) / self.seconds)))
+            elapsed = of_first_process(time.monotonic() - self.started)
+            done = max(done, round(self.total * min(1.0, elapsed / self.seconds)))
         self.scheduler.last_epoch = done - 1
         self.scheduler.step()
 
 
 class ResumableCheckpoint:
     """Writes one checkpoint after each epoch, atomically, and goes on from it when the run is started again.
+
+    Another batch size or number of processes may go on from it: epochs count, not steps.
 
     MONAI has the two halves, ``CheckpointSaver`` and ``CheckpointLoader``; but a loader that restores the engine cannot
     be named in a bundle's config, where handlers and trainer would refer to each other.
@@ -202,11 +207,17 @@ class ResumableCheckpoint:
     def _load(self, engine: Engine) -> None:
         if not (self.resume and self.path.is_file()):
             return
-        max_epochs = engine.state.max_epochs
+        max_epochs, epoch_length = engine.state.max_epochs, engine.state.epoch_length
         state = torch.load(self.path, map_location=self.device, weights_only=True)
         for name, item in {**self.objects, "trainer": engine}.items():
+            if name not in state:
+                logger.warning("'%s' is of an earlier version and holds no %s", self.path, name)
+                continue
             item.load_state_dict(state[name])
         engine.state.max_epochs = max_epochs
+        if epoch_length:  # another batch size, or number of processes, makes other batches of the same pictures
+            engine.state.epoch_length = epoch_length
+            engine.state.iteration = engine.state.epoch * epoch_length
         logger.info("resumed '%s' after epoch %d", self.path, engine.state.epoch)
 
     def _save(self, engine: Engine) -> None:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convformer_monai.training.intensity import chosen, uniform
+from convformer_monai.training.draws import chosen, chosen_rows, drawing_for, normal, uniform
 
 __all__ = ["DropNeighbours", "HeadCTIntensity", "MovedNeighbours", "strip_skull", "with_bone"]
 
@@ -71,7 +71,7 @@ class HeadCTIntensity:
         small = F.interpolate(image, scale_factor=factor, mode="area")
         coarse = F.interpolate(small, size=image.shape[2:], mode="bilinear", align_corners=False)
         image = torch.where(chosen(p / 2, batch, device), coarse, image)
-        noise = torch.randn_like(image[:, :1]) * uniform(0.0, 7.0, batch, device) * chosen(p, batch, device)
+        noise = normal(batch, device, 1, *image.shape[2:]) * uniform(0.0, 7.0, batch, device) * chosen(p, batch, device)
         smooth = F.avg_pool2d(noise, 3, stride=1, padding=1) * 2
         noise = torch.where(chosen(0.5, batch, device), smooth, noise)
         return torch.where(image > AIR, image + noise, image)
@@ -113,24 +113,30 @@ class MovedNeighbours:
     def __call__(self, image: Tensor, _label: Tensor) -> Tensor:
         """Change a batch of stacks (B, C, X, Y), the slice itself in their middle."""
         slices, middle = image.shape[1], image.shape[1] // 2
-        alone = (image == image[:, middle : middle + 1]).flatten(1).all(1)
-        chosen_ones = (alone & chosen(self.probability, len(image), image.device).flatten()).nonzero().flatten()
-        if not len(chosen_ones) or slices == 1:
+        some, rows = chosen_rows(self.probability, len(image), image.device)
+        if not rows.total or slices == 1:
             return image
-        one = image[chosen_ones, middle][:, None].expand(-1, slices - 1, -1, -1).flatten(0, 1)[:, None]
-        count, device = len(one), image.device
-        theta = torch.zeros(count, 2, 3, device=device)
-        for axis in range(2):
-            theta[:, axis, axis] = 1 + uniform(-self.scale, self.scale, count, device).flatten()
-            reach = 2 * self.shift / image.shape[3 - axis]
-            theta[:, axis, 2] = uniform(-reach, reach, count, device).flatten()
+        count, device, others = len(some), image.device, slices - 1
+        with drawing_for(rows):
+            theta = torch.zeros(count, others, 2, 3, device=device)
+            for axis in range(2):
+                theta[..., axis, axis] = 1 + uniform(-self.scale, self.scale, count, device, others)
+                reach = 2 * self.shift / image.shape[3 - axis]
+                theta[..., axis, 2] = uniform(-reach, reach, count, device, others)
+            noise = F.avg_pool2d(normal(count, device, others, *image.shape[2:]), 3, stride=1, padding=1) * 2
+            noise = noise * uniform(0, self.noise, count, device, others, 1, 1)
+        stacks = image[some]
+        alone = (stacks == stacks[:, middle : middle + 1]).flatten(1).all(1)
+        if not bool(alone.any()):
+            return image
+        some, stacks, noise, theta = some[alone], stacks[alone], noise[alone], theta[alone].flatten(0, 1)
+        one = stacks[:, middle, None].expand_as(noise).flatten(0, 1)[:, None]  # (count * others, 1, X, Y)
         grid = F.affine_grid(theta, list(one.shape), align_corners=False)
         moved = F.grid_sample(one, grid, mode="bilinear", padding_mode="border", align_corners=False)
-        noise = F.avg_pool2d(torch.randn_like(moved), 3, stride=1, padding=1) * 2
-        moved = torch.where(moved > AIR, moved + noise * uniform(0, self.noise, count, device), moved)
-        moved = moved.view(len(chosen_ones), slices - 1, *image.shape[2:])
-        stacks = torch.cat([moved[:, :middle], image[chosen_ones, middle][:, None], moved[:, middle:]], dim=1)
-        return image.index_copy(0, chosen_ones, stacks)
+        moved = moved.view_as(noise)
+        moved = torch.where(moved > AIR, moved + noise, moved)
+        stacks = torch.cat([moved[:, :middle], stacks[:, middle, None], moved[:, middle:]], dim=1)
+        return image.index_copy(0, some, stacks)
 
 
 class DropNeighbours:
@@ -165,11 +171,12 @@ def with_bone(image: Tensor) -> Tensor:
     """
     low, high = WINDOW
     cut = (image.amax((1, 2, 3), keepdim=True) <= high + 1) & (image.amin((1, 2, 3), keepdim=True) >= low - 1)
+    batch, device = len(image), image.device
+    density = uniform(500.0, 1300.0, batch, device)
     if not bool(cut.any()):
         return image
-    batch, device = len(image), image.device
     white = F.avg_pool2d((image >= BONE).float(), 7, stride=1, padding=3)
-    bone = high + (white - 0.35).clamp(min=0) / 0.65 * uniform(500.0, 1300.0, batch, device)
+    bone = high + (white - 0.35).clamp(min=0) / 0.65 * density
     black = F.avg_pool2d((image <= AIR).float(), 9, stride=1, padding=4, count_include_pad=False)
     air = -1000.0 * (black - 0.6).clamp(min=0) / 0.4
     full = torch.where(image >= BONE, torch.maximum(bone, image), torch.where(image <= AIR, air, image))

@@ -15,28 +15,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
-from monai.transforms import LoadImage, ResizeWithPadOrCrop
+from monai.transforms import ResizeWithPadOrCrop
 from monai.utils import convert_to_tensor
-from nibabel.nifti1 import Nifti1Image
 from numpy.typing import NDArray
 from torch import Tensor
 
 from convformer_monai.datalist import datalist_path, read_cases, read_lists
-from convformer_monai.readers import SeriesReader
-from convformer_monai.readers.grids import check_grids
+from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.training.draws import draw
 from convformer_monai.training.folds import assign_folds
-from convformer_monai.training.unknown import UNKNOWN
-from convformer_monai.transforms.depth import slice_positions
-from convformer_monai.transforms.photo import LoadPictureMaskd
-from convformer_monai.transforms.windowed import LoadWindowedSliced
+from convformer_monai.training.head_ct_case import HeadCTCase
+from convformer_monai.training.persistent import StoredRows, stored_rows
 
-__all__ = ["HeadCTPart", "HeadCTPool", "head_ct_folds", "read_picture"]
+__all__ = ["HeadCTPart", "HeadCTPool", "head_ct_folds"]
 
 logger = logging.getLogger(__name__)
 
-AIR_HU, METAL_HU = -1000.0, 1000.0
-CLOT_HU = 45.0  # brighter tissue may be the blood that an incomplete mask leaves out
 KEPT = ("spacing", "mask_complete", "blood", "blood_slices", "expert_slices")
 SHAPE_COLOURS = {7: 1, 2: 2, 4: 3, 1: 4, 6: 5}  # red, green, blue as bits: bone, brain, blood, ventricle, other
 
@@ -64,13 +58,22 @@ class HeadCTPart(torch.utils.data.Dataset[dict[str, Tensor]]):
         """``image`` (..., C, X, Y), Hounsfield units, and ``label`` (..., 1, X, Y)."""
         return self.pool.take(self.indices[index])
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """How much more often each slice is drawn than at first, for a checkpoint."""
+        return {"raised": self.weights / self.base}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Draw as ``state`` says, unless it is of another number of slices."""
+        if len(state["raised"]) == len(self.base):
+            self.weights = self.base * state["raised"].cpu()
+
     def draw(self, count: int) -> dict[str, Tensor]:
         """A batch drawn with replacement, by weight."""
-        return self[torch.multinomial(self.weights, count, replacement=True)]
+        return self[draw(lambda total: torch.multinomial(self.weights, total, replacement=True), count)]
 
 
 class HeadCTPool:
-    """Slices of head CT with their neighbours, in memory.
+    """Slices of head CT with their neighbours, in memory or in files.
 
     Args:
         dataset_dir: see :func:`convformer_monai.datalist.read_cases`; sections that it does not have are left out.
@@ -85,8 +88,13 @@ class HeadCTPool:
         distances: of the neighbours, mm.
         folds: how many.
         seed: of the folds.
-        cache: file that keeps the pool: read if it exists, else written; None for none.
-        device: where the slices are kept.
+        cache: file that keeps the pool: read into memory if it exists, else written; None for none.
+        device: where the slices are kept in memory, and where :meth:`take` puts them.
+        cache_dir: keep the slices in files of this folder, and not in memory; None for memory.
+
+    Raises:
+        InputRefused: an image cannot be used, or the folder not written to; ``OPTION`` if ``cache`` and ``cache_dir``
+            are both given.
     """
 
     def __init__(
@@ -103,21 +111,27 @@ class HeadCTPool:
         seed: int = 0,
         cache: str | None = None,
         device: str | torch.device = "cpu",
+        cache_dir: str | None = None,
     ) -> None:
+        if cache and cache_dir:
+            what = "--cache is a file that is read into memory, --cache_dir a folder that is not"
+            raise InputRefused(RefusalCode.OPTION, f"{what}; give one of them")
         self.canvas = tuple(int(side) for side in canvas)
         self.distances = tuple(float(distance) for distance in distances)
         self.device = torch.device(device)
         if cache is not None and Path(cache).is_file():
             content = torch.load(cache, map_location="cpu", weights_only=True)
         else:
-            content = _Builder(dataset_dir, sources, resample, silver_dir, self.canvas, self.distances).build(
-                sections, shapes
-            )
+            prepare = HeadCTCase(sources, resample, silver_dir, self.canvas, self.distances)
+            content = _pool_content(dataset_dir, sections, shapes, prepare, cache_dir)
             if cache is not None:
                 torch.save(content, cache)
-        self.slices: Tensor = content["slices"].to(self.device)  # (S, X, Y)
-        self.labels: Tensor = content["labels"].to(self.device)  # (N, X, Y)
-        self.neighbours: Tensor = content["neighbours"].to(self.device)  # (N, K), indices of slices
+        place = torch.device("cpu") if cache_dir else self.device
+        self.slices: Tensor | StoredRows = content["slices"]  # (S, X, Y)
+        self.labels: Tensor | StoredRows = content["labels"]  # (N, X, Y)
+        if isinstance(self.slices, Tensor) and isinstance(self.labels, Tensor):
+            self.slices, self.labels = self.slices.to(place), self.labels.to(place)
+        self.neighbours: Tensor = content["neighbours"].to(place)  # (N, K), indices of slices
         self.shapes: Tensor = content["shapes"].to(self.device)  # (M, X, Y)
         self.groups = np.array(content["groups"], dtype=str)
         self.patients = np.array(content["patients"], dtype=str)
@@ -128,15 +142,17 @@ class HeadCTPool:
         folds_by_patient = _folds([*own, *others], folds, seed)
         self.folds = np.array([folds_by_patient[case["patient"]] for case in own])
         self.shape_folds = np.array([folds_by_patient[case["patient"]] for case in others])
-        flat = self.labels.flatten(1)
-        self.blood = (flat == 1).any(1).cpu().numpy()
-        self.free = (flat == 0).all(1).cpu().numpy()
+        if "blood" not in content:  # a file of an earlier version
+            flat = content["labels"].flatten(1)
+            content |= {"blood": (flat == 1).any(1), "free": (flat == 0).all(1)}
+        self.blood, self.free = content["blood"].numpy(), content["free"].numpy()
         logger.info("%d slices, %d with blood, %d free of it", len(self.labels), self.blood.sum(), self.free.sum())
 
     def take(self, indices: Tensor) -> dict[str, Tensor]:
         """Slices by index: ``image`` (..., K, X, Y) and ``label`` (..., 1, X, Y)."""
-        indices = indices.to(self.device)
-        return {"image": self.slices[self.neighbours[indices]], "label": self.labels[indices][..., None, :, :]}
+        indices = indices.to(self.neighbours.device)
+        image, label = self.slices[self.neighbours[indices]], self.labels[indices][..., None, :, :]
+        return {"image": image.to(self.device), "label": label.to(self.device)}
 
     def part(
         self, shares: Mapping[str, float], blood: bool | None, fold: int | None = None, held_out: bool = False
@@ -187,32 +203,6 @@ def head_ct_folds(
     return _folds([{"source": group, "patient": patient} for group, patient in named], folds, seed)
 
 
-def read_picture(section: str, case: Mapping[str, Any], sources: Mapping[str, Mapping[str, Any]]) -> dict[Any, Any]:
-    """Reads a slice that is an 8-bit picture, and its mask.
-
-    Args:
-        section: list of the datalist that it is in.
-        case: ``image``, ``label`` (None for no blood), ``source`` and ``spacing`` (mm of a pixel; None if unknown).
-        sources: see :class:`HeadCTPool`.
-
-    Returns:
-        ``image`` in Hounsfield units and ``label``, both (1, X, Y, 1) with an affine in mm.
-
-    Raises:
-        InputRefused: if a file cannot be read.
-        KeyError: if the source is not described.
-    """
-    source = sources[section if section in sources else case["source"]]
-    data: dict[Any, Any] = {"image": case["image"], "label": case["label"], "window": source["window"]}
-    data["extent_mm"] = source.get("extent_mm", 1.0)
-    data = LoadPictureMaskd("label")(LoadWindowedSliced("image")(data))
-    if case["spacing"]:
-        affine = torch.as_tensor(data["image"].affine).clone()
-        affine[:3, :2] *= float(case["spacing"]) / affine[:3, :2].norm(dim=0)
-        data["image"].affine, data["label"].affine = affine, affine
-    return data
-
-
 def _named(section: str, case: Mapping[str, Any], number: int, count: int) -> tuple[str, str]:
     """Group and patient of a case.
 
@@ -231,130 +221,58 @@ def _folds(cases: Sequence[Mapping[str, str]], folds: int, seed: int) -> dict[st
     return dict(zip(first, places, strict=True))
 
 
-class _Builder:
-    """Reads the lists."""
+def _pool_content(
+    dataset_dir: object, sections: Sequence[str], shapes: str, prepare: HeadCTCase, cache_dir: str | None
+) -> dict[str, Any]:
+    """Reads all that is asked for, as what ``torch.save`` keeps; with ``cache_dir`` slices and labels stay in files."""
+    there = read_lists(dataset_dir)
+    masks = {}
+    if "expert" in there:
+        masks = {case["id"]: case["label"] for case in read_cases(dataset_dir, "expert", True, False)}
+    cases, named = [], []
+    for section in (name for name in sections if name in there):
+        listed = read_cases(dataset_dir, section, without_labels=True, patient_from_id=False, keep=KEPT)
+        logger.info("reading %d cases of %s", len(listed), section)
+        cases += [prepare.described(section, case, masks) for case in listed]
+        named += [_named(section, case, number, len(listed)) for number, case in enumerate(listed)]
+    rows: dict[str, Any]
+    if cache_dir:
+        rows = {**stored_rows(cases, prepare, cache_dir)}
+        slices, depths = rows["slices"].counts, rows["labels"].counts
+        rows |= {key: rows[key].whole() for key in ("neighbours", "blood", "free")}
+    else:
+        made = [prepare(case) for case in cases]
+        rows = {key: torch.cat([one.pop(key) for one in made]) for key in ("blood", "free", "neighbours")}
+        slices, depths = ([len(one[key]) for one in made] for key in ("slices", "labels"))
+        rows |= {key: torch.cat([one.pop(key) for one in made]) for key in ("labels", "slices")}
+    starts = torch.tensor([0, *slices]).cumsum(0)[:-1]
+    rows["neighbours"] += starts.repeat_interleave(torch.tensor(depths))[:, None]
+    maps, patients = _shapes(dataset_dir, there.get(shapes, []), prepare.canvas) if shapes else ([], [])
+    about: dict[str, list[Any]] = {"groups": [], "patients": [], "ids": [], "complete": []}
+    for case, (group, patient), depth in zip(cases, named, depths, strict=True):
+        about["groups"] += [group] * depth
+        about["patients"] += [patient] * depth
+        about["ids"] += [case["id"]] if depth == 1 else [f"{case['id']}/{z}" for z in range(depth)]
+        about["complete"] += [case["mask_complete"] is not False] * depth
+    empty = torch.zeros(0, *prepare.canvas, dtype=torch.uint8)
+    return {**rows, "shapes": torch.stack(maps) if maps else empty, "shape_patients": patients, **about}
 
-    def __init__(
-        self,
-        dataset_dir: object,
-        sources: Mapping[str, Mapping[str, Any]],
-        resample: Callable[[dict[str, Any]], dict[str, Any]],
-        silver_dir: str | None,
-        canvas: tuple[int, ...],
-        distances: tuple[float, ...],
-    ) -> None:
-        self.dataset_dir, self.sources, self.resample = dataset_dir, sources, resample
-        self.silver_dir, self.canvas, self.distances = silver_dir, canvas, distances
-        self.load_volume = LoadImage(reader=SeriesReader(), ensure_channel_first=True)
-        self.load_mask = LoadPictureMaskd("label")
-        self.slices: list[Tensor] = []
-        self.labels: list[Tensor] = []
-        self.neighbours: list[list[int]] = []
-        self.about: dict[str, list[Any]] = {"groups": [], "patients": [], "ids": [], "complete": []}
-        self.experts: dict[str, str] = {}
 
-    def build(self, sections: Sequence[str], shapes: str) -> dict[str, Any]:
-        """Reads all that is asked for, as what ``torch.save`` keeps."""
-        there = read_lists(self.dataset_dir)
-        if "expert" in there:
-            masks = read_cases(self.dataset_dir, "expert", True, False)
-            self.experts = {case["id"]: case["label"] for case in masks}
-        for section in sections:
-            if section in there:
-                cases = read_cases(self.dataset_dir, section, without_labels=True, patient_from_id=False, keep=KEPT)
-                logger.info("reading %d cases of %s", len(cases), section)
-                for number, case in enumerate(cases):
-                    self._add(section, case, number, len(cases))
-        maps, patients = self._shapes(there.get(shapes, [])) if shapes else ([], [])
-        empty = torch.zeros(0, *self.canvas, dtype=torch.uint8)
-        return {
-            "slices": torch.stack(self.slices),
-            "labels": torch.stack(self.labels),
-            "neighbours": torch.tensor(self.neighbours),
-            "shapes": torch.stack(maps) if maps else empty,
-            "shape_patients": patients,
-            **self.about,
-        }
+def _shapes(
+    dataset_dir: object, entries: Sequence[Mapping[str, str]], canvas: tuple[int, ...]
+) -> tuple[list[Tensor], list[str]]:
+    """Label maps: 0 nothing, 1 bone, 2 brain, 3 blood, 4 ventricle, 5 other."""
+    from PIL import Image
 
-    def _add(self, section: str, case: dict[str, Any], number: int, count: int) -> None:
-        """One slice, or all slices of a head."""
-        data = self._loaded(section, case)
-        complete = case["mask_complete"] is not False
-        if not complete:
-            bright = (data["image"] > CLOT_HU) & (data["label"] == 0)
-            data["label"][bright] = UNKNOWN
-        data = self.resample({"image": data["image"], "label": data["label"]})
-        spacing = float(np.linalg.norm(np.asarray(data["image"].affine)[:3, 2]))
-        image = self._on_canvas(data["image"], AIR_HU).clamp(AIR_HU, METAL_HU).half()  # (Z, X, Y)
-        label = self._on_canvas(data["label"], 0).byte()
-        first = len(self.slices)
-        self.slices += list(image)
-        for row in slice_positions(len(image), spacing, self.distances).tolist():
-            self.neighbours.append([self._index(first, image, place) for place in row])
-        self.labels += list(label)
-        group, patient = _named(section, case, number, count)
-        for z in range(len(image)):
-            self.about["groups"].append(group)
-            self.about["patients"].append(patient)
-            self.about["ids"].append(case["id"] if len(image) == 1 else f"{case['id']}/{z}")
-            self.about["complete"].append(complete)
-
-    def _index(self, first: int, image: Tensor, place: float) -> int:
-        """The index of a slice, or of a new one that lies between two."""
-        low = int(place)
-        if place == low:
-            return first + low
-        self.slices.append(torch.lerp(image[low].float(), image[low + 1].float(), place - low).half())
-        return len(self.slices) - 1
-
-    def _loaded(self, section: str, case: dict[str, Any]) -> dict[Any, Any]:
-        """Image in Hounsfield units and label, (1, X, Y, Z), on the grid of the file."""
-        if case["image"].lower().endswith(".png"):
-            return read_picture(section, case, self.sources)
-        image = self.load_volume(case["image"])
-        return {"image": image, "label": MetaTensor(self._label(case, image), affine=image.affine)}
-
-    def _label(self, case: dict[str, Any], image: MetaTensor) -> Tensor:
-        """Label of a volume: its mask; or what is known of each slice of a head."""
-        label = torch.zeros(image.shape, dtype=torch.uint8)
-        if case["label"]:
-            drawn = self.load_volume(case["label"])
-            check_grids(case["id"], image, drawn)
-            mask: Tensor = drawn.as_tensor() > 0
-            return mask.byte()
-        marked = set(case["blood_slices"] or [])
-        for z in range(image.shape[3]):
-            if {z - 1, z, z + 1} & marked:
-                label[..., z] = UNKNOWN
-        silver = Path(self.silver_dir or "") / f"{case['id']}.nii.gz"
-        if marked and self.silver_dir and silver.is_file():
-            mask = torch.from_numpy(np.asarray(Nifti1Image.from_filename(silver).dataobj).astype(np.uint8))
-            for z in marked:
-                label[0, ..., z] = mask[..., z]
-        for position, z in (case["expert_slices"] or {}).items():
-            drawn = self.experts.get(f"{case['id']}_{position}")
-            if drawn and z is not None:
-                picture = self.load_mask({"image": image[..., z : z + 1], "label": drawn})["label"]
-                label[..., z] = picture[..., 0]
-        return label
-
-    def _on_canvas(self, volume: MetaTensor, value: float) -> Tensor:
-        placed = ResizeWithPadOrCrop((*self.canvas, -1), value=value)(volume)
-        return convert_to_tensor(placed, track_meta=False)[0].permute(2, 0, 1)  # type: ignore[no-any-return]
-
-    def _shapes(self, entries: Sequence[Mapping[str, str]]) -> tuple[list[Tensor], list[str]]:
-        """Label maps: 0 nothing, 1 bone, 2 brain, 3 blood, 4 ventricle, 5 other."""
-        from PIL import Image
-
-        folder = datalist_path(self.dataset_dir).parent
-        maps = []
-        for entry in entries:
-            bits = (np.asarray(Image.open(folder / entry["shape"]).convert("RGB")) > 127) @ np.array([4, 2, 1])
-            codes = np.zeros(8, np.uint8)
-            codes[list(SHAPE_COLOURS)] = list(SHAPE_COLOURS.values())
-            placed = ResizeWithPadOrCrop(self.canvas, value=0)(torch.from_numpy(codes[bits].T.copy())[None])
-            maps.append(convert_to_tensor(placed, track_meta=False)[0])
-        return maps, [_patient(entry["patient"]) for entry in entries]
+    folder = datalist_path(dataset_dir).parent
+    maps = []
+    for entry in entries:
+        bits = (np.asarray(Image.open(folder / entry["shape"]).convert("RGB")) > 127) @ np.array([4, 2, 1])
+        codes = np.zeros(8, np.uint8)
+        codes[list(SHAPE_COLOURS)] = list(SHAPE_COLOURS.values())
+        placed = ResizeWithPadOrCrop(canvas, value=0)(torch.from_numpy(codes[bits].T.copy())[None])
+        maps.append(convert_to_tensor(placed, track_meta=False)[0])
+    return maps, [_patient(entry["patient"]) for entry in entries]
 
 
 def _patient(name: str) -> str:

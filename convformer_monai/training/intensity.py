@@ -8,17 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["GreyIntensity", "chosen", "uniform"]
+from convformer_monai.training.draws import chosen, normal, uniform
 
-
-def uniform(low: float, high: float, batch: int, device: torch.device) -> Tensor:
-    """``(batch, 1, 1, 1)`` uniform numbers."""
-    return torch.empty(batch, 1, 1, 1, device=device).uniform_(low, high)
-
-
-def chosen(probability: float, batch: int, device: torch.device) -> Tensor:
-    """``(batch, 1, 1, 1)`` booleans, each true with ``probability``."""
-    return torch.rand(batch, 1, 1, 1, device=device) < probability
+__all__ = ["GreyIntensity"]
 
 
 class GreyIntensity:
@@ -46,7 +38,7 @@ class GreyIntensity:
         contrast = (image - mean) * uniform(0.7, 1.35, batch, device) + mean + uniform(-0.3, 0.3, batch, device)
         image = torch.where(chosen(p, batch, device), contrast, image)
 
-        field = torch.empty(batch, 1, 3, 3, device=device).uniform_(-0.35, 0.35)
+        field = uniform(-0.35, 0.35, batch, device, 1, 3, 3)
         field = F.interpolate(field, size=size, mode="bicubic", align_corners=True).exp()
         floor = image.amin((1, 2, 3), keepdim=True)
         image = torch.where(chosen(p, batch, device), (image - floor) * field + floor, image)
@@ -56,5 +48,5 @@ class GreyIntensity:
         coarse = F.interpolate(small, size=size, mode="bilinear", align_corners=False)
         image = torch.where(chosen(p / 2, batch, device), coarse, image)
 
-        noise = torch.randn_like(image) * uniform(0.0, 0.2, batch, device)
+        noise = normal(batch, device, *image.shape[1:]) * uniform(0.0, 0.2, batch, device)
         return image + noise * chosen(p, batch, device)

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
-import torch.distributed as dist
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from convformer_monai.inferers import AutocastInferer
+from convformer_monai.training.draws import Rows, drawing_for
 from convformer_monai.training.head_ct_pool import HeadCTPart
+from convformer_monai.training.processes import of_all, rank_and_size
 
 __all__ = ["HardNegatives", "MixedBatches", "Source"]
 
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Source(Protocol):
-    """Draws pictures at random, from torch's global generator."""
+    """Draws pictures at random, from torch's global generator; see :mod:`convformer_monai.training.draws`."""
 
     def draw(self, count: int) -> dict[str, Tensor]:
         """``image`` (count, C, X, Y) and ``label`` (count, 1, X, Y)."""
@@ -32,7 +33,7 @@ class MixedBatches:
     Args:
         sources: what draws them.
         shares: of each source in a batch; they need not add up to 1. The largest remainders are rounded up.
-        batch_size: pictures in a batch.
+        batch_size: pictures in a batch; with torch.distributed, which each process gets.
         length: batches an epoch; with torch.distributed each process makes as many fewer.
     """
 
@@ -41,14 +42,15 @@ class MixedBatches:
             raise ValueError(
                 f"shares must be one number of at least 0 for each of {len(sources)} sources, got {shares}"
             )
-        parts = [batch_size * share / sum(shares) for share in shares]
+        self.rank, self.world_size = rank_and_size()
+        pictures = batch_size * self.world_size
+        parts = [pictures * share / sum(shares) for share in shares]
         counts = [int(part) for part in parts]
-        for index in sorted(range(len(parts)), key=lambda one: counts[one] - parts[one])[: batch_size - sum(counts)]:
+        for index in sorted(range(len(parts)), key=lambda one: counts[one] - parts[one])[: pictures - sum(counts)]:
             counts[index] += 1
         self.sources = [source for source, count in zip(sources, counts, strict=True) if count]
         self.counts = [count for count in counts if count]
-        processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        self.length = max(1, length // processes)
+        self.length = max(1, length // self.world_size)
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -59,8 +61,21 @@ class MixedBatches:
         """One epoch of batches ``{"image": (B, C, X, Y), "label": (B, 1, X, Y)}``."""
         self.epoch += 1
         for _ in range(self.length):
-            parts = [source.draw(count) for source, count in zip(self.sources, self.counts, strict=True)]
-            yield {key: torch.cat([part[key] for part in parts]) for key in ("image", "label")}
+            yield self._batch()
+
+    def _batch(self) -> dict[str, Tensor]:
+        """This process's pictures of one batch: its rows of each source, of which the last processes may have none."""
+        parts, first = [], 0
+        *seeds, after = torch.randint(2**31, (len(self.sources) + 1,)).tolist()
+        for source, count, seed in zip(self.sources, self.counts, seeds, strict=True):
+            rows = Rows.of_part(first, count)
+            first += count
+            torch.manual_seed(seed)
+            if len(rows):
+                with drawing_for(rows):
+                    parts.append(source.draw(len(rows)))
+        torch.manual_seed(after)
+        return {key: torch.cat([part[key] for part in parts]) for key in ("image", "label")}
 
     def state_dict(self) -> dict[str, int]:
         """The number of epochs begun."""
@@ -114,11 +129,13 @@ class HardNegatives:
         self.network.eval()
         found = []
         seen = torch.randperm(len(self.part))[: self.most]
-        for indices in seen.split(self.batch_size):
+        rank, size = rank_and_size()
+        for indices in seen[rank::size].split(self.batch_size):
             image = self.part[indices]["image"].float().contiguous(memory_format=torch.channels_last)
             scores = self.inferer(image, self.network)
             found.append((scores.float().softmax(1)[:, 1] > self.probability).flatten(1).sum(1).float().cpu())
         self.network.train(training)
-        wrong = (torch.cat(found) / self.area).clamp(max=1)
+        area = of_all(torch.cat([*found, torch.zeros(0)]), len(seen))
+        wrong = (area / self.area).clamp(max=1)
         self.part.weights[seen] = self.part.base[seen] * (1 + (self.strength - 1) * wrong)
         logger.info("%d of %d blood-free slices have a finding", int((wrong > 0).sum()), len(seen))

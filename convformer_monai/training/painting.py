@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from convformer_monai.training.draws import chosen, normal, numbers, uniform
 from convformer_monai.training.head_ct_pool import HeadCTPart
-from convformer_monai.training.intensity import chosen, uniform
 
 __all__ = ["PaintedBlood", "RenderedHeads"]
 
@@ -75,13 +75,13 @@ class PaintedBlood:
         """``image`` (B, K, X, Y), Hounsfield units, and ``label`` (B, 1, X, Y)."""
         if not self.paints:
             return self.part.draw(count)
-        which = torch.randint(len(self.indices), (count,))
+        which = numbers(len(self.indices), count, self.indices.device)
         batch = self.part[self.indices[which]]
         image = batch["image"].float()
         slices, middle = image.shape[1], image.shape[1] // 2
         which = which.to(image.device)
-        carried = self._carried(which, torch.randint(len(self.shapes), (count,), device=image.device))
-        size = uniform(*NEIGHBOUR_SIZE, count * slices, image.device).view(count, slices, 1, 1)
+        carried = self._carried(which, numbers(len(self.shapes), count, image.device))
+        size = uniform(*NEIGHBOUR_SIZE, count, image.device, slices, 1, 1)
         size[:, middle] = 0.5
         alone = (image == image[:, middle : middle + 1]).flatten(2).all(2)[..., None, None]
         size = torch.where(alone, 0.5, size)
@@ -90,7 +90,7 @@ class PaintedBlood:
         soft = _blur_each(blood.float(), float(torch.empty(1).uniform_(0.5, 1.1)))
         device = image.device
         texture = (image - _blur_each(image, 1.5)) * uniform(0.6, 1.2, count, device)
-        texture = texture + torch.randn_like(image[:, :1]) * uniform(0, 3, count, device)
+        texture = texture + normal(count, device, 1, *image.shape[2:]) * uniform(0, 3, count, device)
         value = _tissue(image[:, middle]) + uniform(*CONTRAST_HU, count, device)
         value = value.clamp(*BLOOD_HU) + _clouds(image[:, :1], 8, 40) * uniform(0, 7, count, device) + texture
         painted = image * (1 - soft) + value * soft
@@ -135,7 +135,7 @@ class RenderedHeads:
 
     def draw(self, count: int) -> dict[str, Tensor]:
         """``image`` (B, K, X, Y), Hounsfield units, and ``label`` (B, 1, X, Y)."""
-        maps = self.maps[torch.randint(len(self.maps), (count,), device=self.maps.device)][:, None]
+        maps = self.maps[numbers(len(self.maps), count, self.maps.device)][:, None]
         device, like = maps.device, maps.float()
         inside = ((maps == BRAIN) | (maps == BLOOD) | (maps == VENTRICLE)).float()
         brain = uniform(22, 40, count, device) + _clouds(like, 5, 14) * uniform(1, 4, count, device)
@@ -156,7 +156,7 @@ class RenderedHeads:
         image = _blur(image, float(torch.empty(1).uniform_(0.5, 1.3)))
         cupping = _blur((maps == BONE).float(), 5.0) * inside * uniform(0, 30, count, device)
         image = image + cupping * (maps != BLOOD)
-        image = image + _blur(torch.randn_like(image), 0.7) * uniform(1, 12, count, device)
+        image = image + _blur(normal(count, device, 1, *image.shape[2:]), 0.7) * uniform(1, 12, count, device)
         return {
             "image": image.half().expand(-1, self.neighbours, -1, -1),
             "label": (maps == BLOOD).to(torch.uint8),
@@ -228,5 +228,5 @@ def _blur_each(image: Tensor, sigma: float) -> Tensor:
 def _clouds(like: Tensor, finest: float, coarsest: float) -> Tensor:
     """Smooth noise (B, 1, X, Y) of unit strength, with a grain drawn between two sizes in pixels."""
     side = max(2, int(like.shape[-1] / float(torch.empty(1).uniform_(finest, coarsest))))
-    noise = torch.randn(len(like), 1, side, side, device=like.device)
+    noise = normal(len(like), like.device, 1, side, side)
     return F.interpolate(noise, size=like.shape[-2:], mode="bicubic", align_corners=False)

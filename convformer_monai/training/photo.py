@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convformer_monai.training.intensity import chosen, uniform
+from convformer_monai.training.draws import chosen, chosen_rows, drawing_for, normal, uniform
 
 __all__ = ["PhotoArtefacts", "PhotoColours"]
 
@@ -39,8 +39,8 @@ class PhotoColours:
     def _colours(self, image: Tensor) -> Tensor:
         """White balance and hue (a mixture of the channels), saturation, grey."""
         batch, device, p = image.shape[0], image.device, self.probability
-        gains = torch.empty(batch, 3, device=device).uniform_(-0.2, 0.2).exp()
-        mixture = torch.diag_embed(gains) + 0.04 * torch.randn(batch, 3, 3, device=device)
+        gains = uniform(-0.2, 0.2, batch, device, 3).exp()
+        mixture = torch.diag_embed(gains) + 0.04 * normal(batch, device, 3, 3)
         mixed = torch.einsum("bij,bjxy->bixy", mixture, image)
         image = torch.where(chosen(p, batch, device), mixed, image)
         grey = image.mean(1, keepdim=True)
@@ -55,7 +55,7 @@ class PhotoColours:
         mean = image.mean((1, 2, 3), keepdim=True)
         contrast = (image - mean) * uniform(0.65, 1.3, batch, device) + mean * uniform(0.75, 1.25, batch, device)
         image = torch.where(chosen(p, batch, device), contrast, image)
-        field = torch.empty(batch, 1, 3, 3, device=device).uniform_(-0.3, 0.3)
+        field = uniform(-0.3, 0.3, batch, device, 1, 3, 3)
         field = F.interpolate(field, size=image.shape[2:], mode="bicubic", align_corners=True).exp()
         return torch.where(chosen(p, batch, device), image * field, image)
 
@@ -66,7 +66,7 @@ class PhotoColours:
         small = F.interpolate(image, scale_factor=factor, mode="area")
         coarse = F.interpolate(small, size=image.shape[2:], mode="bilinear", align_corners=False)
         image = torch.where(chosen(p / 2, batch, device), coarse, image)
-        noise = torch.randn_like(image) * uniform(0.0, 0.04, batch, device)
+        noise = normal(batch, device, *image.shape[1:]) * uniform(0.0, 0.04, batch, device)
         return image + noise * chosen(p / 2, batch, device)
 
 
@@ -105,9 +105,10 @@ class PhotoArtefacts:
         """Change a batch of photographs (B, 3, X, Y), 0-255, with labels (B, 1, X, Y)."""
         covers = ((self.sticker, self._sticker), (self.ink, self._ink), (self.hair, self._hair))
         for probability, cover in (*covers, (self.ruler, self._ruler)):
-            some = chosen(probability, len(image), image.device).flatten().nonzero().flatten()
-            if len(some):
-                opacity, colour = cover(image[some], label[some])
+            some, rows = chosen_rows(probability, len(image), image.device)
+            if rows.total:
+                with drawing_for(rows):
+                    opacity, colour = cover(image[some], label[some])
                 image = image.index_copy(0, some, image[some] * (1 - opacity) + colour * opacity)
         corners = self._corners(image) * chosen(self.corners, len(image), image.device)
         return image * (1 - corners)
@@ -116,15 +117,15 @@ class PhotoArtefacts:
         """Parabolas of about one pixel's width; opacity (B, 1, X, Y), colour (B, 3, 1, 1)."""
         batch, device = image.shape[0], image.device
         along, across = _axes(image, self.hairs)  # (B, hairs, X, Y)
-        shape = (batch, self.hairs, 1, 1)
-        bend = torch.empty(shape, device=device).uniform_(-0.006, 0.006)
-        length = torch.empty(shape, device=device).uniform_(5, 0.4 * max(image.shape[2:]))
-        width = torch.empty(shape, device=device).uniform_(0.1, 0.8)
-        exists = torch.rand(shape, device=device) < torch.rand(batch, 1, 1, 1, device=device)
+        shape = (self.hairs, 1, 1)
+        bend = uniform(-0.006, 0.006, batch, device, *shape)
+        length = uniform(5, 0.4 * max(image.shape[2:]), batch, device, *shape)
+        width = uniform(0.1, 0.8, batch, device, *shape)
+        exists = uniform(0, 1, batch, device, *shape) < uniform(0, 1, batch, device)
         distance = (across - bend * along.square()).abs() / (1 + (2 * bend * along).square()).sqrt()
         strand = (width + 0.5 - distance).clamp(0, 1) * (along.abs() < length) * exists
-        dark = torch.rand(batch, 1, 1, 1, device=device) < 0.85
-        tone = torch.rand(batch, 3, 1, 1, device=device) * 60
+        dark = chosen(0.85, batch, device)
+        tone = uniform(0, 60, batch, device, 3, 1, 1)
         return strand.amax(1, keepdim=True) * uniform(0.5, 1, batch, device), torch.where(dark, tone, WHITE - tone)
 
     def _ruler(self, image: Tensor, _label: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,22 +136,22 @@ class PhotoArtefacts:
         line = (1.2 - across.abs()).clamp(0, 1)
         ticks = (1.0 - (along.remainder(step) - 1).abs()).clamp(0, 1) * ((across > 0) & (across < tick))
         inside = along.abs() < uniform(0.15, 0.4, batch, device) * max(image.shape[2:])
-        tone = torch.rand(batch, 3, 1, 1, device=device) * 70
+        tone = uniform(0, 70, batch, device, 3, 1, 1)
         return torch.maximum(line, ticks) * inside * uniform(0.6, 1, batch, device), tone
 
     def _ink(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """Short thick strokes with frayed edges; opacity (B, 1, X, Y), colour (B, 3, 1, 1)."""
         batch, device = image.shape[0], image.device
         along, across = _axes(image, self.strokes)  # (B, strokes, X, Y)
-        shape = (batch, self.strokes, 1, 1)
+        shape = (self.strokes, 1, 1)
         size = max(image.shape[2:])
-        length = torch.empty(shape, device=device).uniform_(0.02, 0.13) * size
-        width = torch.empty(shape, device=device).uniform_(0.006, 0.035) * size
-        bend = torch.empty(shape, device=device).uniform_(-0.02, 0.02)
-        frayed = width * (0.6 + 0.8 * torch.rand_like(along))
+        length = uniform(0.02, 0.13, batch, device, *shape) * size
+        width = uniform(0.006, 0.035, batch, device, *shape) * size
+        bend = uniform(-0.02, 0.02, batch, device, *shape)
+        frayed = width * (0.6 + 0.8 * uniform(0, 1, batch, device, *along.shape[1:]))
         stroke = (frayed + 0.5 - (across - bend * along.square()).abs()).clamp(0, 1) * (along.abs() < length)
         violet = torch.tensor([90.0, 50.0, 140.0], device=device).view(1, 3, 1, 1)
-        colour = violet + torch.empty(batch, 3, 1, 1, device=device).uniform_(-40, 40)
+        colour = violet + uniform(-40, 40, batch, device, 3, 1, 1)
         return stroke.amax(1, keepdim=True) * (label == 0) * uniform(0.5, 0.95, batch, device), colour
 
     def _sticker(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,13 +160,13 @@ class PhotoArtefacts:
         along, across = _axes(image, 1)
         radius = uniform(0.08, 0.3, batch, device) * max(image.shape[2:])
         disc = (radius - (along.square() + across.square()).sqrt()).clamp(0, 1)
-        return disc * (label == 0), torch.rand(batch, 3, 1, 1, device=device) * WHITE
+        return disc * (label == 0), uniform(0, WHITE, batch, device, 3, 1, 1)
 
     def _corners(self, image: Tensor) -> Tensor:
         """Darkness (B, 1, X, Y) outside a circle of which at least the corners are cut off."""
         batch, device = image.shape[0], image.device
         half = torch.tensor([image.shape[2] / 2, image.shape[3] / 2], device=device)
-        position = _positions(image) - half + torch.empty(batch, 1, 1, 2, device=device).uniform_(-0.1, 0.1) * half
+        position = _positions(image) - half + uniform(-0.1, 0.1, batch, device, 1, 1, 2) * half
         distance = position.square().sum(-1).sqrt()[:, None]  # (B, 1, X, Y)
         radius = uniform(0.65, 1.05, batch, device) * half.norm()
         softness = uniform(1.0, 15.0, batch, device)
@@ -183,7 +184,7 @@ def _axes(image: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Coordinates along and across ``count`` random directions through random points, each (B, count, X, Y)."""
     batch, device = image.shape[0], image.device
     size = torch.tensor(image.shape[2:], device=device)
-    offset = _positions(image) - (torch.rand(batch, count, 1, 1, 2, device=device) * size)  # (B, count, X, Y, 2)
-    angle = torch.rand(batch, count, 1, 1, device=device) * (2 * math.pi)
+    offset = _positions(image) - (uniform(0, 1, batch, device, count, 1, 1, 2) * size)  # (B, count, X, Y, 2)
+    angle = uniform(0, 2 * math.pi, batch, device, count, 1, 1)
     x, y = offset.unbind(-1)
     return x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()

@@ -1,22 +1,26 @@
-"""Volumes or photographs preprocessed once and held in memory as pictures of one size; batches are taken by index.
+"""Volumes or photographs preprocessed once and kept as pictures of one size; batches are taken by index.
 
-Preprocessing is deterministic, so it runs once. Pictures are kept as float16 (or bytes) and labels as bytes on
-``device`` (a gigabyte of accelerator memory holds about 5,000 slices of 256 x 256), and a batch costs two index
-operations.
+Preprocessing is deterministic, so it runs once. Pictures are kept as float16 (or bytes) and labels as bytes: in memory
+on ``device`` (a gigabyte of accelerator memory holds about 5,000 slices of 256 x 256), where a batch costs two index
+operations, or in files, of which a thread reads the next batch while the network has the last one.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from monai.transforms import ResizeWithPadOrCrop
+from monai.transforms import ResizeWithPadOrCrop, Transform
 from monai.utils import convert_to_tensor
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.training.persistent import StoredRows, stored_rows
+from convformer_monai.training.processes import rank_and_size
 
 logger = logging.getLogger(__name__)
 
@@ -29,16 +33,36 @@ def _on_canvas(volume: Tensor, canvas: Sequence[int], value: float) -> Tensor:
     return placed.permute(3, 0, 1, 2)
 
 
+class _CaseSlices(Transform):
+    """The slices of one case, as they are kept: ``images`` (Z, C, *canvas) and ``labels`` (Z, 1, *canvas)."""
+
+    def __init__(
+        self, transform: Callable[[dict[str, Any]], dict[str, Any]], canvas: Sequence[int], dtype: torch.dtype
+    ) -> None:
+        self.transform, self.canvas, self.dtype = transform, tuple(canvas), dtype
+
+    def __call__(self, case: Mapping[str, Any]) -> dict[str, Tensor]:
+        volume = self.transform(dict(case))
+        return {
+            "images": _on_canvas(volume["image"], self.canvas, float(volume["image"].min())).to(self.dtype),
+            "labels": _on_canvas(volume["label"], self.canvas, 0).to(torch.uint8),
+        }
+
+
 class SliceDataset(Dataset[dict[str, Tensor]]):
-    """All slices of a list of volumes, or a list of photographs, in memory.
+    """All slices of a list of volumes, or a list of photographs, in memory or in files.
 
     Args:
         data: dictionaries with ``image`` and ``label``.
         transform: loads and preprocesses a dictionary to ``(1, X, Y, Z)`` image and label; of a photograph
             ``(3, X, Y)`` and ``(1, X, Y)``.
         canvas: size (X, Y) that every slice is padded (with the volume's minimum) or cropped to, about its centre.
-        device: where the slices are kept.
+        device: where the slices are kept in memory.
         dtype: of the kept images.
+        cache_dir: keep the slices in files of this folder, and not in memory; None for memory.
+
+    Raises:
+        InputRefused: an image cannot be used, or the folder not written to.
     """
 
     def __init__(
@@ -48,17 +72,21 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
         canvas: Sequence[int] = (256, 256),
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float16,
+        cache_dir: str | None = None,
     ) -> None:
         self.data = data
         logger.info("reading %d files", len(data))
-        images, labels = [], []
-        for case in data:
-            volume = transform(dict(case))
-            images.append(_on_canvas(volume["image"], canvas, float(volume["image"].min())).to(dtype))
-            labels.append(_on_canvas(volume["label"], canvas, 0).to(torch.uint8))
-        self.images = torch.cat(images).to(device)  # (N, C, X, Y)
-        self.labels = torch.cat(labels).to(device)
-        logger.info("%d pictures of %d files in memory", len(self), len(data))
+        prepare = _CaseSlices(transform, canvas, dtype)
+        self.images: Tensor | StoredRows  # (N, C, X, Y)
+        self.labels: Tensor | StoredRows  # (N, 1, X, Y)
+        if cache_dir:
+            rows = stored_rows(data, prepare, cache_dir)
+            self.images, self.labels = rows["images"], rows["labels"]
+        else:
+            cases = [prepare(case) for case in data]
+            self.images, self.labels = (torch.cat([case[key] for case in cases]) for key in ("images", "labels"))
+            self.images, self.labels = self.images.to(device), self.labels.to(device)
+        logger.info("%d pictures of %d files in %s", len(self), len(data), cache_dir or "memory")
 
     def __len__(self) -> int:
         """Number of slices."""
@@ -74,8 +102,12 @@ class SliceBatches:
 
     Args:
         dataset: the slices.
-        batch_size: slices a batch and process; an incomplete last batch is left out, unless it is the only one.
-        seed: of the order, which differs in every epoch and is the same in all processes.
+        batch_size: slices a batch and process; an incomplete last batch is left out, unless it is the only one, from
+            which every process then takes as many slices.
+        seed: of the order, which differs in every epoch and is the same in all processes, and for any number of them.
+
+    Raises:
+        InputRefused: ``OPTION`` if there are fewer slices than processes.
     """
 
     def __init__(self, dataset: SliceDataset, batch_size: int, seed: int = 0) -> None:
@@ -83,8 +115,10 @@ class SliceBatches:
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
-        distributed = dist.is_available() and dist.is_initialized()
-        self.rank, self.world_size = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+        self.rank, self.world_size = rank_and_size()
+        if len(dataset) < self.world_size:
+            what = f"{len(dataset)} pictures are too few for {self.world_size} processes"
+            raise InputRefused(RefusalCode.OPTION, f"{what}; train in fewer")
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -94,9 +128,17 @@ class SliceBatches:
         """One epoch of batches ``{"image": (B, C, X, Y), "label": (B, 1, X, Y)}``."""
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         self.epoch += 1
-        order = torch.randperm(len(self.dataset), generator=generator)[self.rank :: self.world_size]
-        for indices in order.to(self.dataset.images.device).split(self.batch_size)[: len(self)]:
-            yield self.dataset[indices]
+        order = torch.randperm(len(self.dataset), generator=generator)
+        order = order[: len(order) // self.world_size * self.world_size][self.rank :: self.world_size]
+        parts = order.to(self.dataset.images.device).split(self.batch_size)[: len(self)]
+        if isinstance(self.dataset.images, Tensor):
+            yield from map(self.dataset.__getitem__, parts)
+            return
+        with ThreadPoolExecutor(1) as reader:
+            ahead = reader.submit(self.dataset.__getitem__, parts[0])
+            for indices in [*parts[1:], parts[0][:0]]:
+                batch, ahead = ahead.result(), reader.submit(self.dataset.__getitem__, indices)
+                yield batch
 
     def state_dict(self) -> dict[str, int]:
         """The number of epochs begun."""

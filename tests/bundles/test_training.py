@@ -117,16 +117,59 @@ def test_any_net_of_the_registry_takes_the_place_of_the_bundles_own(kind, bundle
     assert (scores / "per_case.csv").is_file()
 
 
+# Plain gradient descent: what rounding does to a small gradient, AdamW divides by its size.
+PLAIN = ["--amp", "False", "--optimizer#_target_", "torch.optim.SGD", "--learning_rate", "0.05", "--ema_decay", "0.5"]
+EPOCHS = 3
+
+
+def shared_options(kind: Kind, processes: int) -> list[str]:
+    """Batches of four pictures in so many processes, and as many batches an epoch."""
+    length = ["--epoch_length", str(3 * processes)] if kind.name == "hemorrhage" else []
+    return [*PLAIN, "--batch_size", str(4 // processes), *length]
+
+
+def dices_of(output: Path) -> list[float]:
+    """The validation Dice of each epoch."""
+    lines = (output / "train_log.txt").read_text().splitlines()
+    return [float(line.split("val_mean_dice ")[1].split(",")[0]) for line in lines if "val_mean_dice" in line]
+
+
 @pytest.mark.slow
-def test_two_cpu_processes_train_one_network(kind, bundle_root, data, tmp_path):
-    output = tmp_path / "run"
-    result = train(kind, data, output, "--max_epochs", "1", "--batch_size", "2", processes=2)
-    assert result.returncode == 0, result.stderr[-3000:]
-    state = torch.load(output / "checkpoint.pt", weights_only=True)
-    steps = {**STEPS, "hemorrhage": 7 // 2}[kind.name]
-    assert state["trainer"]["iteration"] == steps, "two processes, two pictures each"
-    assert not any(key.startswith("module.") for key in state["network"])
-    assert (output / "best.pt").is_file()
+def test_two_processes_train_as_one_and_either_goes_on_from_the_other(kind, bundle_root, data, tmp_path):
+    """The same global batch: same losses and validation Dice, but for rounding, which grows from step to step."""
+    for name, processes, epochs in (("1", 1, EPOCHS), ("2", 2, EPOCHS), ("mixed", 2, 1), ("mixed", 1, EPOCHS)):
+        options = ["--max_epochs", str(epochs), *shared_options(kind, processes)]
+        result = train(kind, data, tmp_path / name, *options, processes=processes)
+        assert result.returncode == 0, result.stderr[-3000:]
+    assert "after epoch 1" in result.stderr + result.stdout
+    one, two, mixed = (losses_of(tmp_path / name) for name in ("1", "2", "mixed"))
+    steps = {**STEPS, "hemorrhage": 3}[kind.name]
+    assert len(one) == EPOCHS * steps
+    assert two[:2] == pytest.approx(one[:2], rel=1e-4)
+    for other in (two, mixed):
+        assert other == pytest.approx(one, rel=0.02)
+    dices = dices_of(tmp_path / "1")
+    assert max(dices) > 0.1
+    for name in ("2", "mixed"):
+        assert dices_of(tmp_path / name) == pytest.approx(dices, abs=0.01)
+    state = torch.load(tmp_path / "2" / "checkpoint.pt", weights_only=True)
+    assert state["trainer"]["iteration"] == EPOCHS * steps
+    assert list(state["network"]) == list(torch.load(tmp_path / "1" / "checkpoint.pt", weights_only=True)["network"])
+
+
+@pytest.mark.slow
+def test_prepared_images_on_disk_train_as_those_in_memory(kind, bundle_root, data, tmp_path):
+    """The same losses and Dice to the last bit, when they are prepared and when they are found."""
+    cache = tmp_path / "prepared images"
+    for name, options in (("memory", []), ("made", ["--cache_dir", cache]), ("found", ["--cache_dir", cache])):
+        before = sorted(cache.rglob("*"))
+        result = train(kind, data, tmp_path / name, "--max_epochs", "1", *map(str, options))
+        assert result.returncode == 0, result.stderr[-3000:]
+    assert before and before == sorted(cache.rglob("*"))
+    losses = [losses_of(tmp_path / name) for name in ("memory", "made", "found")]
+    assert len(losses[0]) == STEPS[kind.name]
+    assert losses[0] == losses[1] == losses[2]
+    assert dices_of(tmp_path / "memory") == dices_of(tmp_path / "made")
 
 
 @pytest.mark.slow

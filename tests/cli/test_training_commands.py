@@ -145,6 +145,16 @@ def test_train_passes_on_ids_of_the_config(
 
 
 @pytest.mark.parametrize("name", ["cardiac", "dermoscopy", "hemorrhage"])
+def test_train_keeps_prepared_images_in_a_folder(
+    started: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert options_of(started, "train", name, "--data", "data", "--cache-dir", "c")["--cache_dir"] == f"{tmp_path}/c"
+    (tmp_path / "c").touch()
+    assert main(["train", name, "--data", "data", "--cache-dir", "c"]) == 2 and len(started) == 1
+    assert capsys.readouterr().err.startswith("error[CANNOT_WRITE]: --cache-dir c is not a folder")
+
+
+@pytest.mark.parametrize("name", ["cardiac", "dermoscopy", "hemorrhage"])
 def test_train_starts_from_the_weights_of_a_bundle(
     started: list[list[str]], repository: Path, tmp_path: Path, name: str
 ) -> None:

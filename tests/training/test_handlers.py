@@ -70,6 +70,16 @@ def test_resumed_run_ends_like_an_uninterrupted_one(tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_a_run_goes_on_with_another_number_of_steps_an_epoch(tmp_path):
+    """As with twice the processes, or batches twice as large; and from a checkpoint of an earlier version."""
+    steps = []
+    for length, epochs, objects in ((6, 2, {}), (3, 4, {"new": nn.Linear(1, 1)})):
+        engine = trainer(ResumableCheckpoint(str(tmp_path / "checkpoint.pt"), objects))
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: steps.append((e.state.epoch, e.state.iteration)))
+        engine.run(range(length), max_epochs=epochs)
+    assert steps[11:] == [(2, 12), (3, 7), (3, 8), (3, 9), (4, 10), (4, 11), (4, 12)]
+
+
 def test_without_resume_a_run_starts_anew(tmp_path):
     path = tmp_path / "checkpoint.pt"
     for resume in (True, False):

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from convformer_monai.bundle import Bundle
+from convformer_monai.errors import InputRefused
 from convformer_monai.training import HardNegatives, HeadCTPool, KnownPixelsLoss, MixedBatches, PaintedBlood
 from convformer_monai.training.painting import RenderedHeads
 from convformer_monai.training.unknown import UNKNOWN
@@ -109,6 +110,35 @@ def test_the_cache_holds_the_same(pool: HeadCTPool, data: Path, tmp_path: Path) 
     resample = Bundle("hemorrhage").get("resampling", overrides=options)
     made = [HeadCTPool(data, ["expert"], SOURCES, resample, cache=str(tmp_path / "pool.pt")) for _ in range(2)]
     assert torch.equal(made[0].slices, made[1].slices) and made[0].groups.tolist() == made[1].groups.tolist()
+
+
+def test_a_pool_in_files_holds_the_same_and_draws_the_same(pool: HeadCTPool, data: Path, tmp_path: Path) -> None:
+    options = {"image_keys": ["image", "label"], "image_modes": ["bilinear", "nearest"]}
+    resample = Bundle("hemorrhage").get("resampling", overrides=options)
+    given = (data, ["expert", "heads", "missing"], SOURCES, resample)
+    for _ in range(2):  # made, then found
+        stored = HeadCTPool(*given, cache_dir=str(tmp_path))
+        assert not isinstance(stored.slices, torch.Tensor)
+        for name in ("ids", "groups", "patients", "folds", "blood", "free", "complete"):
+            assert getattr(stored, name).tolist() == getattr(pool, name).tolist()
+        assert torch.equal(stored.neighbours, pool.neighbours) and torch.equal(stored.shapes, pool.shapes)
+        drawn = []
+        for one in (pool, stored):
+            torch.manual_seed(3)
+            drawn.append(one.part({"expert": 1.0, "heads": 1.0}, None).draw(9))
+        assert torch.equal(drawn[0]["image"], drawn[1]["image"]) and torch.equal(drawn[0]["label"], drawn[1]["label"])
+    with pytest.raises(InputRefused, match="give one of them"):
+        HeadCTPool(*given, cache=str(tmp_path / "pool.pt"), cache_dir=str(tmp_path))
+
+
+def test_slices_that_are_drawn_more_often_are_so_after_a_restart(pool: HeadCTPool) -> None:
+    part, again = (pool.part({"heads": 1.0}, False) for _ in range(2))
+    part.weights[2] *= 8
+    again.load_state_dict(part.state_dict())
+    assert torch.allclose(again.weights, part.weights) and not torch.allclose(again.weights, again.base)
+    fewer = pool.part({"expert": 1.0}, None)
+    fewer.load_state_dict(part.state_dict())
+    assert torch.equal(fewer.weights, fewer.base), "of other slices"
 
 
 def test_silver_masks_fill_marked_slices(data: Path, tmp_path: Path) -> None:

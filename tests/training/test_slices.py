@@ -1,7 +1,9 @@
+import pytest
 import torch
 from monai.data import MetaTensor
 
-from convformer_monai.training import SliceBatches, SliceDataset
+from convformer_monai.errors import InputRefused
+from convformer_monai.training import SliceBatches, SliceDataset, slices
 
 
 def volume(case: dict) -> dict:
@@ -18,14 +20,14 @@ def dataset() -> SliceDataset:
 
 
 def test_all_slices_are_there_padded_and_cropped():
-    slices = dataset()
-    assert len(slices) == 11
-    assert slices.images.shape == slices.labels.shape == (11, 1, 24, 24)
-    assert type(slices.images) is torch.Tensor
-    assert slices[5]["image"][0, 12, 12] == 201
-    assert slices[5]["label"][0, 12, 12] == 2
-    assert slices[5]["image"][0, 0, 0] == 200, "padding is the volume's minimum"
-    assert slices[5]["label"][0, 0, 0] == 0
+    made = dataset()
+    assert len(made) == 11
+    assert made.images.shape == made.labels.shape == (11, 1, 24, 24)
+    assert type(made.images) is torch.Tensor
+    assert made[5]["image"][0, 12, 12] == 201
+    assert made[5]["label"][0, 12, 12] == 2
+    assert made[5]["image"][0, 0, 0] == 200, "padding is the volume's minimum"
+    assert made[5]["label"][0, 0, 0] == 0
 
 
 def test_batches_cover_an_epoch_once_in_an_order_that_changes():
@@ -52,6 +54,14 @@ def test_processes_share_an_epoch_without_overlap():
         assert len(batches) == 2
         parts.append(torch.cat([batch["image"][:, 0, 12, 12] for batch in batches]))
     assert len(torch.cat(parts).unique()) == 8
+
+
+def test_fewer_slices_than_processes_are_refused(monkeypatch):
+    monkeypatch.setattr(slices, "rank_and_size", lambda: (1, 12))
+    with pytest.raises(InputRefused, match="11 pictures are too few for 12 processes"):
+        SliceBatches(dataset(), batch_size=1)
+    monkeypatch.setattr(slices, "rank_and_size", lambda: (1, 4))
+    assert [len(batch["image"]) for batch in SliceBatches(dataset(), batch_size=5)] == [2], "as many in each process"
 
 
 def test_fewer_slices_than_a_batch_make_one_batch():
