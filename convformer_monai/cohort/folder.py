@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from convformer_monai.bundle import Bundle
 from convformer_monai.cohort.faults import keep_fault
@@ -190,6 +189,8 @@ def _until_free(cases: Sequence[Case], output_dir: Path) -> Iterator[Case]:
 @contextlib.contextmanager
 def _bar(count: int, hidden: bool) -> Iterator[tqdm[Case]]:
     """A bar on a terminal; elsewhere the line that each case gets is the progress."""
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
     hidden = hidden or not sys.stderr.isatty()
     with logging_redirect_tqdm([logging.getLogger()]):
         with tqdm(total=count, unit="case", disable=hidden, file=sys.stderr, dynamic_ncols=True) as bar:
