@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,7 @@ class Segmenter:
         network = load_weights(parts["network_def"], file, sha256, "cpu")
         self.weights_sha256: str = sha256 or file_sha256(Path(file))
         self.network = network.to(self.device).eval()
+        self._turn = threading.Lock()
 
     def read(
         self,
@@ -213,13 +214,13 @@ class Segmenter:
         with torch.inference_mode():
             data: dict[Any, Any] = self._prepare({"image": self._own(series.image)})
             prepared = time.perf_counter()
-            with self._attempt() as attempt:
-                found = self._find(data, attempt, self.flips, notes, probabilities)
-                disagreement = None
-                if self.flips:
-                    plain = self._find(data, attempt, False, notes)
-                    disagreement = 1 - dice(found.labels.numpy(), plain.labels.numpy())
-                    found.native_grid += plain.network + plain.native_grid
+            attempt = self._attempt()
+            found = self._find(data, attempt, self.flips, notes, probabilities)
+            disagreement = None
+            if self.flips:
+                plain = self._find(data, attempt, False, notes)
+                disagreement = 1 - dice(found.labels.numpy(), plain.labels.numpy())
+                found.native_grid += plain.network + plain.native_grid
         seconds = {"prepare": prepared - start, "network": found.network, "native_grid": found.native_grid}
         return Segmentation(
             series, found.labels, seconds, disagreement, tuple(notes), found.probabilities, found.evidence
@@ -241,14 +242,13 @@ class Segmenter:
         self, data: Mapping[Any, Any], attempt: _Attempt, flips: bool, notes: list[str], probabilities: bool
     ) -> _Found:
         """Labels of prepared phases, all at once."""
-        start = time.perf_counter()
         scores = attempt.scores(data["image"], flips, notes)
         inferred = time.perf_counter()
         likely = self._to_probabilities({**data, "pred": scores})["pred"] if probabilities else None
         given = [{**data, "pred": scores}]
         del scores  # half a gigabyte of a large volume
         labelled = _applied(self._to_labels, given)
-        seconds = inferred - start, time.perf_counter() - inferred
+        seconds = attempt.seconds, time.perf_counter() - inferred
         return _Found(labelled["pred"], likely, dict(labelled.get(EVIDENCE, {})), *seconds)
 
     def _groups(self, image: MetaTensor) -> list[slice]:
@@ -317,18 +317,12 @@ class Segmenter:
         Returns:
             ``(phases * K, X', Y', Z)`` for ``K`` classes, of a photograph ``(K, X', Y')``.
         """
-        with torch.inference_mode(), self._attempt() as attempt:
-            return attempt.scores(image, False, [])
+        with torch.inference_mode():
+            return self._attempt().scores(image, False, [])
 
-    @contextmanager
-    def _attempt(self) -> Iterator[_Attempt]:
-        """Yields what runs the network for one image, and puts the network back where it was."""
-        attempt = _Attempt(self.network, copy.copy(self._inferer), self.device)
-        try:
-            yield attempt
-        finally:
-            if attempt.device != self.device:
-                self.network.to(self.device)
+    def _attempt(self) -> _Attempt:
+        """What runs the network for one image."""
+        return _Attempt(self.network, copy.copy(self._inferer), self.device, self.device, self._turn)
 
 
 @dataclass
@@ -366,11 +360,29 @@ class _Attempt:
 
     network: torch.nn.Module
     inferer: Any
+    home: torch.device
     device: torch.device
+    turn: threading.Lock
+    seconds: float = 0.0  # that the last scores took
 
     def scores(self, image: Tensor, flips: bool, notes: list[str]) -> Tensor:
-        """Class scores on the CPU; says in ``notes`` what it had to do."""
+        """Class scores on the CPU; says in ``notes`` what it had to do.
+
+        One thread at a time: the others wait. The network ends where it was.
+        """
         self.inferer.flips = flips
+        with self.turn:
+            start = time.perf_counter()
+            try:
+                return self._scores(image, notes)
+            finally:
+                self.seconds = time.perf_counter() - start
+                if self.device != self.home:
+                    self.network.to(self.home)
+
+    def _scores(self, image: Tensor, notes: list[str]) -> Tensor:
+        if self.device != self.home:  # the group of phases before did not fit
+            self.network.to(self.device)
         while True:
             try:
                 return self.inferer(image[None].to(self.device), self.network)[0].cpu()  # type: ignore[no-any-return]
