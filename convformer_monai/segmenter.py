@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
+import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.data import MetaTensor
+from monai.transforms import Compose, apply_transform
 from torch import Tensor
 
 from convformer_monai.bundle import Bundle, file_sha256, load_weights
 from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.inferers import SliceBatchInferer
 from convformer_monai.measurements.measure import measure
 from convformer_monai.measurements.overlap import dice
 from convformer_monai.measurements.values import Measurements
@@ -27,6 +30,7 @@ from convformer_monai.readers.memory import like, series_from
 from convformer_monai.readers.values import is_grey, looks_like_ct, mask_values
 from convformer_monai.tasks.task import PHOTOGRAPH, VOLUME
 from convformer_monai.transforms.doubt import EVIDENCE
+from convformer_monai.transforms.geometry import InPlaneOrientationd, InPlaneSpacingd
 
 __all__ = ["Segmentation", "Segmenter", "choose_device"]
 
@@ -130,6 +134,7 @@ class Segmenter:
         network = load_weights(parts["network_def"], file, sha256, "cpu")
         self.weights_sha256: str = sha256 or file_sha256(Path(file))
         self.network = network.to(self.device).eval()
+        self._turn = threading.Lock()
 
     def read(
         self,
@@ -176,7 +181,18 @@ class Segmenter:
             InputRefused: if it is not of the kind that the bundle takes.
         """
         self._check(series)
-        return self._prepare({"image": series.image.clone()})["image"]  # type: ignore[no-any-return]
+        return self._prepare({"image": self._own(series.image)})["image"]  # type: ignore[no-any-return]
+
+    def _own(self, image: MetaTensor) -> MetaTensor:
+        """An image that the preparation may change: a copy, unless it begins by making one, as ours of volumes do."""
+        steps = self._prepare.flatten().transforms if isinstance(self._prepare, Compose) else [self._prepare]
+        first = next((one for one in steps if type(one) is not InPlaneOrientationd), None)
+        if type(first) is not InPlaneSpacingd:
+            copied: MetaTensor = image.clone()
+            return copied
+        own = MetaTensor(image.as_tensor())
+        own.copy_meta_from(image)
+        return own
 
     def run(self, series: ImageSeries, probabilities: bool = False) -> Segmentation:
         """Segments a series.
@@ -196,22 +212,56 @@ class Segmenter:
         notes: list[str] = []
         start = time.perf_counter()
         with torch.inference_mode():
-            data: dict[Any, Any] = self._prepare({"image": series.image.clone()})
+            data: dict[Any, Any] = self._prepare({"image": self._own(series.image)})
             prepared = time.perf_counter()
-            with self._attempt() as attempt:
-                scores = attempt.scores(data["image"], self.flips, notes)
-                inferred = time.perf_counter()
-                labelled = self._to_labels({**data, "pred": scores})
-                labels: MetaTensor = labelled["pred"]
-                likely = self._to_probabilities({**data, "pred": scores})["pred"] if probabilities else None
-                disagreement = None
-                if self.flips:
-                    plain = self._to_labels({**data, "pred": attempt.scores(data["image"], False, notes)})["pred"]
-                    disagreement = 1 - dice(labels.numpy(), plain.numpy())
-        seconds = {"prepare": prepared - start, "network": inferred - prepared, "native_grid": 0.0}
-        seconds["native_grid"] = time.perf_counter() - inferred
-        evidence = dict(labelled.get(EVIDENCE, {}))
-        return Segmentation(series, labels, seconds, disagreement, tuple(notes), likely, evidence)
+            attempt = self._attempt()
+            found = self._find(data, attempt, self.flips, notes, probabilities)
+            disagreement = None
+            if self.flips:
+                plain = self._find(data, attempt, False, notes)
+                disagreement = 1 - dice(found.labels.numpy(), plain.labels.numpy())
+                found.native_grid += plain.network + plain.native_grid
+        seconds = {"prepare": prepared - start, "network": found.network, "native_grid": found.native_grid}
+        return Segmentation(
+            series, found.labels, seconds, disagreement, tuple(notes), found.probabilities, found.evidence
+        )
+
+    def _find(
+        self, data: Mapping[Any, Any], attempt: _Attempt, flips: bool, notes: list[str], probabilities: bool = False
+    ) -> _Found:
+        """Labels of a prepared image, a few phases at a time, so that not the scores of a whole cine are held."""
+        image, found = data["image"], []
+        for phases in self._groups(image):
+            few = image[phases] if phases.stop - phases.start < len(image) else image
+            found.append(self._find_in({**data, "image": few}, attempt, flips, notes, probabilities))
+            if few is not image and found[0].evidence:  # numbers of the whole image
+                return self._find_in(data, attempt, flips, notes, probabilities)
+        return _joined(found)
+
+    def _find_in(
+        self, data: Mapping[Any, Any], attempt: _Attempt, flips: bool, notes: list[str], probabilities: bool
+    ) -> _Found:
+        """Labels of prepared phases, all at once."""
+        scores = attempt.scores(data["image"], flips, notes)
+        inferred = time.perf_counter()
+        likely = self._to_probabilities({**data, "pred": scores})["pred"] if probabilities else None
+        given = [{**data, "pred": scores}]
+        del scores  # half a gigabyte of a large volume
+        labelled = _applied(self._to_labels, given)
+        seconds = attempt.seconds, time.perf_counter() - inferred
+        return _Found(labelled["pred"], likely, dict(labelled.get(EVIDENCE, {})), *seconds)
+
+    def _groups(self, image: MetaTensor) -> list[slice]:
+        """Phases of (T, X, Y, Z) that go through the network together: as many as fill whole batches of slices.
+
+        So each slice is in the batch in which it would be if all phases went at once: no bit differs. All go at once
+        where the inferer looks at all of them, for a foreground.
+        """
+        if type(self._inferer) is not SliceBatchInferer or self._inferer.foreground is not None or image.ndim != 4:
+            return [slice(0, len(image))]
+        size = self._inferer.slice_batch_size
+        count = size // math.gcd(size, image.shape[-1])
+        return [slice(start, min(start + count, len(image))) for start in range(0, len(image), count)]
 
     def measure(self, result: Segmentation, *, ed: int | None = None, es: int | None = None) -> Measurements:
         """Measures what was segmented, as the command line does.
@@ -267,18 +317,41 @@ class Segmenter:
         Returns:
             ``(phases * K, X', Y', Z)`` for ``K`` classes, of a photograph ``(K, X', Y')``.
         """
-        with torch.inference_mode(), self._attempt() as attempt:
-            return attempt.scores(image, False, [])
+        with torch.inference_mode():
+            return self._attempt().scores(image, False, [])
 
-    @contextmanager
-    def _attempt(self) -> Iterator[_Attempt]:
-        """Yields what runs the network for one image, and puts the network back where it was."""
-        attempt = _Attempt(self.network, copy.copy(self._inferer), self.device)
-        try:
-            yield attempt
-        finally:
-            if attempt.device != self.device:
-                self.network.to(self.device)
+    def _attempt(self) -> _Attempt:
+        """What runs the network for one image."""
+        return _Attempt(self.network, copy.copy(self._inferer), self.device, self.device, self._turn)
+
+
+@dataclass
+class _Found:
+    """What was found in some phases, and the seconds that network and labels took."""
+
+    labels: MetaTensor
+    probabilities: MetaTensor | None
+    evidence: dict[str, float]
+    network: float
+    native_grid: float
+
+
+def _joined(found: Sequence[_Found]) -> _Found:
+    """What was found in all phases, from that in groups of them."""
+    first = found[0]
+    if len(found) == 1:
+        return first
+    labels = _in_a_row([one.labels for one in found])
+    likely = [one.probabilities for one in found if one.probabilities is not None]
+    seconds = sum(one.network for one in found), sum(one.native_grid for one in found)
+    return _Found(labels, _in_a_row(likely) if likely else None, first.evidence, *seconds)
+
+
+def _in_a_row(phases: Sequence[MetaTensor]) -> MetaTensor:
+    """Label maps (T, X, Y, Z) one after the other, with the metadata of the first."""
+    result = MetaTensor(torch.cat([one.as_tensor() for one in phases]))
+    result.copy_meta_from(phases[0])
+    return result
 
 
 @dataclass
@@ -287,11 +360,29 @@ class _Attempt:
 
     network: torch.nn.Module
     inferer: Any
+    home: torch.device
     device: torch.device
+    turn: threading.Lock
+    seconds: float = 0.0  # that the last scores took
 
     def scores(self, image: Tensor, flips: bool, notes: list[str]) -> Tensor:
-        """Class scores on the CPU; says in ``notes`` what it had to do."""
+        """Class scores on the CPU; says in ``notes`` what it had to do.
+
+        One thread at a time: the others wait. The network ends where it was.
+        """
         self.inferer.flips = flips
+        with self.turn:
+            start = time.perf_counter()
+            try:
+                return self._scores(image, notes)
+            finally:
+                self.seconds = time.perf_counter() - start
+                if self.device != self.home:
+                    self.network.to(self.home)
+
+    def _scores(self, image: Tensor, notes: list[str]) -> Tensor:
+        if self.device != self.home:  # the group of phases before did not fit
+            self.network.to(self.device)
         while True:
             try:
                 return self.inferer(image[None].to(self.device), self.network)[0].cpu()  # type: ignore[no-any-return]
@@ -311,6 +402,17 @@ class _Attempt:
         device, self.device = self.device, torch.device("cpu")
         self.network.to(self.device)
         return f"out of memory on {device}: again on the CPU"
+
+
+def _applied(transform: Callable[..., Any], given: list[dict[Any, Any]]) -> dict[Any, Any]:
+    """Takes the data out of a list, and applies a transform; of several in a row, it keeps nothing between them.
+
+    ``Compose`` holds what it was given to its end: the scores of the network, beside those that the transforms made.
+    """
+    data = given.pop()
+    for one in transform.flatten().transforms if isinstance(transform, Compose) else [transform]:
+        data = apply_transform(one, data)  # type: ignore[assignment]
+    return data
 
 
 def _with_seconds(result: Segmentation, **more: float) -> Segmentation:

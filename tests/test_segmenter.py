@@ -25,6 +25,7 @@ from convformer_monai.phantoms import dermoscopy_phantom
 from convformer_monai.phantoms.cardiac import Phantom, cardiac_phantom
 from convformer_monai.readers import read_series
 from convformer_monai.readers.cases import Case
+from convformer_monai.readers.memory import series_from
 from convformer_monai.segmenter import Segmentation, Segmenter, choose_device
 
 
@@ -281,3 +282,72 @@ def test_measures_what_it_segmented_as_the_command_line_does(segmenter, phantom,
     photo, _ = dermoscopy_phantom(size=(160, 120)).save(tmp_path, "lesion")
     lesions = Segmenter("dermoscopy", "cpu")
     assert lesions.measure(lesions.segment(photo)).case == "lesion"
+
+
+@pytest.fixture(scope="module")
+def long_cine() -> MetaTensor:
+    phantom = cardiac_phantom(shape=(64, 64, 6), spacing=(2.6, 2.6, 10.0), num_phases=21)
+    return MetaTensor(torch.from_numpy(np.moveaxis(phantom.image, -1, 0)), affine=phantom.affine)
+
+
+def test_phases_of_a_cine_take_turns_in_the_same_batches(
+    segmenter: Segmenter, long_cine: MetaTensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing grows with the phases but image and mask, and no bit differs from all phases at once."""
+    scores, batches = [], []
+    inferer, network = type(segmenter._inferer), segmenter.network
+    original = inferer.__call__
+
+    def spy(self: Any, inputs: torch.Tensor, *rest: Any) -> torch.Tensor:
+        result = original(self, inputs, *rest)
+        scores.append(tuple(result.shape[:2]))
+        return result
+
+    monkeypatch.setattr(inferer, "__call__", spy)
+    hook = network.register_forward_hook(lambda _, inputs, __: batches.append(len(inputs[0])))
+    found = segmenter.segment(long_cine)
+    assert scores == [(1, 8 * 4), (1, 8 * 4), (1, 5 * 4)] and sum(batches) == 21 * 6
+    apart, batches[:] = list(batches), []
+    monkeypatch.setattr(Segmenter, "_groups", lambda _, image: [slice(0, len(image))])
+    whole = segmenter.segment(long_cine)
+    hook.remove()
+    assert apart == batches and torch.equal(found, whole) and torch.equal(found.affine, whole.affine)
+
+
+def test_probabilities_of_a_cine_in_turns(
+    segmenter: Segmenter, long_cine: MetaTensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series = series_from(long_cine)
+    found = segmenter.run(series, probabilities=True)
+    monkeypatch.setattr(Segmenter, "_groups", lambda _, image: [slice(0, len(image))])
+    whole = segmenter.run(series, probabilities=True)
+    assert found.probabilities is not None and whole.probabilities is not None
+    assert torch.equal(found.probabilities, whole.probabilities) and found.seconds.keys() == whole.seconds.keys()
+
+
+def test_numbers_of_the_whole_cine_need_the_whole_cine(
+    segmenter: Segmenter, long_cine: MetaTensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Transforms that leave evidence see all phases at once."""
+    seen, to_labels = [], segmenter._to_labels
+
+    def noting(data: dict[Any, Any]) -> dict[Any, Any]:
+        seen.append(len(data["image"]))
+        return {**to_labels(data), "evidence": {"phases": float(len(data["image"]))}}
+
+    monkeypatch.setattr(segmenter, "_to_labels", noting)
+    assert segmenter.run(series_from(long_cine)).evidence == {"phases": 21.0}
+    assert seen == [8, 21]
+
+
+def test_an_image_is_never_changed(segmenter: Segmenter, phantom: Phantom) -> None:
+    """Of a pixel size that needs no resampling, too, though the preparation gets no copy."""
+    for spacing in ((1.4, 1.6, 9.0), (1.5, 1.5, 9.0)):
+        image = MetaTensor(
+            torch.from_numpy(phantom.image).float()[None], affine=torch.diag(torch.tensor([*spacing, 1.0]))
+        )
+        series = series_from(image)
+        before = series.image.clone()
+        segmenter.run(series)
+        assert torch.equal(series.image.as_tensor(), before.as_tensor())
+        assert torch.equal(series.image.affine, before.affine) and not series.image.applied_operations

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from convformer_monai.cli.console import print_json, print_text, start_logging
+from convformer_monai.cli.lean_monai import lean_monai
 from convformer_monai.cli.options import (
     Bundle,
     Device,
@@ -84,9 +85,10 @@ def segment(
         mm_per_pixel=mm_per_pixel,
         overwrite=overwrite,
     )
-    summary = segment_cases(
-        input, output, bundle, options, device=device, flips=flips, force_modality=force_modality, quiet=quiet
-    )
+    with lean_monai(bundle):
+        summary = segment_cases(
+            input, output, bundle, options, device=device, flips=flips, force_modality=force_modality, quiet=quiet
+        )
     if as_json:
         print_json(summary.to_json())
     elif not quiet:
@@ -120,9 +122,10 @@ def measure(
     start_logging(quiet)
     from convformer_monai.outputs.case import measure_mask
 
-    measurements = measure_mask(
-        mask, bundle, ed=ed, es=es, mm_per_pixel=mm_per_pixel, output=output, overwrite=overwrite
-    )
+    with lean_monai(bundle):
+        measurements = measure_mask(
+            mask, bundle, ed=ed, es=es, mm_per_pixel=mm_per_pixel, output=output, overwrite=overwrite
+        )
     if as_json:
         print_json(measurements.to_dict())
     elif not quiet:

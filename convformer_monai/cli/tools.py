@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from convformer_monai.cli.console import print_json, print_text, start_logging
+from convformer_monai.cli.lean_monai import lean_monai
 from convformer_monai.cli.options import BUNDLE, Bundle, Device, Json, Quiet
 
 __all__ = ["demo", "export", "info", "label"]
@@ -85,7 +86,9 @@ def demo(
     start_logging(quiet)
     from convformer_monai.commands.demo import read_words, run_demo
 
-    done = run_demo(*read_words(words or [], bundle), device=device)
+    name, image, folder = read_words(words or [], bundle)
+    with lean_monai(name):
+        done = run_demo(name, image, folder, device)
     if done.dice:
         typer.echo("Dice against the truth (1 is perfect)")
     for structure, value in done.dice.items():

@@ -8,14 +8,14 @@ import re
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from convformer_monai.bundle import Bundle
 from convformer_monai.cohort.faults import keep_fault
@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 2.0
 WAIT_SECONDS = 2.0
+TOGETHER = 2  # cases in memory
 LISTED_ALIKE = 3  # bad cases of one reason; more are counted
 DONE, SKIPPED, REFUSED, FAILED = "done", "skipped", "refused", "failed"
 
@@ -54,7 +55,7 @@ class CaseResult:
         case: the case.
         status: ``done``, ``skipped`` (done before), ``refused`` or ``failed`` (a fault of ours).
         message: why, where it was not done; one line.
-        seconds: time taken.
+        seconds: from its start to its end; in a folder that includes waiting for the network, which does one at a time.
         files: what was written.
         measurements: as in the case's JSON file.
         table: the measurements of a single image for people; empty in a folder of cases.
@@ -159,8 +160,7 @@ def segment_cases(
         segmenter = Segmenter(opened, device, flips=flips, force_modality=force_modality)
     results: list[CaseResult] = []
     with _bar(len(cases), quiet or not several) as bar:
-        for case in _until_free(cases, output_dir):
-            result = _one(segmenter, case, output_dir, options, several, case.name in clashes)
+        for result in _until_free(segmenter, cases, output_dir, options, several, clashes):
             results.append(result)
             _log_case(result, several, quiet)
             bar.update()
@@ -171,25 +171,82 @@ def segment_cases(
     return Summary(results)
 
 
-def _until_free(cases: Sequence[Case], output_dir: Path) -> Iterator[Case]:
-    """Yields each case once, held while it is done; those that another run holds come when it lets them go."""
-    while cases:
-        held = []
-        for case in cases:
-            with hold(Path(output_dir).expanduser() / case.name) as ours:
-                if ours:
-                    yield case
-                else:
+def _until_free(
+    segmenter: Segmenter, cases: Sequence[Case], output_dir: Path, options: Options, several: bool, clashes: set[str]
+) -> Iterator[CaseResult]:
+    """Does each case once, held while it is done; those that another run holds come when it lets them go."""
+
+    def do(case: Case) -> CaseResult | None:
+        with hold(Path(output_dir).expanduser() / case.name) as ours:
+            return _one(segmenter, case, output_dir, options, several, case.name in clashes) if ours else None
+
+    with _stoppable(segmenter) as stop:
+        while cases:
+            held = []
+            for case, result in _in_turn(do, cases, stop):
+                if result is None:
                     held.append(case)
-        if len(held) == len(cases):
-            logger.info("another run is doing %d of the cases in %s: waiting for it", len(held), output_dir)
-            time.sleep(WAIT_SECONDS)
-        cases = held
+                else:
+                    yield result
+            if len(held) == len(cases):
+                logger.info("another run is doing %d of the cases in %s: waiting for it", len(held), output_dir)
+                time.sleep(WAIT_SECONDS)
+            cases = held
+
+
+class _Stopped(BaseException):
+    """The run was stopped while a case was done; it is no fault of the case."""
+
+
+@contextlib.contextmanager
+def _stoppable(segmenter: Segmenter) -> Iterator[threading.Event]:
+    """Yields what stops the network before its next batch, in whatever thread it runs."""
+    stop = threading.Event()
+
+    def check(*_: object) -> None:
+        if stop.is_set():
+            raise _Stopped
+
+    hook = segmenter.network.register_forward_pre_hook(check)
+    try:
+        yield stop
+    finally:
+        hook.remove()
+
+
+def _in_turn(
+    do: Callable[[Case], CaseResult | None], cases: Sequence[Case], stop: threading.Event
+) -> Iterator[tuple[Case, CaseResult | None]]:
+    """Does the cases, :data:`TOGETHER` at a time, and yields them in their order.
+
+    The network runs for one case at a time (:class:`Segmenter` sees to it): while it does, the case before is measured
+    and written, and the next one read.
+    """
+    if len(cases) == 1:
+        yield cases[0], do(cases[0])
+        return
+    with ThreadPoolExecutor(TOGETHER, thread_name_prefix="case") as pool:
+        running: deque[tuple[Case, Future[CaseResult | None]]] = deque()
+        try:
+            for case in cases:
+                running.append((case, pool.submit(do, case)))
+                if len(running) == TOGETHER:
+                    first, future = running.popleft()
+                    yield first, future.result()
+            while running:
+                first, future = running.popleft()
+                yield first, future.result()
+        except BaseException:  # stopped by the user, or by who asked for the cases
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 @contextlib.contextmanager
 def _bar(count: int, hidden: bool) -> Iterator[tqdm[Case]]:
     """A bar on a terminal; elsewhere the line that each case gets is the progress."""
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
     hidden = hidden or not sys.stderr.isatty()
     with logging_redirect_tqdm([logging.getLogger()]):
         with tqdm(total=count, unit="case", disable=hidden, file=sys.stderr, dynamic_ncols=True) as bar:

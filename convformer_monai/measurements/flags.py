@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from monai.utils import convert_to_numpy
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -15,6 +14,7 @@ from convformer_monai.readers.glance import Glance
 from convformer_monai.readers.series import ImageSeries
 from convformer_monai.tasks.task import VOLUME, Label, Task, resolve
 from convformer_monai.transforms.geometry import slice_axis
+from convformer_monai.transforms.postprocess import extent
 
 __all__ = ["DISAGREEMENT_LIMIT", "disagreement_flags", "find_flags", "intensity_flags", "mask_flags"]
 
@@ -78,7 +78,7 @@ def disagreement_flags(disagreement: float, limit: float = DISAGREEMENT_LIMIT) -
 
 def intensity_flags(series: ImageSeries, modality: str) -> list[Flag]:
     """Flags values that are unlike the modality that the model was made for."""
-    values = np.asarray(convert_to_numpy(series.image))
+    values = series.image.numpy()
     low, high = float(values.min()), float(values.max())
     span = f"values from {low:.6g} to {high:.6g}"
     if low == high:
@@ -150,7 +150,7 @@ def _listed(labels: Sequence[Label], last: str) -> str:
 
 def _parts(mask: NDArray[np.bool_]) -> int:
     """Counts the separate parts of a mask (X, Y, Z)."""
-    return int(ndimage.label(mask, np.ones((3, 3, 3)))[1])
+    return int(ndimage.label(mask[extent(mask)], np.ones((3, 3, 3)))[1])
 
 
 def _touches(mask: NDArray[np.bool_], axes: Iterable[int]) -> bool:

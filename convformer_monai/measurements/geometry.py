@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import ConvexHull, QhullError
-from scipy.spatial.distance import cdist
 
 from convformer_monai.tasks.task import Code
 from convformer_monai.transforms.geometry import slice_axis
@@ -70,6 +68,9 @@ def longest_diameter(points: NDArray[np.float64]) -> tuple[float, NDArray[np.flo
     Args:
         points: (N, 2).
     """
+    from scipy.spatial import ConvexHull, QhullError
+    from scipy.spatial.distance import cdist
+
     try:
         points = points[ConvexHull(points).vertices]
     except QhullError:  # fewer than three points, or all on a line

@@ -21,6 +21,7 @@ from convformer_monai.measurements.values import Flag, Measurement
 from convformer_monai.readers.series import ImageSeries
 from convformer_monai.tasks.task import Label
 from convformer_monai.transforms.geometry import voxel_volume_ml
+from convformer_monai.transforms.postprocess import extent
 
 __all__ = ["abc_of", "hemorrhage_flags", "measure_hemorrhage"]
 
@@ -48,7 +49,7 @@ def measure_hemorrhage(
     unit = voxel_volume_ml(series.affine)
     mask = labels[0] == blood.index
     plane = Plane.of(series.affine, mask.shape)
-    numbered, _ = ndimage.label(mask, np.ones((3, 3, 3)))  # 26 neighbours
+    numbered, _ = ndimage.label(mask[extent(mask)], np.ones((3, 3, 3)))  # 26 neighbours
     parts = []
     for number, box in enumerate(ndimage.find_objects(numbered), start=1):
         part = numbered[box] == number

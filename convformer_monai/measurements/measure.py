@@ -11,6 +11,7 @@ from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.measurements.flags import DISAGREEMENT_LIMIT, find_flags
 from convformer_monai.measurements.values import Measurements
 from convformer_monai.readers.series import ImageSeries
+from convformer_monai.readers.values import label_values
 from convformer_monai.tasks.task import PHOTOGRAPH, VOLUME, Label, Task, resolve
 
 __all__ = ["check_phases", "measure"]
@@ -104,7 +105,7 @@ def check_phases(series: ImageSeries, task: Task, ed: int | None, es: int | None
 def _check_labels(labels: NDArray[np.uint8], series: ImageSeries, table: Sequence[Label]) -> None:
     """Refuses labels of another grid, or of other structures."""
     series.check_grid(labels)
-    strange = sorted({int(value) for value in np.unique(labels)} - {0, *(label.index for label in table)})
+    strange = sorted(set(label_values(labels)) - {0, *(label.index for label in table)})
     if strange:
         raise ValueError(f"labels must be 0 or one of {[label.index for label in table]}, got {strange}")
 

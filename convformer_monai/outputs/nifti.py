@@ -94,6 +94,8 @@ def nifti_of(voxels: NDArray[np.uint8], series: ImageSeries) -> nib.Nifti1Image:
 def as_labels(data: Any) -> NDArray[np.uint8]:
     """Returns the labels as uint8 if that changes no value."""
     array = np.asarray(data)
+    if array.dtype == np.uint8:
+        return array
     labels = array.astype(np.uint8)
     if not np.array_equal(labels, array):
         raise ValueError("a mask holds whole numbers from 0 to 255 only")

@@ -138,9 +138,11 @@ def fingerprint(series: ImageSeries) -> str:
     Args:
         series: the image.
     """
-    voxels: NDArray[Any] = np.ascontiguousarray(series.image)
+    voxels: NDArray[Any] = np.asarray(series.image)
     digest = hashlib.sha256(f"{voxels.shape} {voxels.dtype.name} ".encode())
-    digest.update(voxels.astype(voxels.dtype.newbyteorder("<"), copy=False).data)
+    for index in np.ndindex(voxels.shape[:2]):  # the bytes of all voxels in C order, without a copy of them
+        part = np.ascontiguousarray(voxels[index])
+        digest.update(part.astype(part.dtype.newbyteorder("<"), copy=False).data)
     digest.update(series.affine.astype("<f8").tobytes())
     return digest.hexdigest()
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.readers.values import pieces
 
 __all__ = [
     "MAX_PIXELS",
@@ -25,6 +26,7 @@ __all__ = [
     "inflated_size",
     "one_line",
     "read_capped",
+    "refuse_not_finite",
 ]
 
 MAX_VOXELS = 2**28  # 1 GiB as float32; a 512 x 512 x 20 cine of 30 phases has 1.6e8
@@ -74,7 +76,19 @@ def check_finite(data: NDArray[np.floating], where: str | Path) -> None:
     Raises:
         InputRefused: ``NOT_FINITE`` if some are NaN or infinite.
     """
-    count = data.size - int(np.count_nonzero(np.isfinite(data)))
+    refuse_not_finite(data.size - sum(int(np.count_nonzero(np.isfinite(piece))) for piece in pieces(data)), where)
+
+
+def refuse_not_finite(count: int, where: str | Path) -> None:
+    """Refuses an image some voxels of which are no numbers.
+
+    Args:
+        count: of them.
+        where: the image.
+
+    Raises:
+        InputRefused: ``NOT_FINITE`` if there are any.
+    """
     if count:
         raise InputRefused(
             RefusalCode.NOT_FINITE, f"{where} holds {count:,} voxels that are NaN or infinite; repair it"

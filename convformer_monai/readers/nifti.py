@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -21,9 +23,9 @@ from convformer_monai.readers.limits import (
     MAX_SPACING_MM,
     MAX_VOXELS,
     MIN_SPACING_MM,
-    check_finite,
     one_line,
     read_capped,
+    refuse_not_finite,
 )
 from convformer_monai.readers.nifti_header import (
     QFORM_FIELDS,
@@ -58,6 +60,7 @@ HEADERS: dict[int, type[nib.Nifti1Header]] = {
 SINGLE_FILE_MAGIC = (b"n+1", b"n+2")
 MAX_OFFSET = 2**24  # of the voxels; header extensions come before them
 MAX_TRAILING_BYTES = 2**20  # after the voxels; none belong there
+SLICES = 16  # converted at a time
 UNREADABLE: tuple[type[Exception], ...] = (
     OSError,
     EOFError,
@@ -89,11 +92,11 @@ def read_nifti(path: PathLike, *, phase: int | str | None = None) -> ImageSeries
     volume = _checked_header(Path(path))
     count = volume.shape[3] if len(volume.shape) == 4 else 1
     phases = chosen_phases(phase, count, volume.path)
-    data = _checked_values(volume)
+    data = _checked_values(volume, phases)
     shape = volume.shape if len(phases) == count else volume.shape[:3]
     step = phase_step_ms(volume.header) if count > 1 else None
     return ImageSeries(
-        image=phase_tensor(data, volume.affine, phases, {"nifti": header_geometry(volume.header, shape)}),
+        image=phase_tensor(data, volume.affine, range(len(phases)), {"nifti": header_geometry(volume.header, shape)}),
         format="nifti",
         path=volume.path,
         phases=phases,
@@ -160,8 +163,8 @@ def _parse_header(raw: bytearray, path: Path) -> tuple[nib.Nifti1Header, NDArray
     return kind(block), stored["pixdim"]
 
 
-def _checked_values(volume: _Volume) -> NDArray[np.float32]:
-    """Reads the voxels as float32, scale applied, all finite."""
+def _checked_values(volume: _Volume, phases: Sequence[int]) -> NDArray[np.float32]:
+    """Reads the voxels of some phases as float32 (X, Y, Z, T), scale applied; those of all are finite."""
     header, path, shape = volume.header, volume.path, volume.shape
     try:
         offset, dtype, count = int(header.get_data_offset()), header.get_data_dtype(), int(np.prod(shape))
@@ -173,14 +176,27 @@ def _checked_values(volume: _Volume) -> NDArray[np.float32]:
             raise ValueError(f"it ends after {len(content):,} of {end:,} bytes")
         if len(content) > end + MAX_TRAILING_BYTES:
             raise ValueError(f"more than {MAX_TRAILING_BYTES:,} bytes follow the voxels")
-        stored = np.frombuffer(content, dtype, count, offset).reshape(shape, order="F")
-        with np.errstate(over="ignore", invalid="ignore"):
-            slope, inter = header.get_slope_inter()  # None, None: no scale
-            scaled = apply_read_scaling(stored, np.float32(1.0 if slope is None else slope), np.float32(inter or 0.0))
-            data = scaled.astype(np.float32)
+        slope, inter = header.get_slope_inter()  # None, None: no scale
     except UNREADABLE as error:
         raise InputRefused(
             RefusalCode.NIFTI_UNREADABLE, f"{path} is truncated or corrupt: {one_line(error)}"
         ) from error
-    check_finite(data, path)
-    return np.asarray(data, dtype=np.float32)
+    stored = np.frombuffer(content, dtype, count, offset).reshape((*shape, 1)[:4], order="F")  # (X, Y, Z, T)
+    data = np.empty((len(phases), *shape[:3]), dtype=np.float32)
+    bad = 0
+    for phase in range(stored.shape[3]):
+        for start in range(0, shape[2], SLICES):
+            part = np.s_[..., start : start + SLICES]
+            values = _scaled(stored[..., phase][part], slope, inter)
+            bad += values.size - int(np.count_nonzero(np.isfinite(values)))
+            if phase in phases:
+                data[phases.index(phase)][part] = values
+    refuse_not_finite(bad, path)
+    return np.moveaxis(data, 0, -1)
+
+
+def _scaled(stored: NDArray[Any], slope: float | None, inter: float | None) -> NDArray[np.float32]:
+    """Stored values as they are meant, float32; without a slope as they are."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = apply_read_scaling(stored, np.float32(1.0 if slope is None else slope), np.float32(inter or 0.0))
+        return np.asarray(scaled, dtype=np.float32)

@@ -5,6 +5,7 @@ from convformer_monai.transforms.doubt import NoteDoubtd
 from convformer_monai.transforms.geometry import InPlaneOrientationd, InPlaneSpacingd
 from convformer_monai.transforms.intracranial import KeepIntracraniald
 from convformer_monai.transforms.label_server import ForMonaiLabeld, NativeLabelsd
+from convformer_monai.transforms.percentiles import ScalePercentilesd
 from convformer_monai.transforms.phases import InvertPhasesd
 from convformer_monai.transforms.photo import LoadPictureMaskd, NormalizeColoursd, ResizeToAread
 from convformer_monai.transforms.postprocess import FillHolesd, KeepLargestPerPhased
@@ -25,4 +26,5 @@ __all__ = [
     "NormalizeColoursd",
     "NoteDoubtd",
     "ResizeToAread",
+    "ScalePercentilesd",
 ]

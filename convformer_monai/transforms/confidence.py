@@ -20,8 +20,9 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type, convert_to_tensor
 
 from convformer_monai.transforms.geometry import voxel_volume_ml
+from convformer_monai.transforms.postprocess import extent
 
-__all__ = ["KeepConfidentPartsd"]
+__all__ = ["KeepConfidentPartsd", "make_impossible"]
 
 CLASSES = 2  # background and one structure
 IMPOSSIBLE = 20.0  # by so much the structure's score lies below the background's: a probability of 2e-9
@@ -100,17 +101,31 @@ class KeepConfidentPartsd(MapTransform):
         from scipy import ndimage
 
         background, structure = scores
-        probability = torch.sigmoid(structure - background).cpu().numpy()
+        probability = (structure - background).sigmoid_().cpu().numpy()
         structure -= math.log(self.threshold / (1 - self.threshold))
-        parts, count = ndimage.label(probability > self.threshold, structure=np.ones([3] * probability.ndim))
+        mask = probability > self.threshold
+        box = extent(mask)
+        parts, count = ndimage.label(mask[box], structure=np.ones([3] * probability.ndim))
         if not count:
             return
-        peaks = ndimage.maximum(probability, parts, np.arange(count + 1))
-        depths = np.array([0, *(box[-1].stop - box[-1].start for box in ndimage.find_objects(parts))])
+        inside = parts > 0
+        numbers, peaks = parts[inside], np.zeros(count + 1, dtype=probability.dtype)
+        np.maximum.at(peaks, numbers, probability[box][inside])
+        depths = np.array([0, *(one[-1].stop - one[-1].start for one in ndimage.find_objects(parts))])
         needed = np.where((depths == 1) & (probability.shape[-1] > 1), self.lone_peak, self.peak)
-        doubtful = (np.asarray(peaks) < needed) | (np.bincount(parts.ravel(), minlength=count + 1) < least)
+        doubtful = (peaks < needed) | (np.bincount(numbers, minlength=count + 1) < least)
         if probability.shape[-1] >= slices:
             doubtful |= depths < slices
         doubtful[0] = False  # the background
-        out = torch.from_numpy(doubtful[parts]).to(scores.device)
-        structure[out] = background[out] - IMPOSSIBLE
+        make_impossible(scores[(slice(None), *box)], torch.from_numpy(doubtful[parts]).to(scores.device))
+
+
+def make_impossible(scores: torch.Tensor, where: torch.Tensor) -> None:
+    """Makes the structure impossible in some voxels, in place.
+
+    Args:
+        scores: (2, X, Y, Z), background before the structure.
+        where: (X, Y, Z) bool.
+    """
+    for (background, structure), out in zip(scores.unbind(1), where, strict=True):  # by X: nothing large is made
+        structure.copy_(torch.where(out, background - IMPOSSIBLE, structure))

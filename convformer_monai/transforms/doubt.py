@@ -13,6 +13,7 @@ from convformer_monai.transforms.confidence import CLASSES
 
 __all__ = ["EVIDENCE", "NoteDoubtd", "add_evidence"]
 
+PIECE = 2**20  # voxels at a time: nothing of the size of the image is made
 EVIDENCE = "evidence"  # the key under which transforms leave numbers for the flags
 
 
@@ -40,6 +41,7 @@ class NoteDoubtd(MapTransform):
         for key in self.key_iterator(result):
             highest = 0.0
             for background, structure in convert_to_tensor(result[key], track_meta=False).float().split(CLASSES):
-                highest = max(highest, float((structure - background).sigmoid().max()))
+                for low, high in zip(background.flatten().split(PIECE), structure.flatten().split(PIECE), strict=True):
+                    highest = max(highest, float((high - low).sigmoid().max()))
             add_evidence(result, highest_probability=highest)
         return result

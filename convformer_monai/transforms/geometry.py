@@ -35,11 +35,13 @@ __all__ = [
     "InPlaneSpacing",
     "InPlaneSpacingd",
     "slice_axis",
+    "stored_stack",
     "voxel_volume_ml",
 ]
 
 SLICE_SPACING_RATIO = 1.5
 SPACING_TOLERANCE_MM = 1e-3
+SLICES = 16  # resampled at a time: the interpolation takes copies of what it gets
 MAX_PIXELS = 4096  # per in-plane axis after resampling
 IN_PLANE_SIGNS = (-1, -1, -1)  # left, posterior, inferior in RAS
 SLICE_SIGNS = (-1, -1, 1)  # left, posterior, superior in RAS
@@ -102,6 +104,29 @@ def in_plane_orientation(affine: NDArray[np.float64], shape: Sequence[int]) -> N
     return result
 
 
+def stored_stack(operations: Sequence[Mapping[str, Any]]) -> tuple[int, bool] | None:
+    """Tells where the slices of an image lie in the file, if all that was done to it leaves them slices.
+
+    Args:
+        operations: that MONAI recorded, ``applied_operations``.
+
+    Returns:
+        The axis of (X, Y, Z), and whether the slices run backwards there; None after other transforms than
+        :class:`InPlaneOrientation` and :class:`InPlaneSpacing`.
+    """
+    orients, resizes = InPlaneOrientation.__name__, InPlaneSpacing.__name__
+    if any(one[TraceKeys.CLASS_NAME] not in (orients, resizes) for one in operations):
+        return None
+    axis, backwards = 2, False
+    for one in operations:
+        if one[TraceKeys.CLASS_NAME] == orients:
+            affine = np.asarray(convert_to_numpy(one[TraceKeys.EXTRA_INFO]["original_affine"]), dtype=np.float64)
+            forward = in_plane_orientation(affine, [int(n) for n in one[TraceKeys.ORIG_SIZE]])
+            axis = int(np.flatnonzero(forward[:, 0] == 2)[0])
+            backwards = bool(forward[axis, 1] < 0)
+    return axis, backwards
+
+
 def _flip(component: float, sign: int) -> float:
     return -1.0 if component * sign < 0 else 1.0
 
@@ -157,7 +182,7 @@ class InPlaneSpacing(InvertibleTransform):
             mode: instead of the mode given at construction.
 
         Returns:
-            (C, X', Y', Z) float32, covering the same field of view.
+            (C, X', Y', Z) float32, covering the same field of view; a copy, even if nothing changes.
 
         Raises:
             InputRefused: if the slices would get absurdly large (a wrong spacing in the header).
@@ -200,14 +225,19 @@ def _resize(data: MetaTensor, size: Sequence[int], mode: str, transform_info: di
         orig_size=tuple(before),
         transform_info=transform_info,
     )
-    slices = data.as_tensor().float().permute(0, 3, 1, 2)  # (C, Z, X, Y)
-    if before != after:
+    volumes = data.as_tensor()
+    resized = torch.empty((len(volumes), *after), dtype=torch.float32, device=volumes.device)
+    if before == after:
+        resized.copy_(volumes)
+    else:
         options: dict[str, Any] = {"mode": "nearest-exact"}
         if mode == "bilinear":
             options = {"mode": "bilinear", "align_corners": False, "antialias": True}
-        slices = interpolate(slices, size=tuple(size), **options)
-    resized = MetaTensor(slices.permute(0, 2, 3, 1).contiguous())  # (C, X', Y', Z)
-    return resized.copy_meta_from(meta)  # type: ignore[no-any-return]
+        for volume, target in zip(volumes, resized, strict=True):
+            for few, place in zip(volume.split(SLICES, dim=2), target.split(SLICES, dim=2), strict=True):
+                slices = few.float().permute(2, 0, 1)[None]  # (1, Z, X, Y)
+                place.copy_(interpolate(slices, size=tuple(size), **options)[0].permute(1, 2, 0))
+    return MetaTensor(resized).copy_meta_from(meta)  # type: ignore[no-any-return]
 
 
 class InPlaneOrientationd(MapTransform, InvertibleTransform):

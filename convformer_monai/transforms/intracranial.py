@@ -26,7 +26,7 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type, convert_to_numpy, convert_to_tensor
 from numpy.typing import NDArray
 
-from convformer_monai.transforms.confidence import CLASSES, IMPOSSIBLE
+from convformer_monai.transforms.confidence import CLASSES, make_impossible
 from convformer_monai.transforms.doubt import add_evidence
 from convformer_monai.transforms.geometry import slice_axis
 from convformer_monai.transforms.postprocess import largest_part
@@ -96,11 +96,17 @@ def _up_to_the_bone(space: NDArray[np.bool_], image: NDArray[Any], pixels: int) 
 
 def _coarse(image: NDArray[Any], factors: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any]]:
     """The brightest value and the mean of blocks of voxels."""
-    (x, y, z), (a, b, c) = image.shape, factors
-    padded = np.pad(image, ((0, -x % a), (0, -y % b), (0, 0)), constant_values=AIR_HU)
-    padded = np.pad(padded, ((0, 0), (0, 0), (0, -z % c)), mode="edge")
-    blocks = padded.reshape(-(-x // a), a, -(-y // b), b, -(-z // c), c)
-    return blocks.max((1, 3, 5)), blocks.clip(AIR_HU, BONE_HU).mean((1, 3, 5))
+    (_, y, z), (a, b, c) = image.shape, factors
+    shape = [-(-size // factor) for size, factor in zip(image.shape, factors, strict=True)]
+    brightest, mean = [], []
+    for row in range(shape[0]):  # by X: nothing of the size of the image is made
+        few = image[row * a : (row + 1) * a]
+        padded = np.pad(few, ((0, a - len(few)), (0, -y % b), (0, 0)), constant_values=AIR_HU)
+        padded = np.pad(padded, ((0, 0), (0, 0), (0, -z % c)), mode="edge")
+        blocks = padded.reshape(a, shape[1], b, shape[2], c)
+        brightest.append(blocks.max((0, 2, 4)))
+        mean.append(blocks.clip(AIR_HU, BONE_HU).mean((0, 2, 4)))
+    return np.stack(brightest), np.stack(mean)
 
 
 def _outside(bone: NDArray[np.bool_], grid: Sequence[float]) -> NDArray[np.bool_]:
@@ -166,9 +172,10 @@ class KeepIntracraniald(MapTransform):
             for volume, phase in zip(volumes, scores.split(CLASSES), strict=True):
                 space = intracranial_space(volume, spacing) if axial else None
                 found = found and space is not None
-                allowed = volume <= self.brightest if space is None else (volume <= self.brightest) & space
-                out = torch.from_numpy(~allowed).to(phase.device)
-                phase[1][out] = phase[0][out] - IMPOSSIBLE
+                out = volume > self.brightest
+                if space is not None:
+                    out |= ~space
+                make_impossible(phase, torch.from_numpy(out).to(phase.device))
             result[key] = convert_to_dst_type(scores, result[key])[0]
         add_evidence(result, skull_found=float(found))
         return result

@@ -11,6 +11,8 @@ from monai.data import MetaTensor
 from monai.transforms import Invertd, InvertibleTransform
 from monai.utils import convert_to_tensor
 
+from convformer_monai.transforms.geometry import SLICES, stored_stack
+
 __all__ = ["FULL", "InvertPhasesd"]
 
 FULL = 255  # a probability of 1
@@ -60,16 +62,40 @@ class InvertPhasesd(Invertd):
             if scores.shape[0] % phases:
                 raise ValueError(f"{key} has {scores.shape[0]} channels, no multiple of the {phases} phases")
             volumes = scores.chunk(phases)  # T times (K, X', Y', Z)
-            result[key] = _joined([self._native_labels(key, volume, result) for volume in volumes])
+            result[key] = _joined([self._native_labels(key, orig_key, volume, result) for volume in volumes])
         return result
 
-    def _native_labels(self, key: Hashable, scores: torch.Tensor, data: Mapping[Hashable, Any]) -> MetaTensor:
+    def _native_labels(
+        self, key: Hashable, orig_key: Hashable, scores: torch.Tensor, data: Mapping[Hashable, Any]
+    ) -> MetaTensor:
         """Inverts one phase: (K, X', Y', Z) scores to (1, X, Y, Z) labels."""
-        one = {**data, key: MetaTensor(scores.float().softmax(dim=0))}
-        inverted: MetaTensor = super().__call__(one)[key]
+        probabilities = scores.float().softmax(dim=0)
+        stack = stored_stack(data[orig_key].applied_operations)
+        if stack is None or probabilities.shape[-1] <= SLICES:
+            inverted = self._inverted(key, probabilities, data)
+            labels = self._labels(inverted)
+        else:
+            # A few slices at a time: class probabilities of a whole volume on its own grid take gigabytes.
+            inverted = self._inverted(key, probabilities[:0], data)  # of no class: the shape, and the metadata
+            labels = torch.empty(inverted.shape[1:], dtype=torch.uint8, device=scores.device)
+            axis, backwards = stack
+            start = 0
+            for few in probabilities.split(SLICES, dim=-1):
+                part = self._labels(self._inverted(key, few, data))
+                count = part.shape[axis]
+                first = labels.shape[axis] - start - count if backwards else start
+                labels.narrow(axis, first, count).copy_(part)
+                start += count
+        return MetaTensor(labels[None]).copy_meta_from(inverted)  # type: ignore[no-any-return]
+
+    def _inverted(self, key: Hashable, probabilities: torch.Tensor, data: Mapping[Hashable, Any]) -> MetaTensor:
+        """Class probabilities (K, X', Y', Z) on the native grid."""
+        return super().__call__({**data, key: MetaTensor(probabilities)})[key]  # type: ignore[no-any-return]
+
+    def _labels(self, inverted: MetaTensor) -> torch.Tensor:
+        """What is asked for of class probabilities (K, *spatial): uint8."""
         values = inverted.as_tensor()
-        labels = MetaTensor((_any_class(values) if self.probabilities else _best_class(values))[None])
-        return labels.copy_meta_from(inverted)  # type: ignore[no-any-return]
+        return _any_class(values) if self.probabilities else _best_class(values)
 
 
 def _best_class(scores: torch.Tensor) -> torch.Tensor:

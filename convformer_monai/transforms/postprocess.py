@@ -15,7 +15,7 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type, convert_to_numpy
 from numpy.typing import NDArray
 
-__all__ = ["FillHolesd", "KeepLargestPerPhased", "fill_holes", "keep_largest", "largest_part"]
+__all__ = ["FillHolesd", "KeepLargestPerPhased", "extent", "fill_holes", "keep_largest", "largest_part"]
 
 
 def keep_largest(labels: NDArray[np.uint8], structures: Sequence[int]) -> NDArray[np.uint8]:
@@ -42,13 +42,27 @@ def largest_part(mask: NDArray[np.bool_], corners: bool = True) -> NDArray[np.bo
     """The largest connected part of a mask, whose voxels touch at faces, or also at edges and ``corners``."""
     from scipy import ndimage
 
-    parts, count = ndimage.label(mask, structure=np.ones([3] * mask.ndim) if corners else None)
+    box = extent(mask)
+    parts, count = ndimage.label(mask[box], structure=np.ones([3] * mask.ndim) if corners else None)
     if count < 2:
         return mask
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
-    largest: NDArray[np.bool_] = parts == sizes.argmax()
+    largest = np.zeros_like(mask)
+    largest[box] = parts == sizes.argmax()
     return largest
+
+
+def extent(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """The smallest box that holds a mask; the first voxel, if the mask is empty.
+
+    Numbering the parts of a mask takes four bytes a voxel: within its box that is little.
+    """
+    box = []
+    for axis in range(mask.ndim):
+        filled = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        box.append(slice(int(filled[0]), int(filled[-1]) + 1) if filled.size else slice(0, 1))
+    return tuple(box)
 
 
 class KeepLargestPerPhased(MapTransform):

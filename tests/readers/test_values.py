@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from convformer_monai.readers import read_series
-from convformer_monai.readers.values import is_grey, looks_like_ct, mask_values
+from convformer_monai.readers.values import PIECE, is_grey, label_values, looks_like_ct, mask_values, pieces
 
 
 def head(padding: float | None = None) -> np.ndarray:
@@ -60,3 +60,34 @@ def test_grey() -> None:
     assert is_grey(pixels)
     pixels[2, 0, 0] = 1
     assert not is_grey(pixels)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_pieces_are_all_values_without_a_copy(order: tuple[int, ...]) -> None:
+    values = np.arange(PIECE + 6 * 7 * 8, dtype=np.int32)[: -(-PIECE // 48) * 48].reshape(6, 8, -1).transpose(order)
+    parts = list(pieces(values))
+    assert max(part.size for part in parts) <= PIECE and sum(part.size for part in parts) == values.size
+    assert all(np.shares_memory(part, values) for part in parts)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(values.size))
+
+
+def test_label_values() -> None:
+    labels = np.zeros((3, 400, 1000), np.uint8)
+    labels[0, 0, 0], labels[2, 399, 999] = 255, 3
+    assert label_values(labels) == [0, 3, 255]
+    assert label_values(np.array([[1.0, 2.0]])) == [1, 2]
+
+
+def test_a_large_image_is_judged_as_a_whole() -> None:
+    """What tells lies in different pieces."""
+    values = np.full((2, 1024, 1024), 40, np.float32)
+    values[0, :100] = -1000
+    values[1, :5] = -3000
+    assert looks_like_ct(values)
+    values[0, -1, -1] = -2000
+    assert not looks_like_ct(values), "padding has one value"
+    mask = np.zeros((2, 1024, 1024), np.float32)
+    mask[1, -1, -1] = 4
+    assert mask_values(mask) == [0, 4]
+    mask[0, 0, 0] = 0.5
+    assert mask_values(mask) == []

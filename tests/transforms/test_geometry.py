@@ -12,7 +12,7 @@ from monai.transforms import Compose, Invertd
 from nifti_files import SHORT_AXIS, affine, restored
 
 from convformer_monai.errors import InputRefused
-from convformer_monai.transforms import InPlaneOrientationd, InPlaneSpacingd
+from convformer_monai.transforms import InPlaneOrientationd, InPlaneSpacingd, geometry
 from convformer_monai.transforms.geometry import InPlaneOrientation, InPlaneSpacing, slice_axis
 
 STORAGES = [
@@ -199,3 +199,23 @@ def test_photograph_is_refused() -> None:
     with pytest.raises(InputRefused, match="skin.jpg is a photograph") as refusal:
         InPlaneOrientationd("image")({"image": photo})
     assert refusal.value.code == "WRONG_KIND"
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+@pytest.mark.parametrize("spacing", [(0.9, 1.1), (2.3, 1.5)])
+def test_slices_of_a_deep_volume_are_resampled_as_all_at_once(mode: str, spacing: tuple[float, float]) -> None:
+    image = MetaTensor(
+        torch.randn(2, 30, 26, 2 * geometry.SLICES + 3), affine=torch.diag(torch.tensor([1.5, 1.5, 4, 1]))
+    )
+    few = InPlaneSpacing(spacing, mode)(image)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(geometry, "SLICES", 1000)
+        whole = InPlaneSpacing(spacing, mode)(image)
+    assert torch.equal(few.as_tensor(), whole.as_tensor())
+
+
+def test_resampling_makes_a_copy() -> None:
+    image = MetaTensor(torch.randn(1, 8, 8, 2), affine=torch.diag(torch.tensor([1.5, 1.5, 4, 1])))
+    before = image.clone()
+    InPlaneSpacing((1.5, 1.5))(image)[:] = 0
+    assert torch.equal(image.as_tensor(), before.as_tensor())

@@ -12,8 +12,10 @@ from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged
 from nifti_files import SHORT_AXIS, affine, restored, save
 
+import convformer_monai.transforms.phases as phases_module
 from convformer_monai.readers import SeriesReader
 from convformer_monai.transforms import InPlaneOrientationd, InPlaneSpacingd, InvertPhasesd, ResizeToAread
+from convformer_monai.transforms.geometry import SLICES
 
 
 @pytest.fixture
@@ -101,6 +103,39 @@ def test_memory_is_one_phase(tmp_path: Path, preprocessing: Compose, monkeypatch
     monkeypatch.setattr(Invertd, "__call__", spy)
     InvertPhasesd("pred", preprocessing)({**case, "pred": scores_of(case["image"])})
     assert len(seen) == 5 and {shape[0] for shape in seen} == {3}
+
+
+@pytest.mark.parametrize(
+    ("order", "flips"), [((0, 1, 2), ()), ((2, 0, 1), (0, 2)), ((1, 2, 0), (1,)), ((0, 1, 2), (2,))]
+)
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_deep_volumes_come_back_a_few_slices_at_a_time(
+    tmp_path: Path,
+    preprocessing: Compose,
+    monkeypatch: pytest.MonkeyPatch,
+    order: tuple[int, ...],
+    flips: tuple[int, ...],
+    probabilities: bool,
+) -> None:
+    """The same voxels and the same metadata, whichever way the file stores the slices."""
+    labels = np.random.default_rng(0).integers(0, 3, (14, 12, 2 * SLICES + 3)).astype(np.int16)
+    data, matrix = restored(labels, affine((1.1, 1.3, 4.0), SHORT_AXIS), order, flips)
+    case = preprocessing({"image": str(save(tmp_path / "x.nii.gz", data, matrix))})
+    case["pred"] = scores_of(case["image"]) / 20
+    invert, seen, original = InvertPhasesd("pred", preprocessing, probabilities=probabilities), [], Invertd.__call__
+
+    def spy(self: Invertd, given: dict) -> dict:
+        seen.append(tuple(given["pred"].shape))
+        return original(self, given)
+
+    monkeypatch.setattr(Invertd, "__call__", spy)
+    few = invert(case)["pred"]
+    assert sum(shape[-1] for shape in seen if shape[0]) == labels.shape[2]
+    assert max(shape[-1] for shape in seen if shape[0]) == SLICES
+    monkeypatch.setattr(phases_module, "SLICES", 1000)
+    whole = invert(case)["pred"]
+    assert torch.equal(few.as_tensor(), whole.as_tensor()) and torch.equal(few.affine, whole.affine)
+    assert few.meta.keys() == whole.meta.keys() and few.shape == (1, *data.shape)
 
 
 def test_is_known_as_invertd_and_named_in_configs() -> None:
