@@ -11,6 +11,8 @@ from convformer_monai.cli.console import print_json, print_text, start_logging
 from convformer_monai.cli.options import (
     Bundle,
     Device,
+    Ed,
+    Es,
     Flips,
     ForceModality,
     Format,
@@ -22,6 +24,8 @@ from convformer_monai.cli.options import (
     Probabilities,
     Quiet,
     ResampleUneven,
+    SegmentationType,
+    SegType,
 )
 
 __all__ = ["cohort"]
@@ -67,9 +71,12 @@ def cohort(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done.")] = False,
     format: Format = "nifti",
+    seg_type: SegType = SegmentationType.BINARY,
     preview: Preview = False,
     probabilities: Probabilities = False,
     phase: Phase = "all",
+    ed: Ed = None,
+    es: Es = None,
     resample_uneven: ResampleUneven = False,
     mm_per_pixel: PixelSize = None,
     force_modality: ForceModality = False,
@@ -90,9 +97,12 @@ def cohort(
 
     options = Options(
         formats=tuple(name.strip() for name in format.split(",") if name.strip()),
+        seg_type=seg_type.name,
         preview=preview,
         probabilities=probabilities,
         phase=phase,
+        ed=ed,
+        es=es,
         resample_uneven=resample_uneven,
         mm_per_pixel=mm_per_pixel,
         overwrite=overwrite,

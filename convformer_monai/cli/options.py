@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 BUNDLE = "cardiac, dermoscopy, hemorrhage, or the folder of a bundle."
+
+
+class SegmentationType(str, Enum):
+    """Kinds of DICOM segmentation objects."""
+
+    BINARY = "binary"
+    LABELMAP = "labelmap"
+
 
 Bundle = Annotated[str, typer.Option("-b", "--bundle", help=BUNDLE)]
 BundleName = Annotated[str, typer.Argument(metavar="BUNDLE", help=BUNDLE)]
@@ -26,6 +35,7 @@ PixelSize = Annotated[
     float | None, typer.Option("--mm-per-pixel", help="Side of a pixel of a photograph, for sizes in mm.")
 ]
 Format = Annotated[str, typer.Option(help="Comma-separated: nifti, dicom-seg, dicom-sr.")]
+SegType = Annotated[SegmentationType, typer.Option(help="Kind of DICOM SEG.")]
 Preview = Annotated[bool, typer.Option("--preview", help="Also write a picture with the outlines.")]
 Probabilities = Annotated[
     bool, typer.Option("--probabilities", help="Also write how probable the structures are, from 0 to 1.")

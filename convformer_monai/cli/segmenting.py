@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -27,17 +26,12 @@ from convformer_monai.cli.options import (
     Probabilities,
     Quiet,
     ResampleUneven,
+    SegmentationType,
+    SegType,
     Series,
 )
 
 __all__ = ["explain", "measure", "segment"]
-
-
-class SegmentationType(str, Enum):
-    """Kinds of DICOM segmentation objects."""
-
-    BINARY = "binary"
-    LABELMAP = "labelmap"
 
 
 def segment(
@@ -46,7 +40,7 @@ def segment(
     bundle: Bundle = "cardiac",
     device: Device = "auto",
     format: Format = "nifti",
-    seg_type: Annotated[SegmentationType, typer.Option(help="Kind of DICOM SEG.")] = SegmentationType.BINARY,
+    seg_type: SegType = SegmentationType.BINARY,
     preview: Preview = False,
     probabilities: Probabilities = False,
     phase: Phase = "all",

@@ -236,3 +236,18 @@ def test_a_scheduler_that_does_not_answer(
     arguments = ["cohort", str(studies), "-o", str(out), "-b", str(bundle), "--engine", "dask"]
     assert main([*arguments, "--scheduler", "tcp://127.0.0.1:9"]) == 2
     assert "error[CLUSTER]: no Dask scheduler answers at tcp://127.0.0.1:9" in capsys.readouterr().err
+
+
+def test_options_of_the_results_reach_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def plan(source: str, output: str, bundle: str, options: object, how: object) -> str:
+        seen.append(options)
+        return ""
+
+    monkeypatch.setattr("convformer_monai.cohort.run.plan_cohort", plan)
+    chosen = ["--seg-type", "labelmap", "--format", "dicom-seg", "--ed", "1", "--es", "4", "--phase", "es"]
+    assert main(["cohort", "studies", "-o", "out", "--dry-run", *chosen]) == 0
+    (options,) = seen
+    assert (options.seg_type, options.formats, options.ed, options.es) == ("LABELMAP", ("dicom-seg",), 1, 4)
+    assert options.phase == "es"
