@@ -1,4 +1,7 @@
-"""The networks that a worker process holds: each loaded once, used by one thread at a time."""
+"""The networks that a worker process holds: each loaded once, and shared by its threads.
+
+A worker of two threads reads the next image, and writes the last one's results, while the network runs.
+"""
 
 from __future__ import annotations
 
@@ -9,34 +12,17 @@ from typing import Any
 
 from convformer_monai.cohort.plan import BundleOf, Job, describe_bundle
 from convformer_monai.errors import InputRefused, RefusalCode
-from convformer_monai.readers import ImageSeries
-from convformer_monai.segmenter import Segmentation, Segmenter
+from convformer_monai.segmenter import Segmenter
 
-__all__ = ["SharedSegmenter", "loaded"]
+__all__ = ["loaded"]
 
 KEPT = 3  # networks of a process, when the manifest names several bundles
 
 _lock = threading.Lock()
-_kept: OrderedDict[tuple[Any, ...], SharedSegmenter] = OrderedDict()
+_kept: OrderedDict[tuple[Any, ...], Segmenter] = OrderedDict()
 
 
-class SharedSegmenter(Segmenter):
-    """A segmenter whose network runs one image at a time.
-
-    A worker of two threads so reads the next image, and writes the last one's results, while the network runs.
-    """
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._turn = threading.Lock()
-
-    def run(self, series: ImageSeries, probabilities: bool = False) -> Segmentation:
-        """See :class:`convformer_monai.segmenter.Segmenter`."""
-        with self._turn:
-            return super().run(series, probabilities)
-
-
-def loaded(bundle: BundleOf, job: Job) -> SharedSegmenter:
+def loaded(bundle: BundleOf, job: Job) -> Segmenter:
     """The loaded bundle of a case.
 
     Args:
@@ -63,7 +49,7 @@ def loaded(bundle: BundleOf, job: Job) -> SharedSegmenter:
                 torch.set_num_threads(job.threads)
             while len(_kept) >= KEPT:
                 _kept.popitem(last=False)
-            _kept[key] = SharedSegmenter(bundle.where, device, flips=job.flips, force_modality=job.force_modality)
+            _kept[key] = Segmenter(bundle.where, device, flips=job.flips, force_modality=job.force_modality)
         _kept.move_to_end(key)
         return _kept[key]
 

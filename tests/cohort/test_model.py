@@ -11,7 +11,7 @@ from tiny_cohort import job_for
 from convformer_monai.cohort import model
 from convformer_monai.cohort.manifest import Entry
 from convformer_monai.cohort.worker import do_case
-from convformer_monai.segmenter import Segmenter
+from convformer_monai.segmenter import _Attempt
 
 
 def test_a_bundle_is_loaded_once(bundle: Path, studies: Path, out: Path) -> None:
@@ -31,7 +31,7 @@ def test_one_case_is_read_while_the_network_runs_the_other(
     segmenter = model.loaded(job.bundles[""], job)
     inside, reads, runs = threading.Event(), [], []
     both_read = threading.Event()
-    read, run = segmenter.read, Segmenter.run
+    read, scores = segmenter.read, _Attempt._scores
 
     def noted_read(*arguments, **options):  # type: ignore[no-untyped-def]
         series = read(*arguments, **options)
@@ -40,16 +40,16 @@ def test_one_case_is_read_while_the_network_runs_the_other(
             both_read.set()
         return series
 
-    def slow_run(self, *arguments):  # type: ignore[no-untyped-def]
+    def slow_scores(self, *arguments):  # type: ignore[no-untyped-def]
         assert not inside.is_set(), "two at once"
         inside.set()
         assert both_read.wait(30), "the other case is not read meanwhile"
         runs.append(1)
         inside.clear()
-        return run(self, *arguments)
+        return scores(self, *arguments)
 
     monkeypatch.setattr(segmenter, "read", noted_read)
-    monkeypatch.setattr(Segmenter, "run", slow_run)
+    monkeypatch.setattr(_Attempt, "_scores", slow_scores)
     outcomes = []
     entries = [Entry(name, str(studies / f"{name}.nii.gz")) for name in ("s0", "s1")]
     threads = [threading.Thread(target=lambda entry=entry: outcomes.append(do_case(entry, job))) for entry in entries]
