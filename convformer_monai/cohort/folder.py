@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from convformer_monai.bundle import Bundle
 from convformer_monai.cohort.faults import keep_fault
+from convformer_monai.cohort.progress import Waiting
 from convformer_monai.errors import (
     EXIT_FAULT,
     EXIT_REFUSED,
@@ -180,6 +181,7 @@ def _until_free(
         with hold(Path(output_dir).expanduser() / case.name) as ours:
             return _one(segmenter, case, output_dir, options, several, case.name in clashes) if ours else None
 
+    waiting = Waiting()
     with _stoppable(segmenter) as stop:
         while cases:
             held = []
@@ -189,7 +191,7 @@ def _until_free(
                 else:
                     yield result
             if len(held) == len(cases):
-                logger.info("another run is doing %d of the cases in %s: waiting for it", len(held), output_dir)
+                waiting.say(len(held))
                 time.sleep(WAIT_SECONDS)
             cases = held
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections import Counter
@@ -14,11 +15,24 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from convformer_monai.cohort.status import DONE, FAILED, QUARANTINED, REFUSED
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "Waiting"]
 
 logger = logging.getLogger(__name__)
 
 LINE_SECONDS = 30.0
+
+
+class Waiting:
+    """Says that another run holds cases: at once, and then now and then, however often it is looked."""
+
+    def __init__(self) -> None:
+        self._said = -math.inf
+
+    def say(self, count: int) -> None:
+        """Tells how many cases are waited for."""
+        if time.monotonic() - self._said > LINE_SECONDS:
+            logger.info("another run is doing %d of the cases: waiting for it", count)
+            self._said = time.monotonic()
 
 
 class Progress:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from convformer_monai.cohort.engines import ENGINES, Engine, Stop, check_packages, local_workers, opened, stream
 from convformer_monai.cohort.manifest import Entry, read_entries, shard_of
 from convformer_monai.cohort.plan import Job, Plan, make_plan, open_bundles
-from convformer_monai.cohort.progress import Progress
+from convformer_monai.cohort.progress import Progress, Waiting
 from convformer_monai.cohort.status import (
     BAD,
     DONE,
@@ -235,6 +235,7 @@ class _Handout:
         self.summary, self.progress, self.stop = summary, progress, stop
         self.pending: deque[Entry] = deque()
         self.held: list[Entry] = []
+        self.waiting = Waiting()
         self.lost: Counter[str] = Counter()
 
     def do(self, entries: Sequence[Entry]) -> None:
@@ -244,7 +245,7 @@ class _Handout:
             for entry, future in stream(self.client, functools.partial(do_case, job=self.job), self.pending, self.stop):
                 self._take(entry, future)
             if self.held and not self.stop.asked:
-                logger.info("another run is doing %d of the cases: waiting for it", len(self.held))
+                self.waiting.say(len(self.held))
                 time.sleep(HELD_SECONDS)
             self.pending.extend(self.held)
             self.held.clear()
