@@ -218,6 +218,10 @@ def slope(rows: Sequence[Growth], name: str) -> float:
     return float(np.polyfit(cases, np.log([getattr(row, name) for row in rows]), 1)[0])
 
 
+def _slope(rows: Sequence[Growth], name: str) -> str:
+    return f"{round(slope(rows, name), 2) + 0.0:.2f}"  # never -0.00
+
+
 def run(counts: Sequence[int], steps: int, repeats: int, limit_mb: int, output: Path | None) -> str:
     """Measures and draws how cost grows with the number of cases.
 
@@ -274,7 +278,7 @@ def _slopes(rows: Sequence[Growth]) -> str:
         for kept in ("memory", "disk"):
             some = _kept(rows, kept)
             names = ("prepare_s", "epoch_s", "peak_mb")
-            lines.append(f"slopes from {kept}: " + ", ".join(f"{name} {slope(some, name):.2f}" for name in names))
+            lines.append(f"slopes from {kept}: " + ", ".join(f"{name} {_slope(some, name)}" for name in names))
             each = np.polyfit([row.cases for row in some], [row.peak_mb for row in some], 1)[0]
             lines.append(f"peak memory from {kept}: {each:.3f} MB more a case")
     return "\n".join(lines) + "\n"
@@ -293,7 +297,7 @@ def _plot(rows: Sequence[Growth], limit_mb: int, path: Path) -> None:
         for axes, (name, label) in zip(figure.subplots(1, 3), panels, strict=True):
             for kept, marker in (("memory", "o"), ("disk", "s")):
                 some = _kept(rows, kept)
-                grows = f", slope {slope(some, name):.2f}" if len(some) > 1 else ""
+                grows = f", slope {_slope(some, name)}" if len(some) > 1 else ""
                 values = [getattr(row, name) for row in some]
                 axes.plot([row.cases for row in some], values, marker=marker, label=f"{kept}{grows}")
             if name == "peak_mb":
