@@ -48,7 +48,8 @@ class Growth:
         arrays_mb: all of them.
         prepare_s: preparing them.
         open_s: opening those that an earlier run prepared; 0 for memory, which prepares again.
-        pictures_per_s: at which it trains; the median step, those from memory and from disk in turn.
+        pictures_per_s: at which it trains; the median step.
+        of_memory: the rate, of that from memory: the median of pairs of steps that follow each other.
         epoch_s: an epoch, at that rate.
         batch_ms: reading a batch alone, which a step of training hides.
         peak_mb: largest resident memory of a process; that from disk trains from disk alone, within the limit.
@@ -60,6 +61,7 @@ class Growth:
     prepare_s: float
     open_s: float
     pictures_per_s: float
+    of_memory: float
     epoch_s: float
     batch_ms: float
     peak_mb: float
@@ -128,8 +130,8 @@ def train_some_steps(
         options: ids of ``train.json``.
 
     Returns:
-        For each the numbers of a :class:`Growth`; ``prepare_s`` is the time to prepare or open, and ``peak_mb`` that of
-        the whole process.
+        For each the numbers of a :class:`Growth`; ``prepare_s`` is the time to prepare or open, ``of_memory`` is of the
+        first, and ``peak_mb`` that of the whole process.
 
     Raises:
         MemoryError, RuntimeError: the limit is too low.
@@ -167,13 +169,15 @@ def train_some_steps(
             start = time.perf_counter()
             dataset[indices]
             read.append(time.perf_counter() - start)
-        rate = size / statistics.median(seconds[number :: len(kept)][WARM:])
+        first, own = (seconds[start :: len(kept)][WARM:] for start in (0, number))
+        rate = size / statistics.median(own)
         row = dataset[0]
         results.append(
             {
                 "arrays_mb": sum(part.numel() * part.element_size() for part in row.values()) * len(dataset) / MB,
                 "prepare_s": prepared[number],
                 "pictures_per_s": rate,
+                "of_memory": statistics.median(one / other for one, other in zip(first, own, strict=True)),
                 "epoch_s": len(dataset) / rate,
                 "batch_ms": statistics.median(read) * 1000,
                 "peak_mb": peak,
@@ -212,6 +216,10 @@ def slope(rows: Sequence[Growth], name: str) -> float:
     """The exponent b of cost = a * cases^b, fitted to the logarithms: 1 is linear, 0 does not grow."""
     cases = np.log([row.cases for row in rows])
     return float(np.polyfit(cases, np.log([getattr(row, name) for row in rows]), 1)[0])
+
+
+def _slope(rows: Sequence[Growth], name: str) -> str:
+    return f"{round(slope(rows, name), 2) + 0.0:.2f}"  # never -0.00
 
 
 def run(counts: Sequence[int], steps: int, repeats: int, limit_mb: int, output: Path | None) -> str:
@@ -264,14 +272,13 @@ def _table(rows: Sequence[Growth]) -> str:
 
 def _slopes(rows: Sequence[Growth]) -> str:
     lines = []
-    pairs = list(zip(_kept(rows, "memory"), _kept(rows, "disk"), strict=True))
-    ratios = [disk.pictures_per_s / memory.pictures_per_s for memory, disk in pairs]
-    lines.append(f"rate from disk / from memory: {', '.join(f'{ratio:.3f}' for ratio in ratios)}")
-    if len(pairs) > 1:
+    disk = _kept(rows, "disk")
+    lines.append(f"rate from disk / from memory: {', '.join(f'{row.of_memory:.3f}' for row in disk)}")
+    if len(disk) > 1:
         for kept in ("memory", "disk"):
             some = _kept(rows, kept)
             names = ("prepare_s", "epoch_s", "peak_mb")
-            lines.append(f"slopes from {kept}: " + ", ".join(f"{name} {slope(some, name):.2f}" for name in names))
+            lines.append(f"slopes from {kept}: " + ", ".join(f"{name} {_slope(some, name)}" for name in names))
             each = np.polyfit([row.cases for row in some], [row.peak_mb for row in some], 1)[0]
             lines.append(f"peak memory from {kept}: {each:.3f} MB more a case")
     return "\n".join(lines) + "\n"
@@ -290,7 +297,7 @@ def _plot(rows: Sequence[Growth], limit_mb: int, path: Path) -> None:
         for axes, (name, label) in zip(figure.subplots(1, 3), panels, strict=True):
             for kept, marker in (("memory", "o"), ("disk", "s")):
                 some = _kept(rows, kept)
-                grows = f", slope {slope(some, name):.2f}" if len(some) > 1 else ""
+                grows = f", slope {_slope(some, name)}" if len(some) > 1 else ""
                 values = [getattr(row, name) for row in some]
                 axes.plot([row.cases for row in some], values, marker=marker, label=f"{kept}{grows}")
             if name == "peak_mb":

@@ -113,10 +113,8 @@ def cohort(
 
 @app.command()
 def training(
-    cases: Annotated[
-        str, typer.Option(help="Cases to train on, comma-separated, a set each.")
-    ] = "100,200,400,800,1600",
-    steps: Annotated[int, typer.Option(min=1, help="Steps of each training.")] = 20,
+    cases: Annotated[str, typer.Option(help="Cases to train on, comma-separated, a set each.")] = "100,400,1600",
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each training.")] = 30,
     repeats: Repeats = 3,
     limit: Annotated[int, typer.Option(min=1, help="Memory of trainings from disk, MB.")] = 2000,
     output: Annotated[

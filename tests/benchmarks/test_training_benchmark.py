@@ -47,5 +47,5 @@ def test_cases_are_links_to_a_few_files(tmp_path: Path) -> None:
 
 
 def test_slope_is_the_exponent_of_growth() -> None:
-    rows = [Growth(n, "disk", 0, 0, 0, 0, 3.0 * n**1.5, 0, 7.0) for n in (10, 30, 100)]
+    rows = [Growth(n, "disk", 0, 0, 0, 0, 1, 3.0 * n**1.5, 0, 7.0) for n in (10, 30, 100)]
     assert slope(rows, "epoch_s") == pytest.approx(1.5) and slope(rows, "peak_mb") == pytest.approx(0)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from convformer_monai.training import (
     BatchAugmentation,
@@ -72,6 +74,37 @@ def test_the_augmentation_of_a_picture_does_not_depend_on_the_processes(process,
     for rank in range(size):
         for alone, shared in zip(two_steps(rank, size), whole, strict=True):
             torch.testing.assert_close(alone, shared[rank::size], rtol=1e-5, atol=1e-3)
+
+
+class Operations(TorchDispatchMode):
+    """Counts torch's operations, each of which is a launch on a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("name", "channels"), [("cardiac", 1), ("dermoscopy", 3)])
+def test_the_launches_of_an_augmentation_do_not_grow(process, name, channels):
+    """Neither with the pictures of a process nor with the processes."""
+    augment = AUGMENTATIONS[name]
+
+    def launches(own: int, processes: int) -> int:
+        process(0, processes)
+        torch.manual_seed(5)
+        batch = {key: value[:own] for key, value in pictures(channels, 32).items()}
+        with Operations() as operations:
+            augment(batch)
+        return operations.count
+
+    few = launches(8, 1)
+    assert few > 50
+    assert launches(32, 1) == pytest.approx(few, rel=0.02)
+    assert launches(8, 4) == pytest.approx(few, rel=0.02)
 
 
 class Numbered:
