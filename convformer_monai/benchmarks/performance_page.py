@@ -42,7 +42,7 @@ def _head(machine: Mapping[str, Any], repeats: int) -> str:
 `convformer-monai benchmark all` measured all of this in one run and wrote this page, its plot and [the numbers]\
 (performance.json). With `--data` it takes real images, else generated ones.
 
-Machine: {machine["processor"]}, {machine["processors"]} processors, {machine["torch_threads"]} threads of torch, \
+Machine: {machine["processor"]}, processors: {machine["processors"]}, threads of torch: {machine["torch_threads"]}, \
 {bfloat16}, {machine["system"]}; Python {machine["python"]}, torch {machine["torch"]}, MONAI {machine["monai"]}, \
 convformer_monai {machine["convformer_monai"]}, {machine["date"]}. Its load before the run was \
 {machine["load"]}: other \
@@ -189,10 +189,9 @@ def _engines(found: Mapping[str, Rows]) -> str:
             for row in rows
         ),
     )
-    others = [
-        row for rows in found.values() for row in rows if "failure" not in row and not row["engine"].startswith("torch")
-    ]
-    worth = [row for row in others if row["speed"] >= ENGINE_BAR and row["dice"] >= EQUAL]
+    measured = [(bundle, row) for bundle, rows in found.items() for row in rows if "failure" not in row]
+    others = [(bundle, row) for bundle, row in measured if not row["engine"].startswith("torch")]
+    worth = [(bundle, row) for bundle, row in others if row["speed"] >= ENGINE_BAR and row["dice"] >= EQUAL]
     verdict = "None of them was installed."
     if others:
         which = ", ".join(f"{row['engine']} ({bundle})" for bundle, row in worth) or "none"
