@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -351,3 +353,27 @@ def test_an_image_is_never_changed(segmenter: Segmenter, phantom: Phantom) -> No
         segmenter.run(series)
         assert torch.equal(series.image.as_tensor(), before.as_tensor())
         assert torch.equal(series.image.affine, before.affine) and not series.image.applied_operations
+
+
+def test_threads_share_a_segmenter(segmenter: Segmenter, phantom: Phantom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MONAI's transforms are changed while they invert, so no two threads may be in them."""
+    series = series_from(MetaTensor(torch.from_numpy(phantom.image), affine=phantom.affine))
+    expected = segmenter.run(series).labels
+    inside, most = [0], [0]
+
+    def alone(step: Any) -> Any:
+        def call(data: Any) -> Any:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            time.sleep(0.02)
+            result = step(data)
+            inside[0] -= 1
+            return result
+
+        return call
+
+    monkeypatch.setattr(segmenter, "_prepare", alone(segmenter._prepare))
+    monkeypatch.setattr(segmenter, "_to_labels", alone(segmenter._to_labels))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: segmenter.run(series).labels, range(6)))
+    assert most == [1] and all(torch.equal(one, expected) for one in found)

@@ -72,7 +72,7 @@ def run(repeats: int, size: int) -> None:
             theirs = [*baseline, "--datalist", repr([str(nifti)]), "--output_dir", str(folder / "baseline")]
             times: dict[str, list[float]] = {"ours": [], "baseline": []}
             for _ in range(repeats):
-                seconds, peak = run_python([*ours, *RESULTS, *more])
+                seconds, peak, _ = run_python([*ours, *RESULTS, *more])
                 times["ours"].append(seconds)
                 times["baseline"].append(run_python(theirs)[0])
             seconds, reference = (statistics.median(times[which]) for which in ("ours", "baseline"))

@@ -7,9 +7,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from typing import ParamSpec, TypeVar, cast
+from typing import NamedTuple, ParamSpec, TypeVar, cast
 
-__all__ = ["in_own_process", "run_python"]
+__all__ = ["Ran", "in_own_process", "run_python"]
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -21,13 +21,27 @@ import os, subprocess, sys, time
 start = time.perf_counter()
 process = subprocess.Popen([sys.executable, *sys.argv[1:]], stdout=sys.stderr)
 _, status, usage = os.wait4(process.pid, 0)
-print(time.perf_counter() - start, usage.ru_maxrss)
+print(time.perf_counter() - start, usage.ru_maxrss, usage.ru_utime + usage.ru_stime)
 sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
-def run_python(arguments: Sequence[str]) -> tuple[float, float]:
-    """Runs Python with these arguments; returns seconds, and the peak resident memory of the process in MB.
+class Ran(NamedTuple):
+    """What a process took.
+
+    Attributes:
+        seconds: from its start to its end.
+        megabytes: peak resident memory, in units of a million bytes.
+        processor_seconds: of all its threads, user and system: what other programs do changes it little.
+    """
+
+    seconds: float
+    megabytes: float
+    processor_seconds: float
+
+
+def run_python(arguments: Sequence[str]) -> Ran:
+    """Runs Python with these arguments.
 
     Raises:
         RuntimeError: if it fails, with the last line that it said.
@@ -37,8 +51,8 @@ def run_python(arguments: Sequence[str]) -> tuple[float, float]:
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         raise RuntimeError(lines[-1] if lines else f"exit status {done.returncode}")
-    seconds, peak = done.stdout.split()
-    return float(seconds), float(peak) * RSS_UNIT / 1e6
+    seconds, peak, processor = map(float, done.stdout.split())
+    return Ran(seconds, peak * RSS_UNIT / 1e6, processor)
 
 
 def in_own_process(function: Callable[P, Result], *arguments: P.args, **options: P.kwargs) -> Result:

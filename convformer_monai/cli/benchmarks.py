@@ -27,6 +27,29 @@ Models = Annotated[str, typer.Option(help="BLAST-CT's networks, comma-separated,
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure time and memory on this machine.")
 
 
+@app.command("all")
+def everything(
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="NAME", help="Writes NAME.md, NAME.json and NAME.svg.")
+    ] = Path("performance"),
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder with acdc, isic2017 and ich; else images are generated."),
+    ] = None,
+    repeats: Repeats = 3,
+    shrink: Annotated[int, typer.Option(min=1, max=16, help="Divide all sizes, to try the program.")] = 1,
+) -> None:
+    """Measure start-up, folders of cases, large images, other engines, and how cost grows with size.
+
+    Takes about a quarter of an hour. Needs pip install 'convformer_monai[train,export]'; OpenVINO is measured where it
+    is installed.
+    """
+    start_logging(times=True)
+    from convformer_monai.benchmarks.performance import run
+
+    run(output, data, repeats, shrink)
+
+
 @app.command()
 def csa(
     sizes: Annotated[

@@ -37,13 +37,13 @@ from convformer_monai.readers.glance import glance
 if TYPE_CHECKING:
     from convformer_monai.segmenter import Segmenter
 
-__all__ = ["CaseResult", "Summary", "log_flags", "segment_cases"]
+__all__ = ["CaseResult", "Summary", "each_case", "log_flags", "segment_cases"]
 
 logger = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 2.0
 WAIT_SECONDS = 2.0
-TOGETHER = 2  # cases in memory
+VOLUMES, PHOTOGRAPHS = 2, 4  # done together: a large volume takes a gigabyte
 LISTED_ALIKE = 3  # bad cases of one reason; more are counted
 DONE, SKIPPED, REFUSED, FAILED = "done", "skipped", "refused", "failed"
 
@@ -161,7 +161,7 @@ def segment_cases(
         segmenter = Segmenter(opened, device, flips=flips, force_modality=force_modality)
     results: list[CaseResult] = []
     with _bar(len(cases), quiet or not several) as bar:
-        for result in _until_free(segmenter, cases, output_dir, options, several, clashes):
+        for result in each_case(segmenter, cases, output_dir, options, several, clashes):
             results.append(result)
             _log_case(result, several, quiet)
             bar.update()
@@ -172,7 +172,7 @@ def segment_cases(
     return Summary(results)
 
 
-def _until_free(
+def each_case(
     segmenter: Segmenter, cases: Sequence[Case], output_dir: Path, options: Options, several: bool, clashes: set[str]
 ) -> Iterator[CaseResult]:
     """Does each case once, held while it is done; those that another run holds come when it lets them go."""
@@ -182,10 +182,11 @@ def _until_free(
             return _one(segmenter, case, output_dir, options, several, case.name in clashes) if ours else None
 
     waiting = Waiting()
+    together = PHOTOGRAPHS if segmenter.bundle.is_photo else VOLUMES
     with _stoppable(segmenter) as stop:
         while cases:
             held = []
-            for case, result in _in_turn(do, cases, stop):
+            for case, result in _in_turn(do, cases, together, stop):
                 if result is None:
                     held.append(case)
                 else:
@@ -217,9 +218,9 @@ def _stoppable(segmenter: Segmenter) -> Iterator[threading.Event]:
 
 
 def _in_turn(
-    do: Callable[[Case], CaseResult | None], cases: Sequence[Case], stop: threading.Event
+    do: Callable[[Case], CaseResult | None], cases: Sequence[Case], together: int, stop: threading.Event
 ) -> Iterator[tuple[Case, CaseResult | None]]:
-    """Does the cases, :data:`TOGETHER` at a time, and yields them in their order.
+    """Does the cases, some at a time, and yields them in their order.
 
     The network runs for one case at a time (:class:`Segmenter` sees to it): while it does, the case before is measured
     and written, and the next one read.
@@ -227,12 +228,12 @@ def _in_turn(
     if len(cases) == 1:
         yield cases[0], do(cases[0])
         return
-    with ThreadPoolExecutor(TOGETHER, thread_name_prefix="case") as pool:
+    with ThreadPoolExecutor(together, thread_name_prefix="case") as pool:
         running: deque[tuple[Case, Future[CaseResult | None]]] = deque()
         try:
             for case in cases:
                 running.append((case, pool.submit(do, case)))
-                if len(running) == TOGETHER:
+                if len(running) == together:
                     first, future = running.popleft()
                     yield first, future.result()
             while running:

@@ -41,7 +41,7 @@ __all__ = [
 
 SLICE_SPACING_RATIO = 1.5
 SPACING_TOLERANCE_MM = 1e-3
-SLICES = 16  # resampled at a time: the interpolation takes copies of what it gets
+SLICES = 8  # resampled at a time: the interpolation takes copies of what it gets
 MAX_PIXELS = 4096  # per in-plane axis after resampling
 IN_PLANE_SIGNS = (-1, -1, -1)  # left, posterior, inferior in RAS
 SLICE_SIGNS = (-1, -1, 1)  # left, posterior, superior in RAS

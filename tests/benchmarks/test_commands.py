@@ -7,7 +7,7 @@ import pytest
 from convformer_monai.cli import main
 
 
-@pytest.mark.parametrize("name", ["cardiac", "csa", "dicom", "nets", "training"])
+@pytest.mark.parametrize("name", ["all", "cardiac", "csa", "dicom", "nets", "training"])
 @pytest.mark.parametrize("arguments", [["--bogus"], ["--repeats", "0"], ["--repeats", "many"]])
 def test_wrong_arguments(name, arguments, capsys):
     assert main(["benchmark", name, *arguments]) == 2

@@ -11,8 +11,8 @@ from convformer_monai.benchmarks.processes import in_own_process, run_python
 
 def test_memory_is_that_of_the_process() -> None:
     held = bytes(1) * 600_000_000  # by this process, which does not count
-    _, large = run_python(["-c", "bytes(1) * 300_000_000"])
-    _, small = run_python(["-c", "pass"])
+    large = run_python(["-c", "bytes(1) * 300_000_000"]).megabytes
+    small = run_python(["-c", "pass"]).megabytes
     assert large - small == pytest.approx(300, abs=20) and small < 100 and held
 
 

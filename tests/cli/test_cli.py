@@ -28,7 +28,7 @@ SECRETS = tuple(Identity().planted.values())
 COMMANDS = [
     "",
     *"segment measure explain evaluate train experiment export label demo info".split(),
-    *(f"benchmark {name}" for name in ("csa", "cardiac", "dicom", "nets")),
+    *(f"benchmark {name}" for name in ("all", "csa", "cardiac", "dicom", "nets")),
     *(f"phantom {name}" for name in ("cardiac", "head-ct", "dermoscopy", "dicom")),
 ]
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import csv
 import logging
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from nifti_files import save
 from PIL import Image
 
-from convformer_monai.cohort.folder import CaseResult, Summary, _log_all, segment_cases
+from convformer_monai.cohort.folder import CaseResult, Summary, _log_all, each_case, segment_cases
 from convformer_monai.errors import InputRefused
 from convformer_monai.outputs.case import merge_measurements
 from convformer_monai.outputs.writer import Options
-from convformer_monai.readers.cases import Case
+from convformer_monai.phantoms import cardiac_phantom
+from convformer_monai.readers.cases import Case, find_cases
+from convformer_monai.segmenter import Segmenter
 
 
 def result(name: str, status: str, message: str = "", flags: int = 0) -> CaseResult:
@@ -81,3 +86,59 @@ def test_a_mask_of_a_photograph_is_no_photograph(tmp_path: Path) -> None:
     with pytest.raises(InputRefused) as refusal:
         segment_cases(tmp_path / "x.png", tmp_path / "out", "dermoscopy", Options(), device="cpu", quiet=True)
     assert refusal.value.code == "NOT_AN_IMAGE" and "the values 0, 255: a mask" in refusal.value.message
+
+
+@pytest.fixture(scope="module")
+def hearts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four small hearts, and a file between them that is none."""
+    source = tmp_path_factory.mktemp("hearts")
+    for name in ("a", "b", "d", "e"):
+        cardiac_phantom(shape=(48, 48, 2), spacing=(3.0, 3.0, 10.0)).save(source, name)
+        (source / f"{name}_truth.nii.gz").unlink()
+    (source / "c.nii.gz").write_bytes(b"no image")
+    return source
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return Segmenter("cardiac", "cpu")
+
+
+def test_the_next_case_is_read_while_the_network_runs(
+    hearts: Path, segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the network does one case at a time, and the results keep their order."""
+    read, running, most, waited = threading.Event(), [0], [0], []
+    original, forward = Segmenter.read, segmenter.network.forward
+
+    def reading(self: Segmenter, path: Path, **options: Any) -> Any:
+        if path.name == "b.nii.gz":
+            read.set()
+        return original(self, path, **options)
+
+    def slow(x: torch.Tensor) -> Any:
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        waited.append(read.wait(60))
+        running[0] -= 1
+        return forward(x)
+
+    monkeypatch.setattr(Segmenter, "read", reading)
+    monkeypatch.setattr(segmenter.network, "forward", slow)
+    results = list(each_case(segmenter, find_cases(hearts), tmp_path, Options(), True, set()))
+    assert all(waited) and most == [1]
+    assert [(result.case.name, result.status) for result in results] == [
+        *(("a", "done"), ("b", "done"), ("c", "refused"), ("d", "done"), ("e", "done"))
+    ]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_who_takes_no_more_results_stops_the_network(hearts: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    cases = each_case(segmenter, find_cases(hearts), tmp_path, Options(), True, set())
+    assert next(cases).case.name == "a"
+    cases.close()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert "a_report.json" in left and "e_report.json" not in left
+    assert not [name for name in left if name.startswith(".")], "what was not done leaves nothing"
+    assert not segmenter.network._forward_pre_hooks
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("case")]

@@ -1,0 +1,108 @@
+"""``convformer-monai benchmark all``: what is measured, and that the page says what the numbers say; never a time."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convformer_monai.benchmarks import engines as engines_module
+from convformer_monai.benchmarks.growth import slope
+from convformer_monai.benchmarks.large import large
+from convformer_monai.benchmarks.machine import machine, version_of
+from convformer_monai.benchmarks.performance_page import page, plot
+from convformer_monai.cli import main
+
+PARTS = {"machine", "repeats", "start_up", "warm", "large", "engines", "growth"}
+
+
+@pytest.fixture(scope="module")
+def found(repository: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((repository / "docs" / "performance.json").read_text(encoding="utf-8"))
+    return content
+
+
+def test_the_documented_page_is_that_of_its_numbers(repository: Path, found: dict[str, Any], tmp_path: Path) -> None:
+    assert (repository / "docs" / "performance.md").read_text(encoding="utf-8") == page(found, "performance")
+    plot(found["growth"], tmp_path / "x.svg")
+    assert (tmp_path / "x.svg").read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_the_page_says_what_misses_its_bar(found: dict[str, Any]) -> None:
+    changed = copy.deepcopy(found)
+    changed["warm"][0]["ratio"] = 1.29
+    changed["warm"][1]["ratio"] = 7.65
+    changed["large"][0] |= {"limit_mb": 1000.0, "peak_mb": 1234.0}
+    text = page(changed, "x")
+    assert "1.29, within the bar of 1.3" in text and "**7.65, above the bar of 1.3**" in text
+    assert f"**Above the limit: {changed['large'][0]['image']} by 234 MB" in text
+    for row in changed["large"]:
+        row["peak_mb"] = 1.0
+    assert "All stay within it." in page(changed, "x")
+
+
+def test_an_engine_is_named_only_if_it_is_fast_and_equal(found: dict[str, Any]) -> None:
+    changed = copy.deepcopy(found)
+    row = {"engine": "Fast 1", "milliseconds": 1.0, "speed": 1.4, "dice": 0.9996}
+    changed["engines"] = {"cardiac": [row]}
+    assert "Of these: Fast 1 (cardiac)." in page(changed, "x")
+    for worse in ({"speed": 1.29}, {"dice": 0.9994}):
+        changed["engines"] = {"cardiac": [row | worse]}
+        assert "Of these: none." in page(changed, "x")
+    changed["engines"] = {"cardiac": [{"engine": "Fast", "failure": "not installed"}]}
+    text = page(changed, "x")
+    assert "None of them was installed." in text and "| cardiac | Fast | not installed |  |  |" in text
+
+
+def test_slope() -> None:
+    assert slope([1, 10, 100], [5, 20, 2000]) == pytest.approx(2)
+    assert slope([10, 20], [7, 7]) == 0
+
+
+def test_machine() -> None:
+    about = machine()
+    assert about["processors"] >= 1 and about["torch"] == version_of("torch") and version_of("no-such-package") is None
+    json.dumps(about)
+
+
+def test_peaks_of_large_images_are_those_of_processes(tmp_path: Path) -> None:
+    rows = large(tmp_path, shrink=16)
+    assert [row["image"].split(",")[0] for row in rows] == ["CT", "CT", "cine MRI"]
+    for row in rows:
+        assert row["limit_mb"] == pytest.approx(row["image_mb"] + row["mask_mb"] + 1000)
+        assert 200 < row["peak_mb"] < row["limit_mb"] and 0 < row["network_seconds"] < row["seconds"]
+
+
+def test_engines_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from convformer_monai.phantoms import cardiac_phantom
+
+    monkeypatch.setattr(engines_module, "version_of", lambda _: None)
+    image, _ = cardiac_phantom(shape=(48, 48, 2), spacing=(3.0, 3.0, 10.0)).save(tmp_path, "heart")
+    rows = engines_module._engines("cardiac", image, 1)
+    assert [row["engine"] for row in rows] == [
+        *("torch, as segment runs it", "torch, float32", "ONNX Runtime", "OpenVINO")
+    ]
+    assert rows[0]["speed"] == 1 and rows[0]["dice"] == 1 and rows[1]["dice"] > 0.9
+    assert all(row["failure"] == "not installed" for row in rows[2:])
+
+
+@pytest.mark.slow
+def test_everything_small(tmp_path: Path) -> None:
+    assert main(["benchmark", "all", "-o", str(tmp_path / "all"), "--repeats", "1", "--shrink", "16"]) == 0
+    content = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))
+    assert content.keys() == PARTS and content["repeats"] == 1
+    assert {row["bundle"] for row in content["warm"]} == {"cardiac", "dermoscopy", "hemorrhage"}
+    assert {row["images"] for row in content["warm"]} == {"generated"}
+    commands = [row["command"] for row in content["start_up"]["rows"]]
+    assert commands[0] == "python" and "segment" in commands and "python -m monai.bundle run" in commands
+    assert content["start_up"]["imports"]["segment"].keys() >= {"torch", "monai", "all others"}
+    assert page(content, "all") == (tmp_path / "all.md").read_text(encoding="utf-8")
+    assert (tmp_path / "all.svg").is_file()
+
+
+def test_a_place_that_cannot_be_written_is_refused_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", "all", "-o", str(tmp_path / "no" / "folder")]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error[CANNOT_WRITE]")
