@@ -136,7 +136,11 @@ def _warm(rows: Rows) -> str:
             for row in rows
         ),
     )
-    bars = "; ".join(f"{row['bundle']} {_bar(row['ratio'], WARM_BAR)}" for row in rows)
+    bars = "; ".join(
+        f"{row['bundle']} {_bar(row['ratio'], WARM_BAR)} "
+        f"({row['processor_seconds'] / row['network_processor_seconds']:.2f} by the processor's seconds)"
+        for row in rows
+    )
     return f"""## A folder of cases
 
 The bundle loaded; from files to mask, measurements and report, as `segment` does a folder, beside the \
@@ -144,7 +148,8 @@ network alone on \
 the same images in the same run. While the network runs, the next case is read and the last one measured and written.
 
 {table}
-{bars}. What is above the network is reading, resampling, measuring and writing: six files a case, each flushed to the \
+{bars}. Seconds depend on what other programs do; the processor's hardly do. What is above the network is \
+reading, resampling, measuring and writing: six files a case, each flushed to the \
 disk and read again. A small photograph takes the network so little time that the files cost as much.
 """
 
