@@ -16,17 +16,18 @@ from convformer_monai.benchmarks.machine import machine, version_of
 from convformer_monai.benchmarks.performance_page import page, plot
 from convformer_monai.cli import main
 
+DOCS = Path(__file__).parents[2] / "docs"
 PARTS = {"machine", "repeats", "start_up", "warm", "large", "engines", "growth"}
 
 
-@pytest.fixture(scope="module")
-def found(repository: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((repository / "docs" / "performance.json").read_text(encoding="utf-8"))
+@pytest.fixture
+def found() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((DOCS / "performance.json").read_text(encoding="utf-8"))
     return content
 
 
-def test_the_documented_page_is_that_of_its_numbers(repository: Path, found: dict[str, Any], tmp_path: Path) -> None:
-    assert (repository / "docs" / "performance.md").read_text(encoding="utf-8") == page(found, "performance")
+def test_the_documented_page_is_that_of_its_numbers(found: dict[str, Any], tmp_path: Path) -> None:
+    assert (DOCS / "performance.md").read_text(encoding="utf-8") == page(found, "performance")
     plot(found["growth"], tmp_path / "x.svg")
     assert (tmp_path / "x.svg").read_text(encoding="utf-8").startswith("<?xml")
 
@@ -69,7 +70,7 @@ def test_machine() -> None:
 
 
 def test_peaks_of_large_images_are_those_of_processes(tmp_path: Path) -> None:
-    rows = large(tmp_path, shrink=16)
+    rows = large(tmp_path, shrink=8)
     assert [row["image"].split(",")[0] for row in rows] == ["CT", "CT", "cine MRI"]
     for row in rows:
         assert row["limit_mb"] == pytest.approx(row["image_mb"] + row["mask_mb"] + 1000)
@@ -91,7 +92,7 @@ def test_engines_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch, tmp
 
 @pytest.mark.slow
 def test_everything_small(tmp_path: Path) -> None:
-    assert main(["benchmark", "all", "-o", str(tmp_path / "all"), "--repeats", "1", "--shrink", "16"]) == 0
+    assert main(["benchmark", "all", "-o", str(tmp_path / "all"), "--repeats", "1", "--shrink", "8"]) == 0
     content = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))
     assert content.keys() == PARTS and content["repeats"] == 1
     assert {row["bundle"] for row in content["warm"]} == {"cardiac", "dermoscopy", "hemorrhage"}
