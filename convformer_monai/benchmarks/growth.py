@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from convformer_monai.benchmarks.processes import in_own_process, run_python
 from convformer_monai.benchmarks.start_up import seconds_of, segment_arguments
 from convformer_monai.phantoms import cardiac_phantom, dermoscopy_phantom
 
-__all__ = ["growth", "slope"]
+__all__ = ["growth"]
 
 SLICES, GRIDS, CASES = (10, 20, 40, 80, 160), (16, 32, 48, 64), (10, 20, 40, 80, 160)
 HEADS, HEAD_DIM = 8, 64
@@ -34,16 +32,6 @@ def growth(folder: Path, repeats: int, shrink: int = 1) -> dict[str, list[dict[s
         "tokens": [row for size in GRIDS[:count] for row in _tokens(size // min(shrink, 4), repeats)],
         "cases": [_cases(folder, number, shrink) for number in CASES[:count]],
     }
-
-
-def slope(sizes: Sequence[float], costs: Sequence[float]) -> float:
-    """The exponent of a power law through the largest two of several sizes: 1 is linear, 0 constant.
-
-    Args:
-        sizes: in order.
-        costs: above zero.
-    """
-    return math.log(costs[-1] / costs[-2]) / math.log(sizes[-1] / sizes[-2])
 
 
 def _slices(folder: Path, number: int, shrink: int) -> dict[str, Any]:

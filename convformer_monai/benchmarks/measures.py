@@ -5,10 +5,10 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["median_seconds", "peak_growth"]
+__all__ = ["exponent", "median_seconds", "peak_growth"]
 
 
 def median_seconds(
@@ -52,3 +52,15 @@ def peak_growth(call: Callable[[], object]) -> int:
     before = read("VmRSS")
     call()
     return read("VmHWM") - before
+
+
+def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """The exponent b of cost = a * size^b, fitted to the logarithms: 1 is linear, 0 does not grow.
+
+    Args:
+        sizes: at least two.
+        costs: above zero.
+    """
+    import numpy as np
+
+    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from convformer_monai.benchmarks.engines import AS_USED
-from convformer_monai.benchmarks.growth import slope
 from convformer_monai.benchmarks.large import ALLOWANCE_MB
+from convformer_monai.benchmarks.measures import exponent
 from convformer_monai.benchmarks.start_up import ALL_OF_MONAI, LEAN_MONAI, SEGMENT, TORCH
 
 __all__ = ["page", "plot"]
@@ -136,7 +136,11 @@ def _warm(rows: Rows) -> str:
             for row in rows
         ),
     )
-    bars = "; ".join(f"{row['bundle']} {_bar(row['ratio'], WARM_BAR)}" for row in rows)
+    bars = "; ".join(
+        f"{row['bundle']} {_bar(row['ratio'], WARM_BAR)} "
+        f"({row['processor_seconds'] / row['network_processor_seconds']:.2f} by the processor's seconds)"
+        for row in rows
+    )
     return f"""## A folder of cases
 
 The bundle loaded; from files to mask, measurements and report, as `segment` does a folder, beside the \
@@ -144,7 +148,8 @@ network alone on \
 the same images in the same run. While the network runs, the next case is read and the last one measured and written.
 
 {table}
-{bars}. What is above the network is reading, resampling, measuring and writing: six files a case, each flushed to the \
+{bars}. Seconds depend on what other programs do; the processor's hardly do. What is above the network is \
+reading, resampling, measuring and writing: six files a case, each flushed to the \
 disk and read again. A small photograph takes the network so little time that the files cost as much.
 """
 
@@ -207,8 +212,8 @@ option: an exported graph holds one size of slice, images come in many, and expo
 
 
 def _growth(found: Mapping[str, Rows], name: str) -> str:
-    def exponent(rows: Rows, field: str) -> str:
-        return f"{slope([row['size'] for row in rows], [row[field] for row in rows]):.2f}"
+    def grows(rows: Rows, field: str) -> str:
+        return f"{exponent([row['size'] for row in rows], [row[field] for row in rows]):.2f}"
 
     def of(formulation: str) -> list[Mapping[str, Any]]:
         return [row for row in found["tokens"] if row["formulation"] == formulation]
@@ -221,26 +226,25 @@ def _growth(found: Mapping[str, Rows], name: str) -> str:
     tokens = [
         (
             f"{formulation}, tokens of attention",
-            exponent(of(formulation), "seconds"),
-            exponent(of(formulation), "peak_mb"),
+            grows(of(formulation), "seconds"),
+            grows(of(formulation), "peak_mb"),
         )
         for formulation in dict.fromkeys(row["formulation"] for row in found["tokens"])
     ]
     table = _table(
         ["cost against", "exponent of seconds", "exponent of memory"],
         [
-            ("slices of a volume", exponent(slices, "seconds"), exponent(slices, "peak_mb")),
+            ("slices of a volume", grows(slices, "seconds"), grows(slices, "peak_mb")),
             *tokens,
-            ("cases of a folder", exponent(cases, "processor_seconds"), exponent(cases, "peak_mb")),
+            ("cases of a folder", grows(cases, "processor_seconds"), grows(cases, "peak_mb")),
         ],
     )
     return f"""## Growth
 
 ![Seconds and peak memory against the number of slices, tokens and cases]({name}.svg)
 
-The exponent between the largest two sizes: 1 is linear, 2 quadratic, 0 constant. A process starts with torch \
-and MONAI, \
-which flattens small sizes.
+The exponent b of cost = a * size^b, fitted to all sizes: 1 is linear, 2 quadratic, 0 constant. A process \
+starts with torch and MONAI, which flattens small sizes.
 
 {table}
 A further slice of 216 x 256 takes {1000 * each(slices, "seconds"):.0f} ms of network and \

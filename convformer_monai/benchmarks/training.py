@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from convformer_monai.benchmarks.measures import exponent
 from convformer_monai.benchmarks.processes import in_own_process
 from convformer_monai.bundle import Bundle, component
 from convformer_monai.datalist import DATALIST
 from convformer_monai.errors import InputRefused, RefusalCode
 
-__all__ = ["Growth", "growing_data", "run", "slope", "train_some_steps"]
+__all__ = ["Growth", "growing_data", "run", "train_some_steps"]
 
 logger = logging.getLogger(__name__)
 
@@ -212,14 +213,9 @@ def _measure(folder: Path, count: int, steps: int, repeats: int, limit_mb: int) 
     )
 
 
-def slope(rows: Sequence[Growth], name: str) -> float:
-    """The exponent b of cost = a * cases^b, fitted to the logarithms: 1 is linear, 0 does not grow."""
-    cases = np.log([row.cases for row in rows])
-    return float(np.polyfit(cases, np.log([getattr(row, name) for row in rows]), 1)[0])
-
-
 def _slope(rows: Sequence[Growth], name: str) -> str:
-    return f"{round(slope(rows, name), 2) + 0.0:.2f}"  # never -0.00
+    value = exponent([row.cases for row in rows], [getattr(row, name) for row in rows])
+    return f"{round(value, 2) + 0.0:.2f}"  # never -0.00
 
 
 def run(counts: Sequence[int], steps: int, repeats: int, limit_mb: int, output: Path | None) -> str:

@@ -37,7 +37,7 @@ def everything(
         typer.Option(metavar="DIR", help="Folder with acdc, isic2017 and ich; else images are generated."),
     ] = None,
     repeats: Repeats = 3,
-    shrink: Annotated[int, typer.Option(min=1, max=16, help="Divide all sizes, to try the program.")] = 1,
+    shrink: Annotated[int, typer.Option(min=1, max=8, help="Divide all sizes, to try the program.")] = 1,
 ) -> None:
     """Measure start-up, folders of cases, large images, other engines, and how cost grows with size.
 

@@ -10,23 +10,24 @@ from typing import Any
 import pytest
 
 from convformer_monai.benchmarks import engines as engines_module
-from convformer_monai.benchmarks.growth import slope
 from convformer_monai.benchmarks.large import large
 from convformer_monai.benchmarks.machine import machine, version_of
+from convformer_monai.benchmarks.measures import exponent
 from convformer_monai.benchmarks.performance_page import page, plot
 from convformer_monai.cli import main
 
+DOCS = Path(__file__).parents[2] / "docs"
 PARTS = {"machine", "repeats", "start_up", "warm", "large", "engines", "growth"}
 
 
-@pytest.fixture(scope="module")
-def found(repository: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((repository / "docs" / "performance.json").read_text(encoding="utf-8"))
+@pytest.fixture
+def found() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((DOCS / "performance.json").read_text(encoding="utf-8"))
     return content
 
 
-def test_the_documented_page_is_that_of_its_numbers(repository: Path, found: dict[str, Any], tmp_path: Path) -> None:
-    assert (repository / "docs" / "performance.md").read_text(encoding="utf-8") == page(found, "performance")
+def test_the_documented_page_is_that_of_its_numbers(found: dict[str, Any], tmp_path: Path) -> None:
+    assert (DOCS / "performance.md").read_text(encoding="utf-8") == page(found, "performance")
     plot(found["growth"], tmp_path / "x.svg")
     assert (tmp_path / "x.svg").read_text(encoding="utf-8").startswith("<?xml")
 
@@ -57,9 +58,9 @@ def test_an_engine_is_named_only_if_it_is_fast_and_equal(found: dict[str, Any]) 
     assert "None of them was installed." in text and "| cardiac | Fast | not installed |  |  |" in text
 
 
-def test_slope() -> None:
-    assert slope([1, 10, 100], [5, 20, 2000]) == pytest.approx(2)
-    assert slope([10, 20], [7, 7]) == 0
+def test_exponent_of_growth() -> None:
+    assert exponent([10, 30, 100], [3.0 * n**1.5 for n in (10, 30, 100)]) == pytest.approx(1.5)
+    assert exponent([10, 20], [7, 7]) == pytest.approx(0)
 
 
 def test_machine() -> None:
@@ -69,7 +70,7 @@ def test_machine() -> None:
 
 
 def test_peaks_of_large_images_are_those_of_processes(tmp_path: Path) -> None:
-    rows = large(tmp_path, shrink=16)
+    rows = large(tmp_path, shrink=8)
     assert [row["image"].split(",")[0] for row in rows] == ["CT", "CT", "cine MRI"]
     for row in rows:
         assert row["limit_mb"] == pytest.approx(row["image_mb"] + row["mask_mb"] + 1000)
@@ -91,7 +92,7 @@ def test_engines_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch, tmp
 
 @pytest.mark.slow
 def test_everything_small(tmp_path: Path) -> None:
-    assert main(["benchmark", "all", "-o", str(tmp_path / "all"), "--repeats", "1", "--shrink", "16"]) == 0
+    assert main(["benchmark", "all", "-o", str(tmp_path / "all"), "--repeats", "1", "--shrink", "8"]) == 0
     content = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))
     assert content.keys() == PARTS and content["repeats"] == 1
     assert {row["bundle"] for row in content["warm"]} == {"cardiac", "dermoscopy", "hemorrhage"}

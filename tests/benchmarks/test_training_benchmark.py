@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from convformer_monai.benchmarks.training import Growth, growing_data, slope
+from convformer_monai.benchmarks.training import growing_data
 from convformer_monai.cli import main
 from convformer_monai.datalist import read_cases
 
@@ -44,8 +44,3 @@ def test_cases_are_links_to_a_few_files(tmp_path: Path) -> None:
     assert len({case["id"] for case in cases}) == 11
     inodes = {Path(case[key]).stat().st_ino for case in cases for key in ("image", "label")}
     assert len(inodes) == 16
-
-
-def test_slope_is_the_exponent_of_growth() -> None:
-    rows = [Growth(n, "disk", 0, 0, 0, 0, 1, 3.0 * n**1.5, 0, 7.0) for n in (10, 30, 100)]
-    assert slope(rows, "epoch_s") == pytest.approx(1.5) and slope(rows, "peak_mb") == pytest.approx(0)
