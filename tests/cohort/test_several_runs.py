@@ -97,5 +97,5 @@ def test_a_case_of_another_run_is_waited_for_and_taken_over(
     monkeypatch.setattr(folder, "_one", noted)
     summary = segment_cases(hearts, tmp_path / "out", "cardiac", Options(), device="cpu", quiet=True)
     holder.wait()
-    assert order == ["p0", "p1", "p3", "p4", "p5", "p2"]
+    assert sorted(order[:-1]) == ["p0", "p1", "p3", "p4", "p5"] and order[-1] == "p2"  # two cases are done at a time
     assert {result.status for result in summary.results} == {"done"}
