@@ -191,13 +191,13 @@ class TestComponent:
 
     def test_objects_can_be_handed_in(self, bundle_root: Path) -> None:
         """So an evaluation inverts the very preprocessing that it applied."""
-        preprocessing = component(bundle_root, "inference", "preprocessing")
-        post = component(bundle_root, "inference", "native_labels", {"preprocessing": preprocessing})
-        assert isinstance(post, Compose) and post.transforms[0].transform is preprocessing
+        preparation = component(bundle_root, "inference", "preparation")
+        post = component(bundle_root, "inference", "native_labels", {"preparation": preparation})
+        assert isinstance(post, Compose) and post.transforms[0].transform is preparation
 
     def test_several_parts_refer_to_each_other(self, bundle_root: Path) -> None:
-        parts = component(bundle_root, "inference", ["preprocessing", "native_labels"])
-        assert parts["native_labels"].transforms[0].transform is parts["preprocessing"]
+        parts = component(bundle_root, "inference", ["preparation", "native_labels"])
+        assert parts["native_labels"].transforms[0].transform is parts["preparation"]
 
     def test_refuses_what_is_not_there(self, bundle_root: Path) -> None:
         with pytest.raises(ValueError, match="config"):

@@ -58,7 +58,7 @@ def test_the_numbers_are_those_of_the_bundle(image: Path, tmp_path: Path) -> Non
     layers = [asdict(layer) for layer in measure_collapse(segmenter.network, slice_)]
     assert content["layers"] == layers and len(layers) == 2
     fields = measure_receptive_fields(segmenter.network, slice_, place["network_spacing_mm"])
-    assert content["receptive_fields"] == [asdict(field) for field in fields] and len(fields) == 4 + 6
+    assert content["receptive_fields"] == [asdict(field) for field in fields] and len(fields) == 5 + 7
     assert fields[0].sigma_mm is not None
     assert content["network"] == {
         "name": "ConvFormerUNet",

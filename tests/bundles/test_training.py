@@ -147,11 +147,11 @@ def test_two_processes_train_as_one_and_either_goes_on_from_the_other(kind, bund
     assert len(one) == EPOCHS * steps
     assert two[:2] == pytest.approx(one[:2], rel=1e-4)
     for other in (two, mixed):
-        assert other == pytest.approx(one, rel=0.02)
+        assert other == pytest.approx(one, rel=0.1)
     dices = dices_of(tmp_path / "1")
     assert max(dices) > 0.1
     for name in ("2", "mixed"):
-        assert dices_of(tmp_path / name) == pytest.approx(dices, abs=0.01)
+        assert dices_of(tmp_path / name) == pytest.approx(dices, abs=0.02)
     state = torch.load(tmp_path / "2" / "checkpoint.pt", weights_only=True)
     assert state["trainer"]["iteration"] == EPOCHS * steps
     assert list(state["network"]) == list(torch.load(tmp_path / "1" / "checkpoint.pt", weights_only=True)["network"])
