@@ -23,7 +23,7 @@ def warm(bundle: str, images: Sequence[Path], repeats: int) -> dict[str, Any]:
 
     Args:
         bundle: short name.
-        images: cases; names that occur twice are told apart.
+        images: cases; names that occur twice get a number.
         repeats: of both, of which the medians are given.
     """
     return in_own_process(_warm, bundle, list(images), repeats)

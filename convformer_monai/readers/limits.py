@@ -80,7 +80,7 @@ def check_finite(data: NDArray[np.floating], where: str | Path) -> None:
 
 
 def refuse_not_finite(count: int, where: str | Path) -> None:
-    """Refuses an image some voxels of which are no numbers.
+    """Refuses an image with voxels that are NaN or infinite.
 
     Args:
         count: of them.

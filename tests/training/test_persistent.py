@@ -111,7 +111,7 @@ def test_a_folder_that_cannot_be_made_is_refused(cases: list[dict[str, Any]]) ->
 
 
 def volume(case: dict[str, Any]) -> dict[str, Any]:
-    """Noise, of which the slices are told apart."""
+    """Noise that differs from slice to slice."""
     generator = torch.Generator().manual_seed(case["number"])
     label = torch.zeros(1, 20, 30, case["depth"]) + case["number"]
     return {"image": MetaTensor(torch.rand(1, 20, 30, case["depth"], generator=generator)), "label": label}
