@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from glob import escape
 from importlib import import_module
 from pathlib import Path
@@ -124,6 +125,7 @@ class Result:
         run: how it was made: ``weights_sha256``, ``device``, ``seconds``, ``notes`` and ``evidence``.
         probabilities: of any structure, times 255, of the shape of ``labels``, if they were asked for.
         written: the files so far; a writer sees those of the writers before it.
+        flips: the labels are averaged over flips of the image.
     """
 
     series: ImageSeries
@@ -135,6 +137,14 @@ class Result:
     run: Mapping[str, Any] = field(default_factory=dict)
     probabilities: NDArray[np.uint8] | None = None
     written: list[Path] = field(default_factory=list)
+    flips: bool = False
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the whole image's voxels and affine; see :func:`convformer_monai.outputs.report.fingerprint`."""
+        from convformer_monai.outputs.report import fingerprint
+
+        return fingerprint(self.source)
 
 
 class Writer:
