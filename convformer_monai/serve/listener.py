@@ -155,7 +155,8 @@ class Listener:
     def __init__(self, config: NodeConfig, intake: Intake, commitment: Commitment, counts: Counts) -> None:
         self.config, self.intake, self.commitment, self.counts = config, intake, commitment, counts
         _config.LOG_HANDLER_LEVEL = "none"  # its handlers describe each message, for a log that nobody reads
-        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # it quotes values
+        for noisy in ("pydicom", "pynetdicom"):  # they quote values; pydicom sets its level when it is imported
+            logging.getLogger(noisy).setLevel(logging.CRITICAL + 1)
         limits = config.limits
         entity = AE(config.ae)
         entity.maximum_associations = limits.associations

@@ -123,8 +123,7 @@ def _gauges(node: Node) -> list[tuple[str, str, list[tuple[dict[str, str], float
         ("jobs_now", "Jobs by state", jobs),
         ("deliveries_now", "Files by destination and state", files),
         ("destination_reachable", "Whether the last try succeeded", reachable),
-        *((name, text, [({}, float(value))]) for name, (text, value) in alone.items()),
-    ]
+    ] + [(name, text, [({}, float(value))]) for name, (text, value) in alone.items()]
 
 
 def _oldest(state: State) -> float:
