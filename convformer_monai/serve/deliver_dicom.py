@@ -84,9 +84,10 @@ class DicomDelivery:
         self._association = self.entity.associate(there.host, there.port, ae_title=there.ae, tls_args=tls)
         if self._association.is_established:
             return
-        what = "rejects the association" if self._association.is_rejected else "cannot be reached"
-        self._association = None
-        raise CannotDeliver(what)
+        ended, self._association = self._association, None
+        if ended.rejected_contexts and not ended.accepted_contexts:
+            raise CannotDeliver(NO_CONTEXT, for_good=True)
+        raise CannotDeliver("rejects the association" if ended.is_rejected else "cannot be reached")
 
     def close(self) -> None:
         """Releases the association."""

@@ -106,7 +106,7 @@ class Intake:
         if claimed is not None:
             self._check_uids(claimed[1])
             known = self.state.known(claimed[1])
-            if known is not None and known.present:
+            if known is not None and known.present and known.class_uid == claimed[0]:
                 return self._repeated(known)
         if not self.has_space():
             raise NotTaken(NO_SPACE, "disk", "the disk is below its watermark, so nothing is taken")
@@ -128,8 +128,10 @@ class Intake:
         if claimed is not None and claimed != (class_uid, uid):
             raise NotTaken(MISMATCH, "mismatch", "an instance is not what its sender says")
         known = self.state.known(uid)
-        if known is not None and known.study != study:
-            raise NotTaken(MISMATCH, "mismatch", "an instance claims to be of another study than before")
+        if known is not None and (known.study, known.series, known.class_uid) != (study, series, class_uid):
+            raise NotTaken(
+                MISMATCH, "mismatch", "an instance claims to be of another study, series or class than before"
+            )
         if known is not None and known.present:
             return self._repeated(known)
         count, total = self.state.study_size(study)

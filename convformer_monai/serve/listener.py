@@ -82,6 +82,8 @@ class _Server(ThreadedAssociationServer):
     A TLS handshake takes place in the connection's own thread, so that nobody can hold up the others with one.
     """
 
+    request_queue_size = 128  # of connections that are not yet accepted
+
     def __init__(self, *args: Any, **options: Any) -> None:
         self.owner: Listener
         self._lock, self._open = threading.Lock(), Counter[str]()
@@ -167,7 +169,7 @@ class Listener:
             limits.network_s,
         )
         entity.require_called_aet = True
-        entity.require_calling_aet = [caller.ae for caller in config.callers] or ["\t"]  # empty would be anybody
+        entity.require_calling_aet = [caller.ae for caller in config.callers]  # `_requested` rejects more
         entity.add_supported_context(Verification)
         entity.add_supported_context(StorageCommitmentPushModel)
         syntaxes = transfer_syntaxes()

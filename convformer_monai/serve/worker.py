@@ -119,7 +119,8 @@ class Worker:
             before = json.loads(path_for(output / case.name, "_measurements.json").read_text(encoding="utf-8"))
         report = json.loads(path_for(output / case.name, "_report.json").read_text(encoding="utf-8"))
         flags = [str(flag["code"]) for flag in before.get("flags", ())]
-        names = [f"{job_folder(job.id)}/{OUTPUT}/{job.study}/{name}" for name in report["files"]]
+        made = [*report["files"], path_for(Path(case.name), "_report.json").name]
+        names = [f"{job_folder(job.id)}/{OUTPUT}/{job.study}/{name}" for name in made]
         files = {
             name: names if self.config.destinations[name].kind == "folder" else [n for n in names if n.endswith(".dcm")]
             for name in rule.send_to

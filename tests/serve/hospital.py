@@ -63,10 +63,10 @@ def datasets(kind: str, number: int, *, slices: int = 2, series: int = 1, **chan
     if kind == "dermoscopy":
         made = [photograph_dataset(dermoscopic=True, identity=who)]
     else:
-        stack = SliceStack.regular(shape=(24, 20, slices), spacing=(1.5, 1.5, 8.0))
+        stack = SliceStack.regular(shape=(40, 36, slices), spacing=(1.5, 1.5, 8.0))
         low, high = KINDS[kind].grey
         rng = np.random.default_rng(number)
-        volume = low + (high - low) * rng.random((24, 20, slices))
+        volume = low + (high - low) * rng.random((40, 36, slices))
         if kind == "hemorrhage":
             volume[0] = -1000
         made = classic_series(np.rint(volume), stack, modality=MODALITY[kind], identity=who)
