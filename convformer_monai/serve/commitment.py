@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -30,7 +30,7 @@ __all__ = ["Commitment"]
 logger = logging.getLogger(__name__)
 
 REQUEST, ALL_THERE, SOME_MISSING = 1, 1, 2  # action type; event types
-NO_SUCH_INSTANCE, CLASS_CONFLICT = 0x0112, 0x0119  # failure reasons (PS3.3 C.14.1.1)
+NO_SUCH_INSTANCE, CLASS_CONFLICT, CLASS_NOT_SUPPORTED = 0x0112, 0x0119, 0x0122  # failure reasons (PS3.3 C.14.1.1)
 NO_SUCH_ACTION = 0x0123
 MOST = 100_000  # instances of a request
 SAME_ASSOCIATION_S = 0.3  # the response must be on its way before the report
@@ -43,11 +43,12 @@ class Commitment:
     Args:
         config: for the callers' addresses.
         state: what has arrived.
+        classes: SOP classes that are kept; others do not keep a study from being complete.
         counts: gets the number of requests.
     """
 
-    def __init__(self, config: NodeConfig, state: State, counts: Counts) -> None:
-        self.config, self.state, self.counts = config, state, counts
+    def __init__(self, config: NodeConfig, state: State, classes: Collection[str], counts: Counts) -> None:
+        self.config, self.state, self.classes, self.counts = config, state, classes, counts
         self._stopped = threading.Event()
 
     def stop(self) -> None:
@@ -66,7 +67,7 @@ class Commitment:
         report, studies = self._looked_up(wanted)
         report.TransactionUID = transaction
         missing = "FailedSOPSequence" in report
-        if not missing:
+        if all(item.FailureReason == CLASS_NOT_SUPPORTED for item in report.get("FailedSOPSequence", ())):
             self.state.complete(sorted(studies))
         self.counts.add("commitments", "missing" if missing else "complete")
         association: Any = event.assoc
@@ -90,10 +91,12 @@ class Commitment:
             if known is not None and known.present and known.class_uid == class_uid:
                 there.append(item)
                 studies.add(known.study)
+                continue
+            if class_uid not in self.classes:
+                item.FailureReason = CLASS_NOT_SUPPORTED
             else:
-                conflict = known is not None and known.class_uid != class_uid
-                item.FailureReason = CLASS_CONFLICT if conflict else NO_SUCH_INSTANCE
-                missing.append(item)
+                item.FailureReason = NO_SUCH_INSTANCE if known is None or not known.present else CLASS_CONFLICT
+            missing.append(item)
         report = Dataset()
         if there:
             report.ReferencedSOPSequence = there

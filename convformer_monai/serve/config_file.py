@@ -53,6 +53,7 @@ def read_config(path: Path) -> NodeConfig:
         "port": top.whole("port", 11112, 0, 65535),
         "folder": top.path("folder", REQUIRED),
         "quiet_s": top.number("quiet_seconds", 30.0, 0.1, 86_400),
+        "other_classes": top.text("other_classes", "discard", ("discard", "refuse")),
         "unmatched": top.text("unmatched", "drop", ("drop", "keep")),
         "device": top.text("device", "auto"),
         "threads": top.whole("threads", 0, 0, 1024),

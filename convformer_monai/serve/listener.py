@@ -31,7 +31,7 @@ from pydicom.uid import (
     RLELossless,
 )
 from pydicom.uid import HTJ2KLossless as HTJ2K_LOSSLESS
-from pynetdicom import AE, _config, evt
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
@@ -175,6 +175,9 @@ class Listener:
         syntaxes = transfer_syntaxes()
         for class_uid in CLASSES:
             entity.add_supported_context(class_uid, syntaxes)
+        if config.other_classes == "discard":
+            for class_uid in {str(one.abstract_syntax) for one in AllStoragePresentationContexts} - set(CLASSES):
+                entity.add_supported_context(class_uid, ALL_TRANSFER_SYNTAXES)
         handlers: list[Any] = [
             (evt.EVT_REQUESTED, self._requested),
             (evt.EVT_REJECTED, lambda event: counts.add("associations_refused", "title or number")),
@@ -258,6 +261,9 @@ class Listener:
     def _take(self, event: evt.Event) -> int:
         request: Any = event.request
         class_uid, uid = str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
+        if class_uid not in self.intake.classes:
+            self.counts.add("instances_discarded")
+            return SUCCESS
         association: Any = event.assoc
         source = str(association.requestor.primitive.calling_ae_title).strip()
         content = file_of(event.encoded_dataset(include_meta=False), class_uid, uid, event.context.transfer_syntax)

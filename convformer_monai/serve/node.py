@@ -103,7 +103,7 @@ class Node:
             ) from error
         self.dead = DeadLetters(config.folder)
         self.intake = Intake(config.folder, self.state, config.limits, CLASSES, self.counts)
-        self.commitment = Commitment(config, self.state, self.counts)
+        self.commitment = Commitment(config, self.state, self.intake.classes, self.counts)
         made_by = {name: (one.bundle.name, one.bundle.version, one.weights_sha256) for name, one in segmenters.items()}
         self.router = Router(config, self.state, made_by, self.counts)
         self.worker = Worker(config, self.state, segmenters, self.counts, self.dead)

@@ -30,6 +30,7 @@ HELP = {
     "connections_refused": "Connections that were not accepted",
     "deliveries": "Tries to bring a result to a destination",
     "echoes": "C-ECHO requests",
+    "instances_discarded": "Objects of other classes, which are not kept",
     "instances_refused": "Instances that were not taken",
     "instances_repeated": "Instances that had come before",
     "instances_taken": "Instances that were taken",

@@ -55,7 +55,7 @@ class Port:
         self.config = NodeConfig(NODE_AE, "0.0.0.0", 0, folder, callers, (), {}, **values)
         self.state, self.counts = State(folder / "state.sqlite"), Counts()
         self.intake = Intake(folder, self.state, self.config.limits, CLASSES, self.counts)
-        self.commitment = Commitment(self.config, self.state, self.counts)
+        self.commitment = Commitment(self.config, self.state, CLASSES, self.counts)
         self.listener = Listener(self.config, self.intake, self.commitment, self.counts)
 
     @property
@@ -142,6 +142,23 @@ def test_what_is_stored_and_what_is_refused(open_port: Callable[..., Port], tmp_
     assert refused.returncode != 0 and port.instances() == 5
     assert port.counts.get("connections_cut", "message size") == 1
     assert storescu(port.number, write_study(tmp_path / "after", "cardiac", 3)).returncode == 0
+
+
+@pytest.mark.parametrize(("other_classes", "status"), [("discard", 0), ("refuse", 1)])
+def test_other_objects_of_a_study(
+    other_classes: str, status: int, open_port: Callable[..., Port], tmp_path: Path
+) -> None:
+    port = open_port(other_classes=other_classes)
+    report = datasets("cardiac", 1, series=4)[0]
+    report.SOPClassUID, report.Modality = "1.2.840.10008.5.1.4.1.1.88.67", "SR"  # of the dose
+    files = [save_dataset(report, tmp_path / "sr.dcm"), *write_study(tmp_path / "in", "cardiac", 1)]
+    assert bool(storescu(port.number, files).returncode) == bool(status)
+    assert port.count("instances_discarded") == 1 - status
+    storescu(port.number, files[1:])
+    assert port.instances() == 2
+    ((kind, answer),) = ask_commitment(port, [report, *datasets("cardiac", 1)], None)
+    assert kind == 2 and answer.FailedSOPSequence[0].FailureReason == 0x0122
+    assert len(port.state.complete_studies(3600)) == 1
 
 
 def connect(port: int, source: str = ELSEWHERE) -> socket.socket:
