@@ -7,6 +7,7 @@ import logging
 import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -164,9 +165,10 @@ class Node:
         logger.info("stopping")
         self._stop.set()
         self.commitment.stop()
+        end = time.monotonic() + self.config.stop_s
         self.listener.stop(min(self.config.stop_s, self.config.limits.network_s))
         for thread in self._threads:
-            thread.join(self.config.stop_s)
+            thread.join(max(0.1, end - time.monotonic()))
         with self.worker.lock:
             number = self.worker.working_on
             if number is not None:  # it takes longer: done again from its beginning

@@ -99,6 +99,7 @@ class Router:
     def _targets(self, instances: Sequence[Instance]) -> tuple[list[_Target], list[Instance]]:
         """What is to be done, and the instances that no rule takes."""
         by_series: dict[str, list[Instance]] = {}
+        gone = [one for one in instances if not one.present]
         for one in instances:
             by_series.setdefault(one.series, []).append(one)
         taken: dict[tuple[str, str], list[Instance]] = {}
@@ -106,7 +107,7 @@ class Router:
         unmatched: list[Instance] = []
         for series, members in by_series.items():
             kept = [one for one in members if one.present]
-            if not kept:  # dropped, or cleared away after it was answered
+            if not kept:  # cleared away after it was answered
                 continue
             rule = self._rule(kept[0])
             if rule is None:
@@ -114,6 +115,10 @@ class Router:
                 continue
             for one in members:
                 taken.setdefault((_target_uid(one, series, rule), rule.name), []).append(one)
+        for (uid, _), them in taken.items():
+            if uid == WHOLE_STUDY:  # which series it had before is not known, but of which class
+                classes, there = {one.class_uid for one in them}, {one.uid for one in them}
+                them += [one for one in gone if one.class_uid in classes and one.uid not in there]
         return [_Target(uid, rules[name], tuple(them)) for (uid, name), them in taken.items()], unmatched
 
     def _rule(self, instance: Instance) -> Rule | None:

@@ -130,7 +130,7 @@ class State:
             study: its UID.
             received: when its last instance came, as the caller knows it.
             jobs: what is to be done.
-            dropped: instances that are not kept.
+            dropped: instances that are forgotten, as no rule takes them.
 
         Returns:
             The numbers of the new jobs; ``None`` if more has come in the meantime: then nothing is changed.
@@ -145,7 +145,7 @@ class State:
             for job in jobs:
                 number = _queue(db, study, job)
                 new += [] if number is None else [number]
-            db.executemany("UPDATE instances SET present = 0 WHERE uid = ?", [(one.uid,) for one in dropped])
+            db.executemany("DELETE FROM instances WHERE uid = ?", [(one.uid,) for one in dropped])
         return new
 
     # Jobs

@@ -171,6 +171,23 @@ def test_images_go_when_their_time_is_over_and_a_part_of_a_series_is_not_answere
     assert hospital.state.rows("SELECT code FROM jobs WHERE version = 2")[0][0] == "INCOMPLETE"
 
 
+def test_a_part_of_a_whole_study_is_not_answered(tmp_path: Path) -> None:
+    hospital = Hospital(tmp_path, rule(whole_study=True, match={"body_part": ("HEART",)}), keep=Keep(images_hours=0.0))
+    hospital.send(datasets("cardiac", 1) + datasets("cardiac", 1, series=2))
+    hospital.send(datasets("cardiac", 1, series=3, BodyPartExamined="LIVER"))
+    hospital.router.route_all()
+    hospital.do_next()
+    hospital.send(datasets("cardiac", 1, series=4))
+    hospital.router.route_all()
+    assert hospital.jobs() == [("one", "done", 1, 4), ("one", "queued", 2, 6)]
+    hospital.do_next()
+    time.sleep(0.01)
+    clean_up(hospital.config, hospital.state, DeadLetters(hospital.folder))
+    hospital.send(datasets("cardiac", 1, series=5))
+    hospital.router.route_all()
+    assert hospital.jobs()[2:] == [("one", "refused", 3, 2)]
+
+
 def test_files_that_were_never_acknowledged_are_removed_at_the_start(tmp_path: Path) -> None:
     hospital = Hospital(tmp_path, rule())
     hospital.send(datasets("cardiac", 1))
