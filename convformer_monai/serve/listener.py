@@ -43,6 +43,7 @@ from convformer_monai.serve.config import NodeConfig
 from convformer_monai.serve.counts import Counts
 from convformer_monai.serve.guards import GuardedSocket, GuardedTlsSocket
 from convformer_monai.serve.intake import MB, NOT_UNDERSTOOD, Intake, NotTaken, file_of
+from convformer_monai.serve.seldom import Seldom
 from convformer_monai.serve.tls import server_context
 
 __all__ = ["CLASSES", "Listener", "transfer_syntaxes"]
@@ -156,6 +157,7 @@ class Listener:
 
     def __init__(self, config: NodeConfig, intake: Intake, commitment: Commitment, counts: Counts) -> None:
         self.config, self.intake, self.commitment, self.counts = config, intake, commitment, counts
+        self._seldom = Seldom(logger)
         _config.LOG_HANDLER_LEVEL = "none"  # its handlers describe each message, for a log that nobody reads
         for noisy in ("pydicom", "pynetdicom"):  # they quote values; pydicom sets its level when it is imported
             logging.getLogger(noisy).setLevel(logging.CRITICAL + 1)
@@ -256,7 +258,18 @@ class Listener:
         return SUCCESS
 
     def _store(self, event: evt.Event) -> int:
-        return _guarded(partial(self._take, event))
+        return self._guarded(partial(self._take, event))
+
+    def _guarded(self, handle: Callable[[], int]) -> int:
+        """The status of a request, whatever happens to it."""
+        try:
+            return handle()
+        except NotTaken as refusal:
+            self._seldom.warn(str(refusal))
+            return refusal.status
+        except Exception as error:  # nothing that a peer sends may do more than be refused
+            self._seldom.warn(f"a request could not be answered: {type(error).__name__}")
+            return NOT_UNDERSTOOD
 
     def _take(self, event: evt.Event) -> int:
         request: Any = event.request
@@ -271,16 +284,4 @@ class Listener:
         return SUCCESS
 
     def _action(self, event: evt.Event) -> tuple[int, None]:
-        return _guarded(partial(self.commitment.asked, event)), None
-
-
-def _guarded(handle: Callable[[], int]) -> int:
-    """The status of a request, whatever happens to it."""
-    try:
-        return handle()
-    except NotTaken as refusal:
-        logger.warning("%s", refusal)
-        return refusal.status
-    except Exception as error:  # nothing that a peer sends may do more than be refused
-        logger.warning("a request could not be answered: %s", type(error).__name__)
-        return NOT_UNDERSTOOD
+        return self._guarded(partial(self.commitment.asked, event)), None

@@ -10,6 +10,7 @@ from convformer_monai.serve.config import Limits, Source
 from convformer_monai.serve.counts import Counts
 from convformer_monai.serve.dicomweb import STUDY_UID, DicomWeb, WebFault, WebSeries, value_of
 from convformer_monai.serve.intake import MB, Intake, NotTaken, short
+from convformer_monai.serve.seldom import Seldom
 from convformer_monai.serve.state import GROWING, NEW, State
 
 __all__ = ["Poller"]
@@ -45,7 +46,7 @@ class Poller:
         self.source, self.state, self.intake, self.limits, self.counts = source, state, intake, limits, counts
         self.stopped = stopped
         self.server = DicomWeb(source.url, source.token, source.tls, limits.network_s)
-        self.reachable = True
+        self._seldom, self.reachable = Seldom(logger), True
 
     def ask(self) -> int:
         """Asks once, and fetches what is new.
@@ -101,7 +102,7 @@ class Poller:
             except NotTaken as refusal:
                 if refusal.reason in ("disk", "storage"):
                     raise WebFault("is asked again later: the disk is full") from None
-                logger.warning("%s: %s", self.source.name, refusal)
+                self._seldom.warn(f"{self.source.name}: {refusal}")
         self.state.fetched(self.source.name, series.uid, series.instances)
         self.counts.add("series_fetched")
         logger.info("fetched a series of study %s from %s", short(series.study), self.source.name)

@@ -118,7 +118,7 @@ class Worker:
             process(segmenter, case, output, options)
             before = json.loads(path_for(output / case.name, "_measurements.json").read_text(encoding="utf-8"))
         report = json.loads(path_for(output / case.name, "_report.json").read_text(encoding="utf-8"))
-        flags = [str(flag["code"]) for flag in before.get("flags", ())]
+        flags = list(dict.fromkeys(str(flag["code"]) for flag in before.get("flags", ())))
         made = [*report["files"], path_for(Path(case.name), "_report.json").name]
         names = [f"{job_folder(job.id)}/{OUTPUT}/{job.study}/{name}" for name in made]
         files = {
