@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from convformer_monai.errors import RefusalCode
 from convformer_monai.serve.records import SCHEMA, SCHEMA_VERSION, Delivery, Instance, Job, NewJob
 
 __all__ = ["DEAD", "DONE", "FAILED", "GROWING", "NEW", "PENDING", "QUEUED", "REFUSED", "RUNNING", "SENT", "State"]
@@ -153,7 +154,7 @@ class State:
     def recover(self, most_attempts: int) -> None:
         """After a start: what was running when the process ended is to be done again, or given up."""
         with self._change() as db:
-            values = (FAILED, "ATTEMPTS", "the program ended each time while this was worked on", time.time())
+            values = (FAILED, str(RefusalCode.ATTEMPTS), "the program ended each time this was worked on", time.time())
             db.execute(
                 "UPDATE jobs SET state = ?, code = ?, message = ?, finished = ? WHERE state = ? AND attempts >= ?",
                 (*values, RUNNING, most_attempts),
