@@ -169,6 +169,7 @@ def dicom_sc(
         for keyword in ("PatientOrientation", "Laterality"):  # type 2, and unknown
             setattr(image, keyword, None)
         image.BurnedInAnnotation = "NO"
+        image.ImageComments = "For research, not for diagnosis"
         image.DerivationDescription = f"Outlines found by {algorithm_name} {algorithm_version}"[:1024]
         image.SourceImageSequence = references(headers)
     return image

@@ -53,6 +53,7 @@ class Caller:
     def may_call_from(self, address: str) -> bool:
         """Whether an address is one of ``hosts``."""
         where = ipaddress.ip_address(address.partition("%")[0])
+        where = getattr(where, "ipv4_mapped", None) or where  # on a port that takes IPv6, too
         return not self.hosts or any(where in ipaddress.ip_network(host, strict=False) for host in self.hosts)
 
 

@@ -29,11 +29,12 @@ class WebFault(Exception):
     Args:
         reason: one line, without any value of a patient and without an address.
         status: of the answer; 0 if there was none.
+        for_good: the same question will be answered so again.
     """
 
-    def __init__(self, reason: str, status: int = 0) -> None:
+    def __init__(self, reason: str, status: int = 0, *, for_good: bool = False) -> None:
         super().__init__(reason)
-        self.reason, self.status = reason, status
+        self.reason, self.status, self.for_good = reason, status, for_good
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class DicomWeb:
                 pieces = answer.iter_content(PIECE)
                 yield from parts(pieces, answer.headers.get("Content-Type", ""), limit)
             except ValueError as error:
-                raise WebFault(str(error)) from None
+                raise WebFault(str(error), for_good=True) from None
             except requests.RequestException as error:
                 raise WebFault(f"ended early ({type(error).__name__})") from None
 

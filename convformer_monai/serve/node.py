@@ -75,7 +75,8 @@ def owned(folder: Path) -> Iterator[None]:
         InputRefused: ``NODE`` if another node has it, ``CANNOT_WRITE`` if nothing can be written there.
     """
     check_writable(folder, "give another folder")
-    folder.chmod(0o700)  # it holds images of patients
+    with contextlib.suppress(OSError):  # a volume of somebody else's
+        folder.chmod(0o700)  # it holds images of patients
     file: BinaryIO
     with open(folder / LOCK, "ab") as file:
         if try_lock(file) is False:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
@@ -22,6 +23,7 @@ __all__ = ["pages_of", "summary"]
 
 PREFIX = "convformer_node_"
 LAST = 25  # rows of a table
+LONG_UID = re.compile(r"[0-9.]{16,}")
 HELP = {
     "associations": "Associations that were accepted",
     "associations_refused": "Associations that were rejected",
@@ -45,7 +47,8 @@ STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#1b2a2a;background:#fff}
 h1{font-size:1.4rem}h2{font-size:1.05rem;margin:1.6rem 0 .4rem}table{border-collapse:collapse;width:100%}
 th,td{text-align:left;padding:.25rem .6rem;border-bottom:1px solid #d5dede;vertical-align:top}td.n{text-align:right}
-.bad{color:#a2231d}.good{color:#176639}code{font-size:.85em;word-break:break-all}
+.bad{color:#a2231d}.good{color:#176639}code{font-size:.85em;word-break:break-all}.t{white-space:nowrap}
+div{overflow-x:auto}
 @media(prefers-color-scheme:dark){body{color:#dfe8e8;background:#141c1c}th,td{border-color:#2d3a3a}.bad{color:#ff8d85}
 .good{color:#7bd8a0}}
 """
@@ -149,7 +152,10 @@ def _page(node: Node) -> str:
         "WHERE state != 'sent' GROUP BY destination, state"
     )
     refused = [(label or "-", int(n)) for (name, label), n in node.counts.all().items() if name == "instances_refused"]
-    counts = [*content["studies"].items(), *((f"jobs {key}", n) for key, n in content["jobs"].items())]
+    counts = [
+        *((f"studies {key}", n) for key, n in content["studies"].items()),
+        *((f"jobs {key}", n) for key, n in content["jobs"].items()),
+    ]
     parts = [
         f"<h1>{_text(node.config.ae)} <small>convformer_monai {__version__}</small></h1>",
         verdict,
@@ -191,13 +197,15 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     if not body:
         return "<p>none</p>"
-    return f"<table><tr>{''.join(f'<th>{_text(one)}</th>' for one in head)}</tr>{body}</table>"
+    return f"<div><table><tr>{''.join(f'<th>{_text(one)}</th>' for one in head)}</tr>{body}</table></div>"
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, int | float):
         return f'<td class="n">{value}</td>'
-    return f"<td>{_text(value)}</td>"
+    if LONG_UID.fullmatch(str(value)):
+        return f"<td><code>{_text(value)}</code></td>"
+    return f'<td class="t">{_text(value)}</td>' if str(value).endswith(" UTC") else f"<td>{_text(value)}</td>"
 
 
 def _text(value: Any) -> str:

@@ -54,24 +54,25 @@ class Poller:
         Returns:
             How many series were fetched.
         """
-        fetched = 0
+        fetched, good = 0, True
         try:
-            for study in self._studies():
-                new = self._new_series(study)
-                for series in new:
-                    if self.stopped() or not self.intake.has_space():
-                        return fetched
-                    fetched += self._fetch(series)
-                if new:
-                    self.state.complete([study])
-            self.reachable = True
+            studies = self._studies()
         except WebFault as fault:
-            self.reachable = False
-            self.counts.add("polls", "failed")
-            logger.warning("%s %s", self.source.name, fault.reason)
-        else:
-            self.counts.add("polls", "answered")
+            studies, good = [], self._failed(fault)
+        for study in studies:
+            if self.stopped() or not self.intake.has_space():
+                break
+            try:
+                fetched += self._fetch_study(study)
+            except WebFault as fault:  # the others are fetched all the same
+                good = self._failed(fault)
+        self.reachable = good
+        self.counts.add("polls", "answered" if good else "failed")
         return fetched
+
+    def _failed(self, fault: WebFault) -> bool:
+        self._seldom.warn(f"{self.source.name} {fault.reason}")
+        return False
 
     def _studies(self) -> list[str]:
         """UIDs of the studies of the last days."""
@@ -88,13 +89,28 @@ class Poller:
             if len(page) < PAGE or not new:
                 return found
 
+    def _fetch_study(self, study: str) -> int:
+        """Fetches what is new of a study; returns how many series."""
+        new = self._new_series(study)
+        for series in new:
+            try:
+                self._fetch(series)
+            except WebFault as fault:
+                if not fault.for_good:
+                    raise
+                self._failed(fault)
+                self.state.fetched(self.source.name, series.uid, series.instances)
+        if new:
+            self.state.complete([study])
+        return len(new)
+
     def _new_series(self, study: str) -> list[WebSeries]:
         """What is to be fetched of a study; nothing while any series of a wanted modality still grows."""
         wanted = [one for one in self.server.series_of(study) if one.modality in self.source.modalities]
         seen = [self.state.polled(self.source.name, one.uid, one.instances) for one in wanted]
         return [] if GROWING in seen else [one for one, how in zip(wanted, seen, strict=True) if how == NEW]
 
-    def _fetch(self, series: WebSeries) -> int:
+    def _fetch(self, series: WebSeries) -> None:
         """Fetches a series; what cannot be taken of it is counted, and not asked for again."""
         for content in self.server.instances(series.study, series.uid, self.limits.instance_mb * MB):
             try:
@@ -106,4 +122,3 @@ class Poller:
         self.state.fetched(self.source.name, series.uid, series.instances)
         self.counts.add("series_fetched")
         logger.info("fetched a series of study %s from %s", short(series.study), self.source.name)
-        return 1

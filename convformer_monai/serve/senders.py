@@ -72,6 +72,9 @@ def deliver_to(destination: Destination, network_s: float) -> Deliver:
 class Sender:
     """All that goes to one destination.
 
+    While it takes nothing, one file after the other is tried, with ever longer pauses; once it takes one, all others
+    follow at once.
+
     Args:
         destination: where to.
         folder: of the node.
@@ -92,7 +95,12 @@ class Sender:
     ) -> None:
         self.destination, self.folder, self.state, self.counts = destination, folder, state, counts
         self.dead, self.deliver = dead, deliver
-        self.reachable = True
+        self.failures, self.paused_until = 0, 0.0
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the last try succeeded."""
+        return self.failures == 0
 
     def run_one(self) -> bool:
         """Sends the next file that is due.
@@ -100,22 +108,21 @@ class Sender:
         Returns:
             Whether there was one.
         """
-        delivery = self.state.next_delivery(self.destination.name)
+        paused = time.monotonic() < self.paused_until
+        delivery = None if paused else self.state.next_delivery(self.destination.name)
         if delivery is None:
             self.deliver.close()
             return False
         try:
             self.deliver(self.folder / delivery.file)
         except CannotDeliver as error:
-            self.reachable = error.for_good
             self._failed(delivery, error)
         except sqlite3.Error:
             raise
         except Exception as error:  # of a library: tried again as any other
-            self.reachable = False
             self._failed(delivery, CannotDeliver(type(error).__name__))
         else:
-            self.reachable = True
+            self.failures = 0
             self.state.delivered(delivery.id)
             self.counts.add("deliveries", "stored")
         return True
@@ -123,7 +130,12 @@ class Sender:
     def _failed(self, delivery: Delivery, error: CannotDeliver) -> None:
         """Waits ever longer between tries, and gives up at last."""
         there = self.destination
-        wait = min(there.longest_wait_s, there.first_wait_s * 2 ** min(delivery.attempts, MOST_DOUBLINGS))
+        if error.for_good:
+            self.failures = 0
+        else:
+            self.paused_until = time.monotonic() + self._wait(self.failures)
+            self.failures += 1
+        wait = self._wait(delivery.attempts)
         path = self.folder / delivery.file
         if not os.path.lexists(path):
             error = CannotDeliver("the result is no longer there", for_good=True)
@@ -138,6 +150,11 @@ class Sender:
         self.state.give_up_delivery(delivery.id, error.reason)
         self.counts.add("deliveries", "given up")
         logger.error("%s will not store a file of job %d: %s", there.name, delivery.job, error.reason)
+
+    def _wait(self, failures: int) -> float:
+        """Seconds until the next try after so many that failed before."""
+        there = self.destination
+        return float(min(there.longest_wait_s, there.first_wait_s * 2 ** min(failures, MOST_DOUBLINGS)))
 
     def _is_too_old(self, delivery: Delivery, wait: float) -> bool:
         return time.time() + wait > delivery.created + self.destination.give_up_hours * 3600

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hospital import needs_orthanc, write_study
+from hospital import datasets, needs_orthanc, write_study
 from pacs import Pacs, orthanc
 
+from convformer_monai.phantoms.dicom import save_dataset
 from convformer_monai.serve.config import Limits, Source
 from convformer_monai.serve.counts import Counts
 from convformer_monai.serve.intake import Intake
@@ -82,6 +83,20 @@ def test_a_pacs_is_asked_for_what_is_new(pacs: Pacs, tmp_path: Path) -> None:
         Source("other", pacs.dicomweb, {"PatientID": "nobody"}, ("MR",), days=0), state, intake, Limits(), counts
     )
     assert [wanted.ask(), wanted.ask()] == [0, 0]
+
+
+@needs_orthanc
+def test_a_series_that_is_too_large_does_not_keep_others_back(pacs: Pacs, tmp_path: Path) -> None:
+    state, counts = State(tmp_path / "state.sqlite"), Counts()
+    intake = Intake(tmp_path, state, Limits(min_free_mb=1), CLASSES, counts)
+    large = datasets("cardiac", 11, Modality="PT")[0]
+    large.add_new(0x00091010, "OB", bytes(2**21))
+    pacs.upload(save_dataset(large, tmp_path / "large.dcm"))
+    pacs.upload(write_study(tmp_path / "in", "cardiac", 12, Modality="PT"))
+    source = Source("archive", pacs.dicomweb, modalities=("PT",), days=0)
+    poller = Poller(source, state, intake, Limits(instance_mb=1), counts)
+    assert [poller.ask(), poller.ask(), poller.ask()] == [0, 2, 0]
+    assert counts.get("instances_taken") == 2
 
 
 def test_a_source_that_is_down_is_asked_again(tmp_path: Path) -> None:

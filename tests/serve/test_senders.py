@@ -102,12 +102,27 @@ def test_waits_grow(tmp_path: Path) -> None:
     queue.put("a")
     waits = []
     for _ in range(4):
-        queue.sender.run_one()
+        assert queue.sender.run_one() and not queue.sender.run_one()
+        queue.sender.paused_until = 0.0
         (row,) = queue.state.rows("SELECT due, created FROM deliveries")
         waits.append(row["due"] - row["created"])
         queue.state._db.execute("UPDATE deliveries SET due = 0")
     assert [round(wait, -1) for wait in waits] == pytest.approx([10, 20, 40, 40], abs=6)
     assert waits == sorted(waits)
+
+
+def test_a_destination_that_is_down_is_tried_with_one_file_and_then_gets_all(tmp_path: Path) -> None:
+    script = Script(CannotDeliver("down"), CannotDeliver("down"))
+    queue = Queue(tmp_path, script)
+    queue.sender.destination = replace(queue.sender.destination, first_wait_s=1000.0, longest_wait_s=5000.0)
+    queue.put("a", "b", "c", "d")
+    assert queue.sender.run_one() and not queue.sender.run_one() and not queue.sender.reachable
+    for _ in range(8):
+        queue.sender.paused_until = 0.0
+        queue.sender.run_one()
+    assert sorted(script.stored) == ["c", "d"] and queue.sender.reachable
+    attempts = [row["attempts"] for row in queue.state.rows("SELECT attempts FROM deliveries ORDER BY id")]
+    assert attempts == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("why", ["for good", "too old", "gone"])
