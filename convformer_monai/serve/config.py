@@ -73,8 +73,8 @@ class Limits:
         network_s: wait for the next bytes of a peer.
     """
 
-    associations: int = 8
-    per_host: int = 4
+    associations: int = 16
+    per_host: int = 8
     pdu_bytes: int = 131_072
     instance_mb: int = 512
     study_mb: int = 8192

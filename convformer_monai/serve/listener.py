@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import socketserver
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -33,16 +31,16 @@ from pydicom.uid import (
 from pydicom.uid import HTJ2KLossless as HTJ2K_LOSSLESS
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
-from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.dicom.files import CLASS_MODALITY
 from convformer_monai.readers.photo_dicom import STILL_IMAGES
 from convformer_monai.serve.commitment import Commitment
 from convformer_monai.serve.config import NodeConfig
+from convformer_monai.serve.connections import ConnectionServer
 from convformer_monai.serve.counts import Counts
-from convformer_monai.serve.guards import GuardedSocket, GuardedTlsSocket
-from convformer_monai.serve.intake import MB, NOT_UNDERSTOOD, Intake, NotTaken, file_of
+from convformer_monai.serve.guards import GuardedTlsSocket
+from convformer_monai.serve.intake import NOT_UNDERSTOOD, Intake, NotTaken, file_of
 from convformer_monai.serve.seldom import Seldom
 from convformer_monai.serve.tls import server_context
 
@@ -65,81 +63,6 @@ REJECTED_TRANSIENT, BY_PROVIDER, LOCAL_LIMIT = 2, 3, 2
 def transfer_syntaxes() -> list[str]:
     """Those that the readers can decode with what is installed here."""
     return [str(one) for one in (*NATIVE, *(one for one in COMPRESSED if get_decoder(UID(one)).is_available))]
-
-
-class _Connection(RequestHandler):
-    """One association, from its beginning to its end."""
-
-    def handle(self) -> None:
-        association = self._create_association()
-        evt.trigger(association, evt.EVT_CONN_OPEN, {"address": self.client_address})
-        association.start()
-        association.join()
-
-
-class _Server(ThreadedAssociationServer):
-    """Accepts connections from allowed addresses, a few from each, with sockets that are guarded.
-
-    A TLS handshake takes place in the connection's own thread, so that nobody can hold up the others with one.
-    """
-
-    request_queue_size = 128  # of connections that are not yet accepted
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self.owner: Listener
-        self._lock, self._open = threading.Lock(), Counter[str]()
-        self._hosts: dict[int, str] = {}
-        super().__init__(*args, **options)
-
-    def get_request(self) -> Any:
-        listening: Any = self.socket
-        accepted, address = listening.accept()
-        limits = self.owner.config.limits
-        plain = GuardedSocket(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
-        plain.settimeout(limits.association_s if self.ssl_context else limits.network_s)
-        guarded: Any = plain
-        try:
-            if self.ssl_context:
-                guarded = self.ssl_context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
-        except OSError:
-            plain.close()
-            raise
-        guarded.settimeout(limits.network_s)
-        guarded.guard(limits.pdu_bytes, limits.instance_mb * MB, partial(self.owner.counts.add, "connections_cut"))
-        return guarded, address
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Lets few connections of an address in; pynetdicom makes threads of each."""
-        host = str(client_address[0])
-        with self._lock:
-            if not self.owner.may_connect(host):
-                reason = "address"
-            elif self._open[host] >= self.owner.config.limits.per_host:
-                reason = "per host"
-            else:
-                self._open[host] += 1
-                self._hosts[id(request)] = host
-                return True
-        self.owner.counts.add("connections_refused", reason)
-        return False
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Ends when the association has ended."""
-        try:
-            self.finish_request(request, client_address)
-        except Exception as error:  # whatever it is, it is one connection's
-            logger.warning("a connection ended by %s", type(error).__name__)
-        finally:
-            self.shutdown_request(request)
-            with self._lock:
-                host = self._hosts.pop(id(request), None)
-                if host is not None:
-                    self._open[host] -= 1
-                    self._open += Counter()  # forgets those of none
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """One line instead of a traceback."""
-        logger.warning("a connection could not be served")
 
 
 class Listener:
@@ -190,21 +113,22 @@ class Listener:
         ]
         context = server_context(config.tls, GuardedTlsSocket) if config.tls else None
         try:
-            self._server = _Server(
+            self._server = ConnectionServer(
                 entity,
                 (config.host, config.port),
                 config.ae,
                 entity.supported_contexts,
                 ssl_context=context,
                 evt_handlers=handlers,
-                request_handler=_Connection,
+                limits=limits,
+                may_connect=self.may_connect,
+                counts=counts,
             )
         except OSError as error:
             raise InputRefused(
                 RefusalCode.NODE,
                 f"port {config.port} of {config.host} cannot be had ({error.strerror}); give another port",
             ) from error
-        self._server.owner = self
         self.entity = entity
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, args=(POLL_S,), name="listener", daemon=True)
@@ -225,8 +149,7 @@ class Listener:
 
     def stop(self, wait_s: float) -> None:
         """Accepts no more, waits for those that are open, and aborts what is left."""
-        socketserver.BaseServer.shutdown(self._server)
-        self._server.server_close()
+        self._server.stop()
         end = time.monotonic() + wait_s
         while self.associations and time.monotonic() < end:
             time.sleep(POLL_S)
