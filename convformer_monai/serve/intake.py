@@ -106,7 +106,7 @@ class Intake:
         if claimed is not None:
             self._check_uids(claimed[1])
             known = self.state.known(claimed[1])
-            if known is not None and known.present and known.class_uid == claimed[0]:
+            if known is not None and self._is_kept(known) and known.class_uid == claimed[0]:
                 return self._repeated(known)
         if not self.has_space():
             raise NotTaken(NO_SPACE, "disk", "the disk is below its watermark, so nothing is taken")
@@ -132,7 +132,7 @@ class Intake:
             raise NotTaken(
                 MISMATCH, "mismatch", "an instance claims to be of another study, series or class than before"
             )
-        if known is not None and known.present:
+        if known is not None and self._is_kept(known):
             return self._repeated(known)
         count, total = self.state.study_size(study)
         if count >= self.limits.study_instances or total + size > self.limits.study_mb * MB:
@@ -146,6 +146,10 @@ class Intake:
         self.state.add_instance(one)
         self.counts.add("instances_taken")
         return one
+
+    def _is_kept(self, known: Instance) -> bool:
+        """Whether the file of an instance is there, also if somebody else has tidied up."""
+        return known.present and (self.folder / known.file).is_file()
 
     def _repeated(self, known: Instance) -> Instance:
         self.counts.add("instances_repeated")

@@ -125,6 +125,9 @@ class Node:
     def start(self) -> None:
         """Takes up what was left, and begins."""
         self.state.recover(self.config.attempts)
+        given_up = self.state.give_up_others(self.config.destinations)
+        if given_up:
+            logger.warning("%d files waited for destinations that the configuration has no more: given up", given_up)
         remove_orphans(self.config.folder, self.state)
         self._loop("router", lambda: self.router.route_all() > 0, LOOK_S)
         self._loop("worker", self.worker.run_one, LOOK_S)

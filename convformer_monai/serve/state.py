@@ -12,7 +12,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +247,20 @@ class State:
     def give_up_delivery(self, delivery: int, error: str) -> None:
         """Notes that a destination will not take a file."""
         self._end_delivery(delivery, DEAD, error)
+
+    def give_up_others(self, destinations: Collection[str]) -> int:
+        """Gives up what waits for destinations that there are no more; returns how many files."""
+        waiting = self.rows("SELECT DISTINCT destination FROM deliveries WHERE state = ?", PENDING)
+        gone = [row["destination"] for row in waiting if row["destination"] not in destinations]
+        with self._change() as db:
+            values = (DEAD, "the configuration has no such destination any more", time.time())
+            return sum(
+                db.execute(
+                    "UPDATE deliveries SET state = ?, error = ?, finished = ? WHERE state = ? AND destination = ?",
+                    (*values, PENDING, name),
+                ).rowcount
+                for name in gone
+            )
 
     def _end_delivery(self, delivery: int, state: str, error: str) -> None:
         with self._change() as db:

@@ -66,6 +66,13 @@ def test_an_instance_is_kept_as_it_came_and_a_repeat_changes_nothing(intake: Int
     assert intake.counts.get("instances_taken") == 1 and intake.counts.get("instances_repeated") == 2
 
 
+def test_a_file_that_somebody_removed_is_taken_again(intake: Intake, good: bytes) -> None:
+    one = intake.take(good, "SCANNER")
+    (intake.folder / one.file).unlink()
+    assert intake.take(good, "SCANNER", claimed=(one.class_uid, one.uid)) == one
+    assert (intake.folder / one.file).read_bytes() == good
+
+
 def test_a_dataset_gets_its_meta_information(intake: Intake, tmp_path: Path) -> None:
     dataset = datasets("cardiac", 1)[0]
     encoded = content_of(dataset, tmp_path, transfer_syntax=ImplicitVRLittleEndian)

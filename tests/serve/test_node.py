@@ -126,6 +126,16 @@ def test_pages_want_the_token(hospital: Hospital) -> None:
             one.close()
 
 
+def test_pages_with_tls(hospital: Hospital, certificates: Path) -> None:
+    tls = {"cert": str(certificates / "node.pem"), "key": str(certificates / "node.key")}
+    hospital.folder.mkdir()
+    with hospital.node(web={"port": 0, "token_file": "token", "tls": tls}) as node:
+        assert node.web is not None
+        address = f"https://localhost:{node.web.port}/health"
+        with socket.create_connection(("127.0.0.1", node.web.port)):  # who shakes no hands
+            assert requests.get(address, verify=str(certificates / "ca.pem"), timeout=20).text == "healthy\n"
+
+
 def test_what_cannot_be_segmented_is_refused_and_shown(hospital: Hospital, tmp_path: Path) -> None:
     made = datasets("cardiac", 1, slices=4)
     del made[1]  # a slice is missing
@@ -222,6 +232,18 @@ def test_a_job_that_was_interrupted_gives_the_same_objects(hospital: Hospital, t
     }
     seg = next(name for name in again if name.endswith("_seg.dcm"))
     np.testing.assert_array_equal(again[seg].pixel_array, first[seg].pixel_array)
+
+
+def test_a_destination_that_is_no_more(hospital: Hospital, tmp_path: Path) -> None:
+    down = {"name": "pacs", "kind": "dicom", "ae": "PACS", "host": "127.0.0.1", "port": 1}
+    with hospital.node(destinations=[SHARE, down]) as node:
+        storescu(node.listener.port, write_study(tmp_path / "in", "cardiac", 1))
+        wait_until(lambda: jobs(node) == {"done": 1}, "the job")
+        node.state._db.execute("UPDATE deliveries SET destination = 'pacs', state = 'pending', due = 0")
+        wait_until(lambda: "cannot be reached" in allowed(node, "/").text, "a try")
+        assert 'reachable{destination="pacs"} 0' in allowed(node, "/metrics").text
+    with hospital.node() as node:
+        assert set(summary(node.state)["deliveries"]["pacs"]) == {"dead"}
 
 
 def test_two_nodes_do_not_share_a_folder_or_a_port(hospital: Hospital, bundle: Path, tmp_path: Path) -> None:

@@ -19,12 +19,13 @@ from pynetdicom import AE, evt
 from servers import free_port
 
 from convformer_monai.outputs.dicom_sc import write_dicom_sc
-from convformer_monai.serve.config import Destination
+from convformer_monai.serve.config import Destination, Tls
 from convformer_monai.serve.counts import Counts
 from convformer_monai.serve.dead import DeadLetters
 from convformer_monai.serve.records import NewJob
 from convformer_monai.serve.senders import CannotDeliver, Sender, deliver_to
 from convformer_monai.serve.state import State
+from convformer_monai.serve.tls import server_context
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
@@ -208,6 +209,27 @@ def test_answers_of_a_pacs(
     finally:
         deliver.close()
         peer.server.shutdown()
+
+
+def test_tls_to_a_pacs(certificates: Path, result: Path) -> None:
+    tls = Tls(certificates / "node.pem", certificates / "node.key", certificates / "ca.pem")
+    entity, stored = AE("PACS"), list[str]()
+    entity.add_supported_context(SECONDARY_CAPTURE)
+    handlers: Any = [(evt.EVT_C_STORE, lambda event: stored.append(event.request.AffectedSOPInstanceUID) or 0)]
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers, ssl_context=server_context(tls))
+    place = Destination("p", "dicom", "PACS", "localhost", server.server_address[1], "CONVFORMER", tls=tls)
+    deliver = deliver_to(place, 5)
+    try:
+        deliver(result)
+        deliver.close()
+        assert len(stored) == 1
+        for wrong in (None, Tls(certificates / "other.pem", certificates / "other.key", certificates / "ca.pem")):
+            with pytest.raises(CannotDeliver):
+                deliver_to(replace(place, tls=wrong), 5)(result)
+        assert len(stored) == 1
+    finally:
+        deliver.close()
+        server.shutdown()
 
 
 def test_a_pacs_that_is_down_and_comes_back(result: Path) -> None:
