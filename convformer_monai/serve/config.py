@@ -219,8 +219,8 @@ class NodeConfig:
         limits: how much is taken.
         keep: for how long things stay.
         quiet_s: without a new instance of a study, after which it is complete.
-        other_classes: ``discard`` objects that are no images a bundle could take (reports, results) as if they had been
-            stored, or ``refuse`` them, which some senders take for the failure of the whole study.
+        other_classes: ``discard`` objects other than the images that bundles take (reports, results), as if they had
+            been stored, or ``refuse`` them, which some senders take for the failure of the whole study.
         unmatched: ``drop`` or ``keep`` series that no rule takes.
         device: for the networks.
         threads: of torch; 0 for its own choice.

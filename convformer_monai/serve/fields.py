@@ -58,7 +58,7 @@ def load_yaml(path: Path) -> Any:
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise ConfigRefused(path, [("", "is larger than 1 MiB, so it is no configuration")])
+            raise ConfigRefused(path, [("", "is larger than 1 MiB; a configuration is smaller")])
         return yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 (a SafeLoader)
     except OSError as error:
         raise ConfigRefused(path, [("", f"cannot be read: {error.strerror}")]) from error

@@ -179,7 +179,7 @@ class Intake:
 
     def _check_uids(self, *uids: str) -> None:
         if not all(len(uid) <= MAX_UID and UID.fullmatch(uid) for uid in uids):
-            raise NotTaken(MISMATCH, "uid", "an instance has no UID, or one that is none")
+            raise NotTaken(MISMATCH, "uid", "an instance has a UID that is missing or malformed")
 
 
 def file_of(dataset: bytes, class_uid: str, uid: str, transfer_syntax: str) -> bytes:

@@ -20,7 +20,7 @@ def parts(pieces: Iterable[bytes], content_type: str, limit: int) -> Iterator[by
         limit: bytes of a part, at most.
 
     Raises:
-        ValueError: if it is no such body, ends early, or a part is larger.
+        ValueError: if the body is of another kind, ends early, or a part is larger.
     """
     message = Message()
     message["Content-Type"] = content_type

@@ -175,7 +175,7 @@ class Worker:
         logger.error("job %d failed by %s, and is given up", job.id, name)
 
     def _later(self, job: Job, refusal: InputRefused | None) -> None:
-        """The disk or the memory did not suffice: this is no attempt."""
+        """The disk or the memory did not suffice: this does not count as an attempt."""
         code = "OUT_OF_MEMORY" if refusal is None else str(refusal.code)
         self.state.put_back(job.id, WAIT_S, code=code, message="disk or memory did not suffice", counts=False)
         self.counts.add("jobs", "waiting")

@@ -1,4 +1,4 @@
-"""A PACS that is asked: what is new and complete is fetched, once; answers that are none are refused."""
+"""A PACS that is asked: what is new and complete is fetched, once; other answers are refused."""
 
 from __future__ import annotations
 
