@@ -20,6 +20,7 @@ from monai.transforms import Compose, apply_transform
 from torch import Tensor
 
 from convformer_monai.bundle import Bundle, file_sha256, load_weights
+from convformer_monai.engines import check_engine
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.inferers import SliceBatchInferer
 from convformer_monai.measurements.measure import measure
@@ -105,9 +106,11 @@ class Segmenter:
         force_modality: take images of any modality.
         weights: file of a plain state dict that replaces the bundle's own weights, e.g. of a fine-tuning.
         overrides: values by id that replace those of ``configs/inference.json``.
+        engine: what runs the network; see :func:`convformer_monai.engines.check_engine`. ``openvino`` is faster on a
+            CPU, from the second image of a size on.
 
     Raises:
-        InputRefused: if the bundle, the device or the weights cannot be used.
+        InputRefused: if the bundle, the device, the engine or the weights cannot be used.
     """
 
     def __init__(
@@ -119,9 +122,11 @@ class Segmenter:
         force_modality: bool = False,
         weights: str | Path | None = None,
         overrides: Mapping[str, Any] | None = None,
+        engine: str = "torch",
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
-        self.device = choose_device(device)
+        check_engine(engine, self.bundle, device)
+        self.device = choose_device("cpu" if engine == "openvino" else device)
         self.flips = flips
         self.bundle.task  # noqa: B018 (unusable metadata are refused before the network is made)
         values = {"device": self.device, "flips": False, **(overrides or {})}
@@ -136,6 +141,13 @@ class Segmenter:
         network = load_weights(parts["network_def"], file, sha256, "cpu")
         self.weights_sha256: str = sha256 or file_sha256(Path(file))
         self.network = network.to(self.device).eval()
+        self._other: Any = None  # what runs the network instead of torch
+        self.runs_on = str(self.device)
+        if engine == "openvino":
+            from convformer_monai.openvino_network import OpenVinoNetwork
+
+            self._other = OpenVinoNetwork(self.network, self.weights_sha256)
+            self.runs_on = f"{self.device}, OpenVINO {self._other.version}"
         # Two threads may segment: one has the network, the other the transforms, which MONAI changes while it inverts.
         self._turn, self._transforming = threading.Lock(), threading.Lock()
 
@@ -328,7 +340,7 @@ class Segmenter:
 
     def _attempt(self) -> _Attempt:
         """What runs the network for one image."""
-        return _Attempt(self.network, copy.copy(self._inferer), self.device, self.device, self._turn)
+        return _Attempt(self._other or self.network, copy.copy(self._inferer), self.device, self.device, self._turn)
 
 
 @dataclass
@@ -364,7 +376,7 @@ def _in_a_row(phases: Sequence[MetaTensor]) -> MetaTensor:
 class _Attempt:
     """Runs the network on one image; when the accelerator's memory runs out, with less, at last on the CPU."""
 
-    network: torch.nn.Module
+    network: Any
     inferer: Any
     home: torch.device
     device: torch.device

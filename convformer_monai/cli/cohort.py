@@ -17,6 +17,7 @@ from convformer_monai.cli.options import (
     ForceModality,
     Format,
     Json,
+    NetworkEngine,
     Overwrite,
     Phase,
     PixelSize,
@@ -81,6 +82,9 @@ def cohort(
     mm_per_pixel: PixelSize = None,
     force_modality: ForceModality = False,
     flips: Flips = False,
+    network_engine: Annotated[
+        NetworkEngine, typer.Option(help="What runs the network, as --engine of segment.")
+    ] = NetworkEngine.TORCH,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -111,6 +115,7 @@ def cohort(
         device=device,
         flips=flips,
         force_modality=force_modality,
+        network_engine=network_engine.value,
         engine=engine.value,
         scheduler=scheduler,
         workers=workers,

@@ -18,6 +18,13 @@ class SegmentationType(str, Enum):
     LABELMAP = "labelmap"
 
 
+class NetworkEngine(str, Enum):
+    """What runs the network."""
+
+    TORCH = "torch"
+    OPENVINO = "openvino"
+
+
 Bundle = Annotated[str, typer.Option("-b", "--bundle", help=BUNDLE)]
 BundleName = Annotated[str, typer.Argument(metavar="BUNDLE", help=BUNDLE)]
 Ed = Annotated[int | None, typer.Option("--ed", min=0, help="End-diastolic phase, from 0; else it is found.")]

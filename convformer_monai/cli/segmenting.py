@@ -18,6 +18,7 @@ from convformer_monai.cli.options import (
     ForceModality,
     Format,
     Json,
+    NetworkEngine,
     Output,
     Overwrite,
     Phase,
@@ -51,6 +52,10 @@ def segment(
     mm_per_pixel: PixelSize = None,
     force_modality: ForceModality = False,
     flips: Flips = False,
+    engine: Annotated[
+        NetworkEngine,
+        typer.Option(help="What runs the network; openvino is faster on a CPU, for many images of one size."),
+    ] = NetworkEngine.TORCH,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -81,7 +86,15 @@ def segment(
     )
     with lean_monai(bundle):
         summary = segment_cases(
-            input, output, bundle, options, device=device, flips=flips, force_modality=force_modality, quiet=quiet
+            input,
+            output,
+            bundle,
+            options,
+            device=device,
+            flips=flips,
+            force_modality=force_modality,
+            engine=engine.value,
+            quiet=quiet,
         )
     if as_json:
         print_json(summary.to_json())

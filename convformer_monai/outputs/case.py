@@ -86,7 +86,7 @@ def process(
     seconds["measure"] = time.perf_counter() - start
     run = {
         "weights_sha256": segmenter.weights_sha256,
-        "device": str(segmenter.device),
+        "device": segmenter.runs_on,
         "seconds": seconds,
         "notes": found.notes,
         "evidence": found.evidence,
