@@ -32,7 +32,7 @@ from convformer_monai.readers.glance import Glance
 from convformer_monai.readers.memory import like, series_from
 from convformer_monai.readers.values import is_grey, looks_like_ct, mask_values
 from convformer_monai.tasks.task import PHOTOGRAPH, VOLUME
-from convformer_monai.transforms.doubt import EVIDENCE
+from convformer_monai.transforms.doubt import EVIDENCE, EXPECTED_DICE, expected_dice
 from convformer_monai.transforms.geometry import InPlaneOrientationd, InPlaneSpacingd
 
 __all__ = ["Segmentation", "Segmenter", "choose_device"]
@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 PARTS = ("modality", "weights", "weights_sha256", "network_def", "preparation", "inferer", "native_labels")
 PROBABILITIES = "native_probabilities"
+EXPECTED_DICE_THRESHOLD = "expected_dice_threshold"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ class Segmentation:
         notes: what happened on the way, for the user; one line each.
         probabilities: that a voxel belongs to any structure, times 255, uint8, of the shape of ``labels``; ``None`` if
             they were not asked for.
-        evidence: numbers that tell of doubt, which the bundle's transforms left.
+        evidence: numbers that tell of doubt: what the bundle's transforms left, and ``expected_dice``, of all phases
+            the lowest, where the bundle has a threshold for it; see
+            :func:`convformer_monai.transforms.doubt.expected_dice`.
     """
 
     series: ImageSeries
@@ -238,10 +241,9 @@ class Segmenter:
                 plain = self._find(data, attempt, False, notes)
                 disagreement = 1 - dice(found.labels.numpy(), plain.labels.numpy())
                 found.native_grid += plain.network + plain.native_grid
+        evidence = found.evidence | ({} if found.expected_dice is None else {EXPECTED_DICE: found.expected_dice})
         seconds = {"prepare": prepared - start, "network": found.network, "native_grid": found.native_grid}
-        return Segmentation(
-            series, found.labels, seconds, disagreement, tuple(notes), found.probabilities, found.evidence
-        )
+        return Segmentation(series, found.labels, seconds, disagreement, tuple(notes), found.probabilities, evidence)
 
     def _find(
         self, data: Mapping[Any, Any], attempt: _Attempt, flips: bool, notes: list[str], probabilities: bool = False
@@ -261,13 +263,22 @@ class Segmenter:
         """Labels of prepared phases, all at once."""
         scores = attempt.scores(data["image"], flips, notes)
         inferred = time.perf_counter()
+        promised = self._promised(scores, data["image"])
         with self._transforming:
             likely = self._to_probabilities({**data, "pred": scores})["pred"] if probabilities else None
             given = [{**data, "pred": scores}]
             del scores  # half a gigabyte of a large volume
             labelled = _applied(self._to_labels, given)
         seconds = attempt.seconds, time.perf_counter() - inferred
-        return _Found(labelled["pred"], likely, dict(labelled.get(EVIDENCE, {})), *seconds)
+        return _Found(labelled["pred"], likely, dict(labelled.get(EVIDENCE, {})), promised, *seconds)
+
+    def _promised(self, scores: Tensor, image: Tensor) -> float | None:
+        """The lowest Dice of a phase that its probabilities promise, of a bundle that has a threshold for it."""
+        if EXPECTED_DICE_THRESHOLD not in self.bundle.metadata:
+            return None
+        temperature = float(self.bundle.metadata.get("temperature", 1.0))
+        phases = 1 if image.ndim == 3 else len(image)
+        return _least([expected_dice(phase, temperature) for phase in scores.chunk(phases)])
 
     def _groups(self, image: MetaTensor) -> list[slice]:
         """Phases of (T, X, Y, Z) that go through the network together: as many as fill whole batches of slices.
@@ -306,6 +317,7 @@ class Segmenter:
             es=es,
             disagreement=result.disagreement,
             disagreement_threshold=self.bundle.metadata.get("disagreement_threshold"),
+            expected_dice_threshold=self.bundle.metadata.get(EXPECTED_DICE_THRESHOLD),
             evidence=result.evidence,
         )
 
@@ -350,6 +362,7 @@ class _Found:
     labels: MetaTensor
     probabilities: MetaTensor | None
     evidence: dict[str, float]
+    expected_dice: float | None
     network: float
     native_grid: float
 
@@ -362,7 +375,13 @@ def _joined(found: Sequence[_Found]) -> _Found:
     labels = _in_a_row([one.labels for one in found])
     likely = [one.probabilities for one in found if one.probabilities is not None]
     seconds = sum(one.network for one in found), sum(one.native_grid for one in found)
-    return _Found(labels, _in_a_row(likely) if likely else None, first.evidence, *seconds)
+    promised = _least([one.expected_dice for one in found])
+    return _Found(labels, _in_a_row(likely) if likely else None, first.evidence, promised, *seconds)
+
+
+def _least(numbers: Sequence[float | None]) -> float | None:
+    """The least of those that there are."""
+    return min((number for number in numbers if number is not None), default=None)
 
 
 def _in_a_row(phases: Sequence[MetaTensor]) -> MetaTensor:

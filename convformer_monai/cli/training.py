@@ -103,7 +103,9 @@ def evaluate(
     ] = None,
     network: Annotated[str | None, typer.Option(help="Network of configs/runs.json that the weights are of.")] = None,
     network_def: Annotated[str | None, typer.Option(help="Definition of that network, as train took it.")] = None,
-    doubt: Annotated[bool, typer.Option("--doubt", help="Do flips disagree more where masks are bad?")] = False,
+    doubt: Annotated[
+        bool, typer.Option("--doubt", help="Which measure of doubt finds bad masks? Is it calibrated?")
+    ] = False,
     peaks: Annotated[bool, typer.Option("--peaks", help="Hemorrhage with --runs: what do thresholds do?")] = False,
     flags: Annotated[bool, typer.Option("--flags", help="How often are the experts' own masks flagged?")] = False,
     overwrite: Overwrite = False,
@@ -121,7 +123,8 @@ def evaluate(
     and heads with false or missed blood. With --runs each patient is segmented by the network
     RUNS/NETWORK/foldK/best.pt that has not seen the patient.
 
-    --doubt writes doubt.csv and doubt.json: flagged cases beside the others. --peaks writes peaks.csv: what thresholds
+    --doubt writes doubt.csv and doubt.json, calibration.csv, reliability.png and risk_coverage.png: how far the
+    probabilities can be trusted, and which number best tells a bad mask. --peaks writes peaks.csv: what thresholds
     do in heads and expert slices. --flags writes flags.csv: how often each flag of doubt is raised on the experts'
     masks of the lists in --section (comma-separated).
     """

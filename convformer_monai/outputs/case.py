@@ -82,6 +82,7 @@ def process(
         disagreement=found.disagreement,
         evidence=found.evidence,
         disagreement_threshold=bundle.metadata.get("disagreement_threshold"),
+        expected_dice_threshold=bundle.metadata.get("expected_dice_threshold"),
     )
     seconds["measure"] = time.perf_counter() - start
     run = {

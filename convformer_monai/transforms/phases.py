@@ -13,7 +13,7 @@ from monai.utils import convert_to_tensor
 
 from convformer_monai.transforms.geometry import SLICES, stored_stack
 
-__all__ = ["FULL", "InvertPhasesd"]
+__all__ = ["FULL", "InvertPhasesd", "best_class"]
 
 FULL = 255  # a probability of 1
 
@@ -31,6 +31,8 @@ class InvertPhasesd(Invertd):
         orig_keys: the preprocessed image (T, X', Y', Z); it tells the number of phases.
         image_channels: channels that one phase has: 3 of a photograph (3, X', Y'), whose labels are (1, X, Y).
         probabilities: instead of labels, the probability that a voxel is not background (class 0), times 255.
+        temperature: by which scores are divided for ``probabilities``, so that they are calibrated; labels, which it
+            does not change on the network's grid, are made without.
         allow_missing_keys: do not fail if a key is missing.
     """
 
@@ -41,6 +43,7 @@ class InvertPhasesd(Invertd):
         orig_keys: KeysCollection = "image",
         image_channels: int = 1,
         probabilities: bool = False,
+        temperature: float = 1.0,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(
@@ -48,6 +51,7 @@ class InvertPhasesd(Invertd):
         )
         self.image_channels = image_channels
         self.probabilities = probabilities
+        self.temperature = temperature if probabilities else 1.0
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replaces the scores by labels on the native grid.
@@ -69,7 +73,7 @@ class InvertPhasesd(Invertd):
         self, key: Hashable, orig_key: Hashable, scores: torch.Tensor, data: Mapping[Hashable, Any]
     ) -> MetaTensor:
         """Inverts one phase: (K, X', Y', Z) scores to (1, X, Y, Z) labels."""
-        probabilities = scores.float().softmax(dim=0)
+        probabilities = (scores.float() / self.temperature).softmax(dim=0)
         stack = stored_stack(data[orig_key].applied_operations)
         if stack is None or probabilities.shape[-1] <= SLICES:
             inverted = self._inverted(key, probabilities, data)
@@ -95,10 +99,10 @@ class InvertPhasesd(Invertd):
     def _labels(self, inverted: MetaTensor) -> torch.Tensor:
         """What is asked for of class probabilities (K, *spatial): uint8."""
         values = inverted.as_tensor()
-        return _any_class(values) if self.probabilities else _best_class(values)
+        return _any_class(values) if self.probabilities else best_class(values)
 
 
-def _best_class(scores: torch.Tensor) -> torch.Tensor:
+def best_class(scores: torch.Tensor) -> torch.Tensor:
     """Returns the index of the largest of (K, *spatial), uint8; of equal ones the first.
 
     ``torch.argmax`` over the first axis of few is many times slower on a CPU: seconds for a large photograph.
