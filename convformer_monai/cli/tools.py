@@ -108,7 +108,12 @@ def label(
         typer.Option(help="Folder for what the server makes (default convformer_label in the folder of images)."),
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-    host: Annotated[str, typer.Option(help="Address to listen on; there are no passwords.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; others need --users.")] = "127.0.0.1",
+    users: Annotated[
+        Path | None, typer.Option(help="Password file of those who may log in, as htpasswd -B writes it.")
+    ] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="For https, PEM; with --tls-key.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM.")] = None,
     device: Device = "auto",
     version: Annotated[
         int | None, typer.Option(min=0, help="Weights to use: 0 are the shipped ones (default those last in use).")
@@ -123,12 +128,13 @@ def label(
     command that installs it is printed where it is missing.
     """
     start_logging(quiet)
-    from convformer_monai.label_app.launch import launch, prepare
+    from convformer_monai.label_app.launch import check_tls, launch, prepare
 
+    tls = check_tls(tls_certificate, tls_key)
     source, options = prepare(studies, bundle, work, device, version, serve=not versions)
     if versions:
         current = options.versions.current
         for one in options.versions.all():
             typer.echo(f"{one}{' (in use)' if one == current else ''}")
         return
-    raise typer.Exit(launch(source, options, host, port))
+    raise typer.Exit(launch(source, options, host, port, users, tls))
