@@ -65,9 +65,7 @@ def _small_parts(stacks: NDArray[np.uint8], task: Task, _phases: Any, _likely: A
                 continue
             boxes = ndimage.find_objects(parts)
             largest = int(np.bincount(parts.ravel())[1:].argmax())
-            found += [
-                (phase, (box[-1].start + box[-1].stop - 1) // 2) for n, box in enumerate(boxes) if n != largest
-            ]
+            found += [(phase, (box[-1].start + box[-1].stop - 1) // 2) for n, box in enumerate(boxes) if n != largest]
     return found
 
 
