@@ -1,9 +1,9 @@
 """How little the probabilities of a slice agree with its mask.
 
 The doubt of a slice is 1 - Dice between its mask and the probabilities that the mask comes of, with the soft Dice of
-Milletari et al. (V-Net, 3DV 2016) without squares: ``1 - 2 sum(p m) / (sum(p) + sum(m))``. A mask of voxels that are all
-certain has 0; one of coin tosses 0.5, and one that holds none of what is probable 1. Small structures have more outline
-for their area, and so more doubt.
+Milletari et al. (V-Net, 3DV 2016) without squares: ``1 - 2 sum(p m) / (sum(p) + sum(m))``. A mask of voxels that are
+all certain has 0; one of coin tosses 0.5, and one that holds none of what is probable 1. Small structures have more
+outline for their area, and so more doubt.
 """
 
 from __future__ import annotations

@@ -50,8 +50,9 @@ def measure_ventricles(
     Returns:
         The measurements; and the details: ``phases``, for each its ``phase``, ``time_ms`` and ``volumes_ml``; ``ed``
         and ``es``, each a ``phase`` (or ``None``) and how it was ``chosen`` (``user``, ``found``, or ``only phase``);
-        ``wall_thickness``, at end diastole and end systole, or of the only phase, each a ``phase`` and the 17 numbers of
-        :func:`~convformer_monai.measurements.wall_thickness.wall_thickness` as ``segments_mm``; ``voxel_volume_ml``; ``myocardial_density_g_per_ml``; ``notes``.
+        ``wall_thickness``, at end diastole and end systole, or of the only phase, each a ``phase`` and the 17 numbers
+        of :func:`~convformer_monai.measurements.wall_thickness.wall_thickness` as ``segments_mm``;
+        ``voxel_volume_ml``; ``myocardial_density_g_per_ml``; ``notes``.
     """
     right, wall, left = table
     unit = voxel_volume_ml(series.affine)

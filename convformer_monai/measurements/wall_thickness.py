@@ -1,15 +1,15 @@
 """Thickness of the left ventricular wall in the 17 segments of the American Heart Association.
 
-Segments: Cerqueira et al., "Standardized Myocardial Segmentation and Nomenclature for Tomographic Imaging of the Heart",
-Circulation 2002;105:539-542. The slices that show cavity and wall are divided into thirds from base to apex: 6 basal, 6
-mid-cavity and 4 apical segments. Segment 17, the apical cap, lies across the long axis and cannot be measured in
-short-axis slices.
+Segments: Cerqueira et al., "Standardized Myocardial Segmentation and Nomenclature for Tomographic Imaging of the
+Heart", Circulation 2002;105:539-542. The slices that show cavity and wall are divided into thirds from base to apex:
+6 basal, 6 mid-cavity and 4 apical segments. Segment 17, the apical cap, lies across the long axis and cannot be
+measured in short-axis slices.
 
-Thickness: along rays from the centroid of the cavity, how many millimetres are wall (the radial method). It is the wall's
-own thickness where the wall is perpendicular to the ray, and larger elsewhere. Papillary muscles count as the mask has
-them. The septum's middle is the mean direction of the wall that touches the right ventricle; it is the border between the
-anteroseptal and the inferoseptal segments. The paper takes the attachments of the right ventricle, which lie at the ends
-of the same stretch of wall.
+Thickness: along rays from the centroid of the cavity, how many millimetres are wall (the radial method). It is the
+wall's own thickness where the wall is perpendicular to the ray, and larger elsewhere. Papillary muscles count as the
+mask has them. The septum's middle is the mean direction of the wall that touches the right ventricle; it is the
+border between the anteroseptal and the inferoseptal segments. The paper takes the attachments of the right ventricle,
+which lie at the ends of the same stretch of wall.
 """
 
 from __future__ import annotations
@@ -58,10 +58,7 @@ def wall_thickness(
         all, where fewer than three slices show cavity and wall or no wall touches the right ventricle.
     """
     right, wall, cavity = (label.index for label in table)
-    turned = InPlaneOrientation()(
-        MetaTensor(torch.as_tensor(np.ascontiguousarray(labels[None])), affine=torch.as_tensor(affine))
-    )
-    maps = np.asarray(convert_to_numpy(turned))[0]  # (X', Y', Z'), X' to the right, Y' downwards
+@@    maps = np.asarray(convert_to_numpy(turned))[0]  # (X', Y', Z'), X' to the right, Y' downwards
     spacing = np.linalg.norm(np.asarray(convert_to_numpy(turned.affine))[:3, :2], axis=0)
     result: list[float | None] = [None] * SEGMENTS
     slices = _from_the_base(maps, wall, cavity)
