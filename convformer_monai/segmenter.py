@@ -139,6 +139,11 @@ class Segmenter:
         # Two threads may segment: one has the network, the other the transforms, which MONAI changes while it inverts.
         self._turn, self._transforming = threading.Lock(), threading.Lock()
 
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether the bundle tells how probable its structures are."""
+        return self._to_probabilities is not None
+
     def read(
         self,
         path: str | Path,

@@ -25,6 +25,7 @@ from convformer_monai.cli.options import (
     Preview,
     Probabilities,
     Quiet,
+    Report,
     ResampleUneven,
     SegmentationType,
     SegType,
@@ -42,6 +43,7 @@ def segment(
     format: Format = "nifti",
     seg_type: SegType = SegmentationType.BINARY,
     preview: Preview = False,
+    report: Report = False,
     probabilities: Probabilities = False,
     phase: Phase = "all",
     ed: Ed = None,
@@ -55,7 +57,7 @@ def segment(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Segment images: mask, measurements, report; on request DICOM and a picture.
+    """Segment images: mask, measurements, report; on request DICOM, a picture and a page.
 
     For an input x, the output folder gets x_seg.nii.gz (photographs: x_seg.png), x_measurements.json and .csv, and
     x_report.json. A folder of cases is gone through to its end: cases done before are skipped, bad ones listed;
@@ -70,6 +72,7 @@ def segment(
         formats=tuple(name.strip() for name in format.split(",") if name.strip()),
         seg_type=seg_type.name,
         preview=preview,
+        report=report,
         probabilities=probabilities,
         phase=phase,
         ed=ed,

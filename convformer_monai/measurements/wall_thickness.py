@@ -58,7 +58,9 @@ def wall_thickness(
         all, where fewer than three slices show cavity and wall or no wall touches the right ventricle.
     """
     right, wall, cavity = (label.index for label in table)
-@@    maps = np.asarray(convert_to_numpy(turned))[0]  # (X', Y', Z'), X' to the right, Y' downwards
+    volume = torch.as_tensor(np.ascontiguousarray(labels[None]))
+    turned = InPlaneOrientation()(MetaTensor(volume, affine=torch.as_tensor(affine)))
+    maps = np.asarray(convert_to_numpy(turned))[0]  # (X', Y', Z'), X' to the right, Y' downwards
     spacing = np.linalg.norm(np.asarray(convert_to_numpy(turned.affine))[:3, :2], axis=0)
     result: list[float | None] = [None] * SEGMENTS
     slices = _from_the_base(maps, wall, cavity)

@@ -67,7 +67,7 @@ def process(
         series = series.with_pixel_size(options.mm_per_pixel)
     seconds = {"read": time.perf_counter() - start}
     _check_before(series, bundle, options)
-    found = segmenter.run(series, options.probabilities)
+    found = segmenter.run(series, options.probabilities or (options.report and segmenter.has_probabilities))
     seconds.update(found.seconds)
     start = time.perf_counter()
     labels, probabilities = _arrays(found.labels, series), _arrays(found.probabilities, series)

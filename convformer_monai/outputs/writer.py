@@ -39,6 +39,7 @@ class Options:
         formats: names of writers. Of photographs a PNG is always written.
         seg_type: ``BINARY`` or ``LABELMAP`` DICOM segmentation.
         preview: also write a picture.
+        report: also write a page for a browser.
         probabilities: also write how probable the structures are.
         phase: ``all``, ``ed``, ``es``, or the 0-based number of the phase to keep.
         ed: end-diastolic phase, 0-based; ``None`` to find it.
@@ -52,6 +53,7 @@ class Options:
     formats: tuple[str, ...] = ("nifti",)
     seg_type: str = "BINARY"
     preview: bool = False
+    report: bool = False
     probabilities: bool = False
     phase: str = "all"
     ed: int | None = None
@@ -122,7 +124,8 @@ class Result:
         options: what to write.
         source: the whole image.
         run: how it was made: ``weights_sha256``, ``device``, ``seconds``, ``notes`` and ``evidence``.
-        probabilities: of any structure, times 255, of the shape of ``labels``, if they were asked for.
+        probabilities: of any structure, times 255, of the shape of ``labels``, if they or a page were asked for and
+            the bundle has them.
         written: the files so far; a writer sees those of the writers before it.
     """
 
