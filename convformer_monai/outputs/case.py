@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from convformer_monai.bundle import Bundle
 from convformer_monai.errors import InputRefused, RefusalCode
@@ -89,13 +90,21 @@ def process(
         "device": str(segmenter.device),
         "seconds": seconds,
         "notes": found.notes,
-        "evidence": found.evidence,
+        "evidence": {**found.evidence, **_doubt(labels, probabilities)},
     }
     result = _kept(Result(series, labels, measurements, bundle, options, series, run, probabilities), options.phase)
     with AtomicFiles(overwrite=options.overwrite) as files:
         for writer in options.writers():
             result.written.extend(writer.write(base, result, files))
     return tuple(result.written), measurements
+
+
+def _doubt(labels: NDArray[np.uint8], probabilities: NDArray[np.uint8] | None) -> dict[str, float]:
+    """The doubt of the image, where probabilities are there to tell it."""
+    from convformer_monai.measurements.doubt import doubt_of
+
+    doubt = None if probabilities is None else doubt_of(labels, probabilities)
+    return {} if doubt is None else {"doubt": doubt}
 
 
 def _arrays(voxels: Any, series: ImageSeries) -> Any:
