@@ -53,7 +53,8 @@ class Segmentation:
         disagreement: 1 - Dice between the plain and the flip-averaged result (of all structures together); ``None`` if
             the bundle ran without flips.
         notes: what happened on the way, for the user; one line each.
-        probabilities: that a voxel belongs to any structure, times 255, uint8, of the shape of ``labels``; ``None`` if
+        probabilities: that a voxel belongs to a structure, times 255, ``(phases * structures, X, Y, Z)`` uint8, of each
+            phase the structures in the order of the label table; of a photograph ``(structures, X, Y)``. ``None`` if
             they were not asked for.
         evidence: numbers that tell of doubt, which the bundle's transforms left.
     """
@@ -208,7 +209,7 @@ class Segmenter:
 
         Args:
             series: the image.
-            probabilities: also return how probable it is that a voxel belongs to any structure.
+            probabilities: also return how probable each structure is.
 
         Raises:
             InputRefused: if it is not of the kind that the bundle takes, or if the bundle has no probabilities.

@@ -104,14 +104,15 @@ def _volume_parts(result: Result) -> tuple[list[FlagView], list[Picture], Volume
     """Flags with their places, slices, and the volume for NiiVue."""
     from convformer_monai.measurements.doubt import slice_doubt
     from convformer_monai.outputs.drawing.slices import draw_slices, window_for
-    from convformer_monai.outputs.page_volume import MOST_BYTES, embedded, settings_of, voxels_of
+    from convformer_monai.outputs.drawing.embedding import MOST_BYTES, embedded, settings_of, voxels_of
     from convformer_monai.transforms.geometry import slice_axis
     from convformer_monai.view.page import Picture, VolumeView, data_url
 
     series, labels, task = result.series, result.labels, result.bundle.task
     axis, moments = slice_axis(series.affine, labels.shape[1:]), _moments(result)
     flags = _flags(result, moments)
-    doubts = None if result.probabilities is None else slice_doubt(labels, result.probabilities, axis)
+    likely = result.any_probability
+    doubts = None if likely is None else slice_doubt(labels, likely, axis)
     shown = sorted(set(moments.values())) or [0]
     spoken_of: dict[tuple[int, int], list[str]] = {}
     for flag in flags:
@@ -141,7 +142,7 @@ def _flags(result: Result, moments: Mapping[str, int]) -> list[FlagView]:
     if result.series.is_photo:
         return [FlagView(flag.code, flag.message) for flag in result.measurements.flags]
     axis = slice_axis(result.series.affine, result.labels.shape[1:])
-    arguments = (result.labels, axis, result.bundle.task, moments, result.probabilities)
+    arguments = (result.labels, axis, result.bundle.task, moments, result.any_probability)
     return [FlagView(flag.code, flag.message, places_of(flag.code, *arguments)) for flag in result.measurements.flags]
 
 

@@ -65,7 +65,7 @@ class VolumeView:
     Attributes:
         image: NIfTI file, compressed.
         mask: likewise, uint8.
-        settings: for ``report.js``: see :func:`convformer_monai.outputs.page_volume.settings_of`.
+        settings: for ``report.js``: see :func:`convformer_monai.outputs.drawing.embedding.settings_of`.
     """
 
     image: bytes

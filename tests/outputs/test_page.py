@@ -18,7 +18,7 @@ from convformer_monai.cohort import segment_cases
 from convformer_monai.errors import InputRefused
 from convformer_monai.measurements.measure import measure
 from convformer_monai.outputs.page import case_view
-from convformer_monai.outputs.page_volume import embedded, own_type, settings_of
+from convformer_monai.outputs.drawing.embedding import embedded, own_type, settings_of
 from convformer_monai.outputs.writer import Options, Result
 from convformer_monai.phantoms import cardiac_phantom, dermoscopy_phantom
 from convformer_monai.view import assets
@@ -44,7 +44,7 @@ def blood(phases: int = 1) -> Result:
     series, bundle = volume_series(shape, affine, values), Bundle("hemorrhage")
     run = {"weights_sha256": "0" * 64, "device": "cpu", "seconds": {}, "notes": (), "evidence": {"doubt": 0.25}}
     measurements = measure(labels, series, bundle.task, case="x", bundle=bundle.name)
-    return Result(series, labels, measurements, bundle, Options(), series, run, labels * np.uint8(200))
+    return Result(series, labels, measurements, bundle, Options(), series, run, labels[None] * np.uint8(200))
 
 
 def part(page: str, name: str) -> str:
@@ -102,7 +102,7 @@ def test_names_cannot_break_the_page(bundled: None) -> None:
 
 
 def test_an_image_that_is_too_large_is_shown_as_slices(bundled: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("convformer_monai.outputs.page_volume.MOST_BYTES", 1000)
+    monkeypatch.setattr("convformer_monai.outputs.drawing.embedding.MOST_BYTES", 1000)
     view = case_view("x", blood())
     assert view.volume is None and len(view.pictures) == 6
     assert json.loads(part(make_page(view), "settings"))["volume"] is None

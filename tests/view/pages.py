@@ -37,11 +37,20 @@ def need_viewer() -> None:
 def result_of(
     series: ImageSeries, labels: NDArray[np.uint8], bundle: str, probabilities: NDArray[np.uint8] | None = None
 ) -> Result:
-    """A case whose mask is given."""
+    """A case whose mask is given, and how probable it is that a voxel belongs to any structure."""
     loaded = Bundle(bundle)
     measurements = measure(labels, series, loaded.task, case="x", bundle=loaded.name)
     run = {**RUN, "weights_sha256": loaded.metadata["weights_sha256"]}
-    return Result(series, labels, measurements, loaded, Options(), series, run, probabilities)
+    return Result(
+        series,
+        labels,
+        measurements,
+        loaded,
+        Options(),
+        series,
+        run,
+        None if probabilities is None else probabilities[None],
+    )
 
 
 def write_page(path: Path, *given: Any) -> Path:
