@@ -103,8 +103,8 @@ def _moments(result: Result) -> dict[str, int]:
 def _volume_parts(result: Result) -> tuple[list[FlagView], list[Picture], VolumeView | None]:
     """Flags with their places, slices, and the volume for NiiVue."""
     from convformer_monai.measurements.doubt import slice_doubt
-    from convformer_monai.outputs.drawing.slices import draw_slices, window_for
     from convformer_monai.outputs.drawing.embedding import MOST_BYTES, embedded, settings_of, voxels_of
+    from convformer_monai.outputs.drawing.slices import draw_slices, window_for
     from convformer_monai.transforms.geometry import slice_axis
     from convformer_monai.view.page import Picture, VolumeView, data_url
 

@@ -17,8 +17,8 @@ from convformer_monai.bundle import Bundle
 from convformer_monai.cohort import segment_cases
 from convformer_monai.errors import InputRefused
 from convformer_monai.measurements.measure import measure
-from convformer_monai.outputs.page import case_view
 from convformer_monai.outputs.drawing.embedding import embedded, own_type, settings_of
+from convformer_monai.outputs.page import case_view
 from convformer_monai.outputs.writer import Options, Result
 from convformer_monai.phantoms import cardiac_phantom, dermoscopy_phantom
 from convformer_monai.view import assets

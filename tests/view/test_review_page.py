@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of 200 cases; the first two in the list have a page, one of a volume, one of nothing but text."""
     out = tmp_path_factory.mktemp("review") / "out"
     for number in range(CASES):
-        fraction = 20.0 + number % 60
+        fraction = 38.5 if number == 50 else 20.0 + number % 60  # as the page of that one says
         write_result(out, f"case{number:03d}", flags=FLAGS.get(number, ()), doubt=number / 400, fraction=fraction)
     image, truth = cardiac_phantom(shape=(64, 64, 5), spacing=(2.4, 2.4, 14.0), num_phases=3).save(out.parent, "heart")
     series, labels = (read_series(path, phase="all") for path in (image, truth))
