@@ -103,7 +103,14 @@ def _moments(result: Result) -> dict[str, int]:
 def _volume_parts(result: Result) -> tuple[list[FlagView], list[Picture], VolumeView | None]:
     """Flags with their places, slices, and the volume for NiiVue."""
     from convformer_monai.measurements.doubt import slice_doubt
-    from convformer_monai.outputs.drawing.embedding import MOST_BYTES, embedded, settings_of, voxels_of
+    from convformer_monai.outputs.drawing.embedding import (
+        MOST_BYTES,
+        Stored,
+        embedded,
+        reduction,
+        settings_of,
+        voxels_of,
+    )
     from convformer_monai.outputs.drawing.slices import draw_slices, window_for
     from convformer_monai.transforms.geometry import slice_axis
     from convformer_monai.view.page import Picture, VolumeView, data_url
@@ -126,11 +133,13 @@ def _volume_parts(result: Result) -> tuple[list[FlagView], list[Picture], Volume
         doubt = None if doubts is None else doubts[one.phase][one.slice]
         codes = tuple(spoken_of.get((one.phase, one.slice), ()))
         pictures.append(Picture(one.phase, one.slice, title, data_url(one.png, "image/png"), doubt, codes))
-    voxels = voxels_of(series)
-    if voxels.nbytes + labels.nbytes > MOST_BYTES:
+    stored = voxels_of(series)
+    factor = reduction(stored.voxels)
+    if stored.voxels.nbytes > MOST_BYTES * factor**2:
         return flags, pictures, None
     settings = settings_of(series, labels, window_for(series, task, shown[0]), moments)
-    return flags, pictures, VolumeView(embedded(voxels, series.affine), embedded(labels, series.affine), settings)
+    image, mask = (embedded(one, series.affine, factor) for one in (stored, Stored(labels)))
+    return flags, pictures, VolumeView(image, mask, {**settings, "reduced": factor})
 
 
 def _flags(result: Result, moments: Mapping[str, int]) -> list[FlagView]:

@@ -55,10 +55,10 @@ def index_page(cases: Sequence[ReviewCase], *, can_export: bool) -> str:
 <div class="list" tabindex="0" role="region" aria-label="List of cases"><table id="cases">
 <thead><tr>
 <th scope="col"><button type="button" data-sort="name">case</button></th>
-<th scope="col"><button type="button" data-sort="decision">decision</button></th>
-<th scope="col"><button type="button" data-sort="flags">flags</button></th>
-<th scope="col"><button type="button" data-sort="doubt">doubt</button></th>
 <th scope="col"><button type="button" data-sort="value" id="value-title">value</button></th>
+<th scope="col"><button type="button" data-sort="doubt">doubt</button></th>
+<th scope="col"><button type="button" data-sort="flags">flags</button></th>
+<th scope="col"><button type="button" data-sort="decision">decision</button></th>
 </tr></thead><tbody></tbody></table></div>
 <p class="more"><a href="decisions.csv" download>Decisions as CSV</a> {export}</p>
 <p class="sub">Keys: <kbd>j</kbd> <kbd>k</kbd> next and previous, <kbd>a</kbd> accept, <kbd>r</kbd> reject,

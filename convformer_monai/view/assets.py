@@ -9,7 +9,7 @@ from pathlib import Path
 
 from convformer_monai.errors import InputRefused, RefusalCode
 
-__all__ = ["asset", "need_niivue", "niivue"]
+__all__ = ["asset", "licences", "need_niivue", "niivue"]
 
 FOLDER = Path(__file__).parent
 NIIVUE = FOLDER / "built" / "niivue.js"
@@ -33,6 +33,13 @@ def need_niivue() -> None:
 def niivue() -> str:
     """NiiVue's script, compressed by gzip, in base64."""
     return base64.b64encode(gzip.compress(NIIVUE.read_bytes(), 9, mtime=0)).decode("ascii")
+
+
+@cache
+def licences() -> str:
+    """The licences of NiiVue and of what is bundled with it, which a copy of it must come with."""
+    path = NIIVUE.with_name("LICENCES.txt")
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 @cache

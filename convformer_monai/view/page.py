@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from convformer_monai.tasks.task import Label
-from convformer_monai.view.assets import asset, niivue
+from convformer_monai.view.assets import asset, licences, niivue
 
 __all__ = ["CaseView", "FlagView", "PhotoView", "Picture", "VolumeView", "data_url", "make_page"]
 
@@ -159,7 +159,8 @@ def make_page(view: CaseView) -> str:
     ]
     parts = [*body, *_data(view)]
     size = sum(map(len, parts)) + len(asset("report.css")) + len(asset("report.js"))
-    foot = _foot([*view.provenance, ("this page", f"{size / MEBIBYTE:.1f} MiB, loads nothing from elsewhere")])
+    lines = [*view.provenance, ("this page", f"{size / MEBIBYTE:.1f} MiB, loads nothing from elsewhere")]
+    foot = _foot(lines, "" if view.volume is None else licences())
     return "\n".join(
         [
             "<!doctype html>",
@@ -213,11 +214,18 @@ def _viewer(view: CaseView) -> str:
         if several
         else ""
     )
+    reduced = 1 if view.volume is None else int(view.volume.settings.get("reduced", 1))
+    less = (
+        f'<p class="sub">Image and mask are shown at 1/{reduced} of their resolution in the slice, to keep the page '
+        "small. What is measured is not.</p>"
+        if reduced > 1
+        else ""
+    )
     first = view.pictures[0].url if view.pictures else ""
     return (
         f'<div class="stage"><canvas id="canvas" aria-label="Image with mask" role="img" tabindex="0"></canvas>'
         f'<img id="still" src="{first}" alt="" hidden><p id="where" role="status"></p></div>'
-        f'<p id="without" class="sub" hidden></p>'
+        f'<p id="without" class="sub" hidden></p>{less}'
         f'<div class="bar"><span class="group" role="group" aria-label="View">{buttons}</span>{toggles}{opacity}'
         f'<label class="range">slice <input id="slice" type="range" min="0" value="0" aria-label="Slice"></label>{play}'
         "</div>"
@@ -306,9 +314,12 @@ def _figures(view: CaseView) -> str:
     return f'<section aria-label="Figures"><h2>Figures</h2><div class="figures">{items}</div></section>'
 
 
-def _foot(lines: Sequence[tuple[str, str]]) -> str:
+def _foot(lines: Sequence[tuple[str, str]], of_others: str) -> str:
     rows = "".join(_row(name, value) for name, value in lines)
-    return f"<footer><h2>How this came about</h2><table>{rows}</table></footer>"
+    texts = ""
+    if of_others:
+        texts = f"<details><summary>Licences of NiiVue and its parts</summary><pre>{escape(of_others)}</pre></details>"
+    return f"<footer><h2>How this came about</h2><table>{rows}</table>{texts}</footer>"
 
 
 def _data(view: CaseView) -> list[str]:

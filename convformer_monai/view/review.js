@@ -70,19 +70,20 @@
     button.type = "button";
     button.textContent = one.name;
     row.insertCell().append(button);
-    cell(row, one.decision, one.decision).title = one.reason;
+    const value = valueOf(one);
+    cell(row, value === null ? "" : String(Number(value.toPrecision(4))), "number");
+    cell(row, one.doubt === null ? "" : `${Math.round(100 * one.doubt)}%`, "number");
     const flags = cell(row, "");
     const codes = [...new Set(one.flags.map((each) => each.code))];
-    for (const code of codes.slice(0, 2)) {
+    for (const code of codes.slice(0, 1)) {
       const mark = document.createElement("span");
       mark.className = "flag";
       mark.textContent = code;
       flags.append(mark, " ");
     }
-    if (codes.length > 2) flags.append(`+${codes.length - 2}`);
-    cell(row, one.doubt === null ? "" : `${Math.round(100 * one.doubt)}%`);
-    const value = valueOf(one);
-    cell(row, value === null ? "" : String(Number(value.toPrecision(4))));
+    if (codes.length > 1) flags.append(`+${codes.length - 1}`);
+    flags.title = codes.join(", ");
+    cell(row, one.decision, one.decision).title = one.reason;
     if (one.id === state.current) markRow(row, true);
     return row;
   }

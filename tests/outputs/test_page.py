@@ -17,7 +17,7 @@ from convformer_monai.bundle import Bundle
 from convformer_monai.cohort import segment_cases
 from convformer_monai.errors import InputRefused
 from convformer_monai.measurements.measure import measure
-from convformer_monai.outputs.drawing.embedding import embedded, own_type, settings_of
+from convformer_monai.outputs.drawing.embedding import Stored, embedded, own_type, settings_of
 from convformer_monai.outputs.page import case_view
 from convformer_monai.outputs.writer import Options, Result
 from convformer_monai.phantoms import cardiac_phantom, dermoscopy_phantom
@@ -109,24 +109,41 @@ def test_an_image_that_is_too_large_is_shown_as_slices(bundled: None, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("values", "kind"),
-    [
-        ([0, 255], "uint8"),
-        ([-1024, 3000], "int16"),
-        ([0, 60000], "uint16"),
-        ([0.5, 1], "float32"),
-        ([0, 1e6], "float32"),
-    ],
+    ("values", "kind"), [([0, 255], "uint8"), ([-1024, 3000], "int16"), ([0, 60000], "uint16"), ([7, 7], "uint8")]
 )
-def test_voxels_keep_their_values_in_the_smallest_type(values: list[float], kind: str) -> None:
+def test_whole_numbers_keep_their_values_in_the_smallest_type(values: list[float], kind: str) -> None:
     given = np.array(values, np.float32)
     found = own_type(given)
-    assert found.dtype == kind and np.array_equal(found.astype(np.float32), given)
+    assert found.voxels.dtype == kind and np.array_equal(found.voxels.astype(np.float32), given)
+    assert (found.slope, found.intercept) == (1, 0)
+
+
+@pytest.mark.parametrize("values", [[0.5, 1.25, 2.0], [-1e6, 3.0, 1e6], [0.1, 0.1]])
+def test_fractions_lose_little(values: list[float]) -> None:
+    given = np.array(values, np.float32).reshape(1, -1, 1, 1)
+    stored = own_type(given)
+    image = nib.Nifti1Image.from_bytes(gzip.decompress(embedded(stored, np.eye(4))))
+    assert image.get_data_dtype() == np.int16
+    assert np.abs(image.get_fdata().ravel() - given.ravel()).max() <= np.ptp(given) / 4095 + 1e-6
 
 
 def test_the_same_voxels_give_the_same_bytes() -> None:
     result = blood()
-    assert embedded(result.labels, result.series.affine) == embedded(result.labels.copy(), result.series.affine)
+    first, again = (embedded(Stored(one), result.series.affine) for one in (result.labels, result.labels.copy()))
+    assert first == again
+
+
+def test_large_images_are_shown_at_a_lower_resolution(bundled: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = blood()
+    monkeypatch.setattr("convformer_monai.outputs.drawing.embedding.SHOWN_BYTES", result.series.image.numel())
+    page = make_page(case_view("x", result))  # two bytes a voxel
+    mask = nib.Nifti1Image.from_bytes(gzip.decompress(b64decode(part(page, "mask-data"))))
+    assert mask.shape[:3] == (20, 15, 6) and "1/2 of their resolution" in page
+    middle = np.argwhere(np.asarray(mask.dataobj)[..., 0]).mean(axis=0)
+    truth = np.argwhere(result.labels[0]).mean(axis=0)
+    here, there = (affine[:3, :3] @ one + affine[:3, 3] for affine, one in
+                   ((mask.affine, middle), (result.series.affine, truth)))  # fmt: skip
+    assert np.linalg.norm(here - there) < 2.1  # mm: half a voxel in each direction
 
 
 def test_settings_lead_from_millimetres_to_slices() -> None:

@@ -101,9 +101,9 @@ def save_figure(driver: WebDriver, name: str) -> None:
     """Keeps a screenshot for the documents, if it is asked for: `CONVFORMER_FIGURES=docs/figures pytest tests/view`."""
     if FIGURES:
         shot = Image.fromarray(picture(driver))
-        shot.resize((1100, round(1100 * shot.height / shot.width)), Image.Resampling.LANCZOS).quantize(160).save(
-            Path(FIGURES) / name, optimize=True
-        )
+        small = shot.resize((1060, round(1060 * shot.height / shot.width)), Image.Resampling.LANCZOS)
+        few = small.quantize(160, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)  # rare colours are kept
+        few.save(Path(FIGURES) / name, optimize=True)
 
 
 def violations(driver: WebDriver, repository: Path) -> list[str]:
