@@ -31,6 +31,7 @@ __all__ = ["LEVELS", "NAMES", "wall_thickness"]
 RAYS = 144
 STEP_MM = 0.25
 LEVELS = ("basal", "mid-cavity", "apical")
+HALF = 0.4999  # of a pixel's way to its neighbour; a tie falls to one side on every machine
 LEAST_SHARE = 0.5  # of the rays of a segment that must meet the wall
 # Clockwise in a short-axis slice as it is displayed, from the middle of the septum towards the anterior wall.
 CLOCKWISE = ((2, 1, 6, 5, 4, 3), (8, 7, 12, 11, 10, 9), (14, 13, 16, 15))
@@ -73,11 +74,10 @@ def wall_thickness(
     found: dict[int, list[NDArray[np.float64]]] = {}
     for z, level in zip(slices, levels, strict=True):
         names = CLOCKWISE[level]
-        width = 2 * np.pi / len(names)
-        clockwise = np.arange(RAYS) / RAYS * 2 * np.pi
-        start = width / 2 if len(names) == len(CLOCKWISE[-1]) else 0.0  # the septal one lies around the middle
-        owner = ((clockwise + start) % (2 * np.pi) // width).astype(int) % len(names)
-        thickness = _along_rays(maps[..., z], middle + clockwise, spacing, wall, cavity)
+        numbers = np.arange(RAYS)
+        start = RAYS // len(names) // 2 if names is CLOCKWISE[-1] else 0  # the septal one lies around the middle
+        owner = (numbers + start) * len(names) // RAYS % len(names)
+        thickness = _along_rays(maps[..., z], middle + numbers / RAYS * 2 * np.pi, spacing, wall, cavity)
         for place, name in enumerate(names):
             found.setdefault(name, []).append(thickness[owner == place])
     for name, parts in found.items():
@@ -120,5 +120,5 @@ def _along_rays(
     radii = np.arange(0, longest, STEP_MM)
     directions = np.stack([np.cos(angles), np.sin(angles)])  # (2, rays)
     points = centre[:, None, None] + directions[:, :, None] * radii / spacing[:, None, None]
-    inside = ndimage.map_coordinates((plane == wall).astype(np.float32), points, order=1, mode="constant") >= 0.5
+    inside = ndimage.map_coordinates((plane == wall).astype(np.float32), points, order=1, mode="constant") > HALF
     return np.asarray(inside.sum(axis=1) * STEP_MM, dtype=np.float64)
