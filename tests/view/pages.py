@@ -102,7 +102,7 @@ def save_figure(driver: WebDriver, name: str) -> None:
     if FIGURES:
         shot = Image.fromarray(picture(driver))
         small = shot.resize((1060, round(1060 * shot.height / shot.width)), Image.Resampling.LANCZOS)
-        few = small.quantize(160, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)  # rare colours are kept
+        few = small.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)  # rare colours are kept
         few.save(Path(FIGURES) / name, optimize=True)
 
 
