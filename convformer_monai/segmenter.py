@@ -55,7 +55,8 @@ class Segmentation:
         disagreement: 1 - Dice between the plain and the flip-averaged result (of all structures together); ``None`` if
             the bundle ran without flips.
         notes: what happened on the way, for the user; one line each.
-        probabilities: that a voxel belongs to any structure, times 255, uint8, of the shape of ``labels``; ``None`` if
+        probabilities: that a voxel belongs to a structure, times 255, ``(phases * structures, X, Y, Z)`` uint8, of each
+            phase the structures in the order of the label table; of a photograph ``(structures, X, Y)``. ``None`` if
             they were not asked for.
         evidence: numbers that tell of doubt: what the bundle's transforms left, and ``expected_dice``, of all phases
             the lowest, where the bundle has a threshold for it; see
@@ -154,6 +155,11 @@ class Segmenter:
         # Two threads may segment: one has the network, the other the transforms, which MONAI changes while it inverts.
         self._turn, self._transforming = threading.Lock(), threading.Lock()
 
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether the bundle tells how probable its structures are."""
+        return self._to_probabilities is not None
+
     def read(
         self,
         path: str | Path,
@@ -218,7 +224,7 @@ class Segmenter:
 
         Args:
             series: the image.
-            probabilities: also return how probable it is that a voxel belongs to any structure.
+            probabilities: also return how probable each structure is.
 
         Raises:
             InputRefused: if it is not of the kind that the bundle takes, or if the bundle has no probabilities.

@@ -26,6 +26,7 @@ from convformer_monai.cli.options import (
     Preview,
     Probabilities,
     Quiet,
+    Report,
     ResampleUneven,
     SegmentationType,
     SegType,
@@ -43,6 +44,7 @@ def segment(
     format: Format = "nifti",
     seg_type: SegType = SegmentationType.BINARY,
     preview: Preview = False,
+    report: Report = False,
     probabilities: Probabilities = False,
     phase: Phase = "all",
     ed: Ed = None,
@@ -60,7 +62,7 @@ def segment(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Segment images: mask, measurements, report; on request DICOM and a picture.
+    """Segment images: mask, measurements, report; on request DICOM, a picture and a page.
 
     For an input x, the output folder gets x_seg.nii.gz (photographs: x_seg.png), x_measurements.json and .csv, and
     x_report.json. A folder of cases is gone through to its end: cases done before are skipped, bad ones listed;
@@ -75,6 +77,7 @@ def segment(
         formats=tuple(name.strip() for name in format.split(",") if name.strip()),
         seg_type=seg_type.name,
         preview=preview,
+        report=report,
         probabilities=probabilities,
         phase=phase,
         ed=ed,
