@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from convformer_monai import __version__
-from convformer_monai.cli import benchmarks, cohort, phantoms, segmenting, tools, training
+from convformer_monai.cli import benchmarks, cohort, phantoms, segmenting, serving, tools, training
 from convformer_monai.errors import DEBUG, EXIT_FAULT, EXIT_INTERRUPTED, EXIT_REFUSED, find_refusal, printable
 
 __all__ = ["app", "main", "run"]
@@ -63,6 +63,7 @@ app.command(context_settings=TAKES_IDS)(training.experiment)
 app.command()(tools.export)
 app.command()(tools.view)
 app.command()(tools.label)
+app.command()(serving.serve)
 app.command()(tools.demo)
 app.command()(tools.info)
 app.add_typer(benchmarks.app, name="benchmark")

@@ -41,7 +41,7 @@ Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the res
 PixelSize = Annotated[
     float | None, typer.Option("--mm-per-pixel", help="Side of a pixel of a photograph, for sizes in mm.")
 ]
-Format = Annotated[str, typer.Option(help="Comma-separated: nifti, dicom-seg, dicom-sr, dicom-rtstruct.")]
+Format = Annotated[str, typer.Option(help="Comma-separated: nifti, dicom-seg, dicom-sr, dicom-rtstruct, dicom-sc.")]
 SegType = Annotated[SegmentationType, typer.Option(help="Kind of DICOM SEG.")]
 Preview = Annotated[bool, typer.Option("--preview", help="Also write a picture with the outlines.")]
 Report = Annotated[

@@ -70,7 +70,9 @@ def export(
 def demo(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="BUNDLE IMAGE FOLDER", help="cardiac, dermoscopy or hemorrhage; your file; a folder."),
+        typer.Argument(
+            metavar="BUNDLE IMAGE FOLDER", help="cardiac, dermoscopy, hemorrhage or serve; your file; a folder."
+        ),
     ] = None,
     bundle: Annotated[str | None, typer.Option("-b", "--bundle", help="The same as BUNDLE.")] = None,
     device: Device = "auto",
@@ -82,8 +84,13 @@ def demo(
     cardiac by default. FOLDER gets image, mask, measurements, report and preview, as from segment --preview; it is
     demo_output by default. The last line is the path of the preview, a picture to look at.
     The exit code is 1 if the Dice of a generated image is below the expected minimum.
+
+    demo serve starts Orthanc and the DICOM node, sends a generated heart from one to the other, and shows where to look
+    at what came back; Ctrl-C ends it.
     """
     start_logging(quiet)
+    if words and words[0] == "serve" and bundle is None:
+        _demo_serve(words[1:])
     from convformer_monai.commands.demo import read_words, run_demo
 
     name, image, folder = read_words(words or [], bundle)
@@ -96,6 +103,18 @@ def demo(
     for picture in done.pictures:
         print_text(str(picture))
     raise typer.Exit(done.exit_code)
+
+
+def _demo_serve(words: list[str]) -> None:
+    """``demo serve [FOLDER]``."""
+    from convformer_monai.commands.demo import OUTPUT
+    from convformer_monai.commands.demo_serve import run_serve_demo
+    from convformer_monai.errors import InputRefused, RefusalCode
+
+    if len(words) > 1:
+        raise InputRefused(RefusalCode.OPTION, f"demo serve takes a folder, got {' '.join(words)}")
+    with lean_monai("cardiac"):
+        raise typer.Exit(run_serve_demo(Path(words[0]) if words else OUTPUT / "serve"))
 
 
 def label(

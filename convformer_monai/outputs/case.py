@@ -94,7 +94,8 @@ def process(
         "notes": found.notes,
         "evidence": {**found.evidence, **_doubt(labels, probabilities)},
     }
-    result = _kept(Result(series, labels, measurements, bundle, options, series, run, probabilities), options.phase)
+    whole = Result(series, labels, measurements, bundle, options, series, run, probabilities, flips=segmenter.flips)
+    result = _kept(whole, options.phase)
     with AtomicFiles(overwrite=options.overwrite) as files:
         for writer in options.writers():
             result.written.extend(writer.write(base, result, files))

@@ -21,6 +21,7 @@ from convformer_monai import __version__
 from convformer_monai.errors import InputRefused, RefusalCode, need_highdicom
 from convformer_monai.outputs.atomic import AtomicFiles, transaction
 from convformer_monai.outputs.dicom_sources import as_slices, check_sources, restore_references, source_headers
+from convformer_monai.outputs.dicom_uids import MakeUid, derived_uids, random_uids
 from convformer_monai.outputs.writer import Options, Result, Writer, path_for, register_writer
 from convformer_monai.tasks.task import Code, Label
 
@@ -72,6 +73,7 @@ class DicomSegWriter(Writer):
             kind=result.options.seg_type,
             algorithm_name=result.bundle.name,
             algorithm_version=result.bundle.version,
+            uids=derived_uids(result),
             files=files,
         )
 
@@ -86,6 +88,7 @@ def write_dicom_seg(
     algorithm_name: str = "convformer_monai",
     algorithm_version: str = __version__,
     write_empty: bool = False,
+    uids: MakeUid = random_uids,
     overwrite: bool = False,
     files: AtomicFiles | None = None,
 ) -> list[Path]:
@@ -105,6 +108,7 @@ def write_dicom_seg(
         algorithm_name: see :func:`dicom_seg`.
         algorithm_version: see :func:`dicom_seg`.
         write_empty: see :func:`dicom_seg`.
+        uids: see :func:`dicom_seg`.
         overwrite: replace files that exist.
         files: transaction to join; its own ``overwrite`` holds then.
 
@@ -126,6 +130,7 @@ def write_dicom_seg(
         algorithm_name=algorithm_name,
         algorithm_version=algorithm_version,
         write_empty=write_empty,
+        uids=uids,
     )
     written = []
     with transaction(files, overwrite) as files:
@@ -159,6 +164,7 @@ def dicom_seg(
     algorithm_name: str = "convformer_monai",
     algorithm_version: str = __version__,
     write_empty: bool = False,
+    uids: MakeUid = random_uids,
 ) -> dict[int, Segmentation]:
     """Makes DICOM SEG datasets of a mask, one a phase, all of one new series.
 
@@ -174,6 +180,7 @@ def dicom_seg(
         algorithm_name: name of the bundle.
         algorithm_version: its version.
         write_empty: also make segmentations without any structure, of all source frames; left out otherwise.
+        uids: makes the UIDs of series, instances and tracked structures.
 
     Returns:
         The datasets by phase of the source (:attr:`ImageSeries.phases`).
@@ -186,7 +193,6 @@ def dicom_seg(
     """
     _check(labels, series, label_table, kind)
     need_highdicom()
-    from highdicom import UID
     from highdicom.seg import Segmentation
 
     from convformer_monai.readers.dicom.parsing import silent_pydicom
@@ -196,8 +202,8 @@ def dicom_seg(
         headers = source_headers(series)
         common: dict[str, Any] = {
             "segmentation_type": kind,
-            "segment_descriptions": _descriptions(label_table, algorithm_name, algorithm_version),
-            "series_instance_uid": UID(),
+            "segment_descriptions": _descriptions(label_table, algorithm_name, algorithm_version, uids),
+            "series_instance_uid": uids("segmentation series"),
             "series_number": SERIES_NUMBER,
             "series_description": f"Segmentation by {algorithm_name}"[:64],
             "manufacturer": MANUFACTURER,
@@ -213,7 +219,8 @@ def dicom_seg(
                 logger.info("phase %d of %s: nothing segmented, so no DICOM SEG", phase, series.path.name)
                 continue
             slices = as_slices(frames, headers, photo=series.is_photo)
-            made[phase] = Segmentation(slices, pixels, sop_instance_uid=UID(), instance_number=phase + 1, **common)
+            uid = uids("segmentation", str(phase))
+            made[phase] = Segmentation(slices, pixels, sop_instance_uid=uid, instance_number=phase + 1, **common)
             made[phase].ContentCreatorName = None  # type 2, and nobody made it by hand
             restore_references(made[phase], frames, headers)
     return made
@@ -289,9 +296,9 @@ def on_frames(labels: NDArray[np.uint8], series: ImageSeries, frames: Sequence[F
     return np.ascontiguousarray(np.stack(chosen))
 
 
-def _descriptions(label_table: Sequence[Label], name: str, version: str) -> list[SegmentDescription]:
+def _descriptions(label_table: Sequence[Label], name: str, version: str, uids: MakeUid) -> list[SegmentDescription]:
     """Makes a segment of each structure."""
-    from highdicom import UID, AlgorithmIdentificationSequence
+    from highdicom import AlgorithmIdentificationSequence
     from highdicom.color import CIELabColor
     from highdicom.seg import SegmentDescription
     from pydicom.sr.codedict import codes
@@ -305,7 +312,7 @@ def _descriptions(label_table: Sequence[Label], name: str, version: str) -> list
             segmented_property_type=concept(label.type or Code(PRIVATE_SCHEME, label.name[:16], label.long_name[:64])),
             algorithm_type="AUTOMATIC",
             algorithm_identification=algorithm,
-            tracking_uid=UID(),
+            tracking_uid=uids("structure", label.name),
             tracking_id=label.name,
             anatomic_regions=[concept(label.region)] if label.region else None,
             display_color=CIELabColor.from_rgb(*label.colour),

@@ -14,6 +14,7 @@ from convformer_monai.measurements.values import SIGNIFICANT_DIGITS, Measurement
 from convformer_monai.outputs.atomic import AtomicFiles, transaction
 from convformer_monai.outputs.dicom_seg import MANUFACTURER, PRIVATE_SCHEME, concept, write_dataset
 from convformer_monai.outputs.dicom_sources import check_sources, source_headers
+from convformer_monai.outputs.dicom_uids import MakeUid, derived_uids, random_uids
 from convformer_monai.outputs.writer import Options, Result, Writer, path_for, register_writer
 from convformer_monai.tasks.task import Code, Label
 
@@ -57,8 +58,15 @@ class DicomSrWriter(Writer):
         """Stages the report, which refers to the segmentations written before."""
         path = path_for(base, self.suffixes[0])
         segmentations = [file for file in result.written if file.suffix == ".dcm"]
-        version = result.bundle.version
-        write_dicom_sr(path, result.measurements, result.series, segmentations, algorithm_version=version, files=files)
+        write_dicom_sr(
+            path,
+            result.measurements,
+            result.series,
+            segmentations,
+            algorithm_version=result.bundle.version,
+            uids=derived_uids(result),
+            files=files,
+        )
         return [path]
 
 
@@ -69,6 +77,7 @@ def write_dicom_sr(
     segmentations: Sequence[str | os.PathLike[str]] = (),
     *,
     algorithm_version: str = __version__,
+    uids: MakeUid = random_uids,
     overwrite: bool = False,
     files: AtomicFiles | None = None,
 ) -> Path:
@@ -82,6 +91,7 @@ def write_dicom_sr(
         series: what was measured, read from DICOM.
         segmentations: paths of the case's DICOM SEG, which ``write_dicom_seg`` returned; they may be part of ``files``.
         algorithm_version: version of the bundle.
+        uids: see :func:`dicom_sr`.
         overwrite: replace a file that exists.
         files: transaction to join; its own ``overwrite`` holds then.
 
@@ -102,7 +112,8 @@ def write_dicom_sr(
     with transaction(files, overwrite) as files:
         with silent_pydicom:
             headers = [dcmread(files.where(one), stop_before_pixels=True) for one in segmentations]
-        write_dataset(files, target, dicom_sr(measurements, series, headers, algorithm_version=algorithm_version))
+        report = dicom_sr(measurements, series, headers, algorithm_version=algorithm_version, uids=uids)
+        write_dataset(files, target, report)
     return target
 
 
@@ -112,6 +123,7 @@ def dicom_sr(
     segmentations: Sequence[Dataset] = (),
     *,
     algorithm_version: str = __version__,
+    uids: MakeUid = random_uids,
 ) -> EnhancedSR:
     """Makes a TID 1500 report of measurements.
 
@@ -125,6 +137,7 @@ def dicom_sr(
         series: what was measured, read from DICOM.
         segmentations: its DICOM SEG, one a phase, made by ``dicom_seg`` or read from its files; phases may be missing.
         algorithm_version: version of the bundle.
+        uids: makes the UIDs of series and instance, and of tracked structures that have no segment.
 
     Raises:
         ValueError: if a measurement is of a structure that is not in the table.
@@ -136,7 +149,6 @@ def dicom_sr(
             RefusalCode.NOT_DICOM, f"{series.path.name} is not DICOM, and only DICOM gets DICOM results; write JSON"
         )
     need_highdicom()
-    from highdicom import UID
     from highdicom.sr import EnhancedSR, MeasurementReport
 
     from convformer_monai.readers.dicom.parsing import silent_pydicom
@@ -147,7 +159,9 @@ def dicom_sr(
         observation_context=_observer(measurements.bundle, algorithm_version),
         procedure_reported=concept(PROCEDURES.get(series.modality or "", ANY_PROCEDURE)),
         imaging_measurements=[
-            _group(labels.get(structure) if structure is not None else None, phase, items, by_phase, series.is_photo)
+            _group(
+                labels.get(structure) if structure is not None else None, phase, items, by_phase, series.is_photo, uids
+            )
             for (structure, phase), items in _grouped(measurements, series).items()
         ],
     )
@@ -155,9 +169,9 @@ def dicom_sr(
         return EnhancedSR(
             evidence=[*segmentations, *source_headers(series).values()],
             content=report,
-            series_instance_uid=UID(),
+            series_instance_uid=uids("report series"),
             series_number=SERIES_NUMBER,
-            sop_instance_uid=UID(),
+            sop_instance_uid=uids("report"),
             instance_number=1,
             manufacturer=MANUFACTURER,
             is_complete=True,
@@ -193,6 +207,7 @@ def _group(
     items: Sequence[Measurement],
     by_phase: Mapping[int, Dataset],
     photo: bool,
+    uids: MakeUid,
 ) -> Any:
     """Makes the measurement group of one structure and phase."""
     from highdicom.sr import (
@@ -206,7 +221,7 @@ def _group(
     )
 
     common: dict[str, Any] = {
-        "tracking_identifier": TrackingIdentifier(*_tracking(label, by_phase.values())),
+        "tracking_identifier": TrackingIdentifier(*_tracking(label, by_phase.values(), uids)),
         "finding_type": concept(label.type) if label and label.type else None,
         "finding_category": concept(label.category) if label and label.category else None,
         "finding_sites": [FindingSite(concept(label.region))] if label and label.region else None,
@@ -252,15 +267,14 @@ def _source_images(segmentation: Dataset) -> list[Any]:
     ]
 
 
-def _tracking(label: Label | None, segmentations: Iterable[Dataset]) -> tuple[str, str]:
+def _tracking(label: Label | None, segmentations: Iterable[Dataset], uids: MakeUid) -> tuple[str, str]:
     """Returns UID and name under which a structure is tracked: those of its segment, if it has one."""
-    from highdicom import UID
-
     for segmentation in segmentations:
         for segment in segmentation.SegmentSequence:
             if label is not None and segment.SegmentNumber == label.index:
                 return segment.TrackingUID, segment.TrackingID
-    return UID(), label.name if label else "whole image"
+    name = label.name if label else "whole image"
+    return uids("structure", name), name
 
 
 def _measurement(item: Measurement) -> SRMeasurement:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from glob import escape
 from importlib import import_module
 from pathlib import Path
@@ -127,6 +128,7 @@ class Result:
         probabilities: of each structure, times 255: (structures, phases, X, Y, Z), of a photograph (structures, X, Y),
             in the order of the label table; if they or a page were asked for and the bundle has them.
         written: the files so far; a writer sees those of the writers before it.
+        flips: the labels are averaged over flips of the image.
     """
 
     series: ImageSeries
@@ -138,6 +140,14 @@ class Result:
     run: Mapping[str, Any] = field(default_factory=dict)
     probabilities: NDArray[np.uint8] | None = None
     written: list[Path] = field(default_factory=list)
+    flips: bool = False
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the whole image's voxels and affine; see :func:`convformer_monai.outputs.report.fingerprint`."""
+        from convformer_monai.outputs.report import fingerprint
+
+        return fingerprint(self.source)
 
     @property
     def any_probability(self) -> NDArray[np.uint8] | None:

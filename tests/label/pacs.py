@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -29,9 +30,11 @@ class Pacs:
 
     Attributes:
         address: of Orthanc's own REST interface, without a slash at the end.
+        process: the server.
     """
 
     address: str
+    process: subprocess.Popen
 
     @property
     def dicomweb(self) -> str:
@@ -85,11 +88,12 @@ class Pacs:
 
 
 @contextlib.contextmanager
-def orthanc(folder: Path) -> Iterator[Pacs]:
+def orthanc(folder: Path, **more: object) -> Iterator[Pacs]:
     """Runs Orthanc until the block ends.
 
     Args:
         folder: for its configuration, its log and all that it stores; made if missing.
+        more: settings that replace those of the tests, as ``HttpPort``.
 
     Yields:
         The running server, empty if the folder is new.
@@ -100,7 +104,7 @@ def orthanc(folder: Path) -> Iterator[Pacs]:
     if ORTHANC is None or not DICOMWEB_PLUGIN.exists():
         raise FileNotFoundError("needs Orthanc: Debian's packages orthanc and orthanc-dicomweb")
     folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    port = more.pop("HttpPort", None) or free_port()
     settings = {
         "Name": "tests",
         "StorageDirectory": str(folder / "storage"),
@@ -111,9 +115,10 @@ def orthanc(folder: Path) -> Iterator[Pacs]:
         "AuthenticationEnabled": False,
         "DicomServerEnabled": False,
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+        **more,
     }
     configuration = folder / "orthanc.json"
     configuration.write_text(json.dumps(settings))
     address = f"http://127.0.0.1:{port}"
-    with running([ORTHANC, str(configuration)], f"{address}/system", folder / "orthanc.log", cwd=folder):
-        yield Pacs(address)
+    with running([ORTHANC, str(configuration)], f"{address}/system", folder / "orthanc.log", cwd=folder) as process:
+        yield Pacs(address, process)

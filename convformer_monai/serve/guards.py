@@ -1,0 +1,93 @@
+"""Sockets that end a connection whose peer sends more than is allowed, before it is in memory.
+
+pynetdicom reads a PDU of whatever length its header claims (4 GiB), and joins the parts of a message without a limit.
+So what is received is followed here: the length of each PDU, and the bytes since our last answer.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["GuardedSocket", "GuardedTlsSocket", "TooMuch"]
+
+PDU_HEADER = 6  # type, reserved, length of the rest (PS3.8 section 9.3.1)
+MARGIN = 2**16  # of a message, for its command set and the headers of its PDUs
+
+
+class TooMuch(OSError):
+    """The peer sent more than is allowed."""
+
+
+class _Meter:
+    """Follows the PDUs of a connection.
+
+    Args:
+        pdu: bytes of a PDU, at most.
+        message: bytes between two answers of ours, at most.
+        tell: is called when there is more.
+    """
+
+    def __init__(self, pdu: int, message: int, tell: Callable[[str], None]) -> None:
+        self._pdu, self._message, self._tell = pdu, message, tell
+        self._header, self._rest, self._since_answer = b"", 0, 0
+
+    def received(self, data: bytes) -> None:
+        """Notes bytes; raises :class:`TooMuch` if they are too many."""
+        self._since_answer += len(data)
+        if self._since_answer > self._message + self._message // 64 + MARGIN:
+            self._refuse("message size")
+        while data:
+            if self._rest:
+                taken = min(self._rest, len(data))
+                self._rest -= taken
+            else:
+                taken = min(PDU_HEADER - len(self._header), len(data))
+                self._header += data[:taken]
+                if len(self._header) == PDU_HEADER:
+                    (self._rest,) = struct.unpack(">L", self._header[2:])
+                    self._header = b""
+                    if self._rest > self._pdu:
+                        self._refuse("pdu size")
+            data = data[taken:]
+
+    def answered(self) -> None:
+        """Notes that we sent something."""
+        self._since_answer = 0
+
+    def _refuse(self, reason: str) -> None:
+        self._tell(reason)
+        raise TooMuch(f"a peer sent more than is allowed ({reason})")
+
+
+class _Guarded:
+    """What both kinds of sockets do beside their work."""
+
+    meter: _Meter | None = None
+
+    def guard(self, pdu: int, message: int, tell: Callable[[str], None]) -> None:
+        """Begins to follow; see :class:`_Meter`."""
+        self.meter = _Meter(pdu, message, tell)
+
+    def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        data: bytes = super().recv(bufsize, flags)  # type: ignore[misc]
+        if self.meter is not None:
+            self.meter.received(data)
+        return data
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        if self.meter is not None:
+            self.meter.answered()
+        sent: int = super().send(data, flags)  # type: ignore[misc]
+        return sent
+
+
+class GuardedSocket(_Guarded, socket.socket):
+    """A plain socket."""
+
+
+class GuardedTlsSocket(_Guarded, ssl.SSLSocket):  # type: ignore[misc]  # names of its arguments
+    """A socket with TLS; made by a context whose ``sslsocket_class`` it is."""

@@ -1,0 +1,106 @@
+"""A PACS that is asked: what is new and complete is fetched, once; answers that are none are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hospital import datasets, needs_orthanc, write_study
+from pacs import Pacs, orthanc
+
+from convformer_monai.phantoms.dicom import save_dataset
+from convformer_monai.serve.config import Limits, Source
+from convformer_monai.serve.counts import Counts
+from convformer_monai.serve.intake import Intake
+from convformer_monai.serve.listener import CLASSES
+from convformer_monai.serve.multipart import parts
+from convformer_monai.serve.polling import Poller
+from convformer_monai.serve.state import State
+
+KIND = 'multipart/related; type="application/dicom"; boundary=b'
+
+
+def in_pieces(body: bytes, size: int) -> Iterator[bytes]:
+    return (body[start : start + size] for start in range(0, len(body), size))
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+def test_parts_come_out_as_they_went_in(size: int) -> None:
+    contents = [b"DICM\r\n--x\0\r\n", b"", b"\r\n\r\n" * 9, bytes(range(256))]
+    body = b"preamble\r\n" + b"".join(
+        b"--b\r\n" + (b"Content-Type: application/dicom\r\n" if number % 2 else b"") + b"\r\n" + one + b"\r\n"
+        for number, one in enumerate(contents)
+    )
+    assert list(parts(in_pieces(body + b"--b--\r\nepilogue", size), KIND, 1000)) == contents
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        (b"--b\r\n\r\nx\r\n--b--", "application/json", "something else"),
+        (b"--b\r\n\r\nx\r\n--b--", "multipart/related", "something else"),
+        (b"no part at all", KIND, "without parts"),
+        (b"--b\r\n\r\nx", KIND, "ends early"),
+        (b"--b\r\n\r\n" + b"x" * 99 + b"\r\n--b--", KIND, "larger than allowed"),
+        (b"--bxx", KIND, "told apart"),
+    ],
+)
+def test_answers_that_are_no_parts(body: bytes, kind: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        list(parts(in_pieces(body, 5), kind, 50))
+
+
+@pytest.fixture(scope="module")
+def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
+    with orthanc(tmp_path_factory.mktemp("pacs")) as one:
+        yield one
+
+
+@needs_orthanc
+def test_a_pacs_is_asked_for_what_is_new(pacs: Pacs, tmp_path: Path) -> None:
+    folder = tmp_path / "node"
+    folder.mkdir()
+    state, counts = State(folder / "state.sqlite"), Counts()
+    intake = Intake(folder, state, Limits(min_free_mb=1), CLASSES, counts)
+    source = Source("archive", pacs.dicomweb, modalities=("MR",), days=0)
+    poller = Poller(source, state, intake, Limits(), counts)
+    first = write_study(tmp_path / "in", "cardiac", 1, slices=3)
+    pacs.upload(first[:2])
+    pacs.upload(write_study(tmp_path / "ct", "hemorrhage", 2))
+    assert poller.ask() == 0  # it may still grow
+    assert poller.ask() == 1
+    assert [row["source"] for row in state.rows("SELECT source FROM instances")] == ["archive"] * 2
+    assert len(state.complete_studies(3600)) == 1  # without waiting
+    assert poller.ask() == 0
+    pacs.upload(first[2:])
+    assert [poller.ask(), poller.ask(), poller.ask()] == [0, 1, 0]
+    assert counts.get("instances_taken") == 3 and counts.get("polls", "answered") == 6
+    kept = {(folder / row["file"]).read_bytes() for row in state.rows("SELECT file FROM instances")}
+    assert {path.read_bytes()[-2000:] for path in first} == {content[-2000:] for content in kept}
+
+    wanted = Poller(
+        Source("other", pacs.dicomweb, {"PatientID": "nobody"}, ("MR",), days=0), state, intake, Limits(), counts
+    )
+    assert [wanted.ask(), wanted.ask()] == [0, 0]
+
+
+@needs_orthanc
+def test_a_series_that_is_too_large_does_not_keep_others_back(pacs: Pacs, tmp_path: Path) -> None:
+    state, counts = State(tmp_path / "state.sqlite"), Counts()
+    intake = Intake(tmp_path, state, Limits(min_free_mb=1), CLASSES, counts)
+    large = datasets("cardiac", 11, Modality="PT")[0]
+    large.add_new(0x00091010, "OB", bytes(2**21))
+    pacs.upload(save_dataset(large, tmp_path / "large.dcm"))
+    pacs.upload(write_study(tmp_path / "in", "cardiac", 12, Modality="PT"))
+    source = Source("archive", pacs.dicomweb, modalities=("PT",), days=0)
+    poller = Poller(source, state, intake, Limits(instance_mb=1), counts)
+    assert [poller.ask(), poller.ask(), poller.ask()] == [0, 2, 0]
+    assert counts.get("instances_taken") == 2
+
+
+def test_a_source_that_is_down_is_asked_again(tmp_path: Path) -> None:
+    state, counts = State(tmp_path / "state.sqlite"), Counts()
+    intake = Intake(tmp_path, state, Limits(min_free_mb=1), CLASSES, counts)
+    poller = Poller(Source("archive", "http://127.0.0.1:1", modalities=("MR",)), state, intake, Limits(), counts)
+    assert poller.ask() == 0 and not poller.reachable and counts.get("polls", "failed") == 1
