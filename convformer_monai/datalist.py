@@ -11,6 +11,7 @@ import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ def read_cases(
     without_labels: bool = False,
     patient_from_id: bool = True,
     keep: Sequence[str] = (),
+    share: float = 1.0,
+    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Reads and checks one section of a datalist.
 
@@ -47,6 +50,9 @@ def read_cases(
         patient_from_id: where the datalist names no patient, take the id up to its first underscore; else ``patient``
             is empty.
         keep: further keys of the entries to keep, unchecked; None where an entry does not have them.
+        share: of the patients to take (without patients, of the cases), at least one, chosen by chance; a smaller share
+            is part of a larger one.
+        seed: of that choice.
 
     Returns:
         For each case ``id``, ``patient``, ``phase``, ``source`` (the last two maybe empty), ``image``, ``label`` and
@@ -54,7 +60,10 @@ def read_cases(
 
     Raises:
         InputRefused: if the datalist, the section, or a file is missing, empty or unusable.
+        ValueError: if ``share`` is not above 0 and up to 1.
     """
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be above 0 and up to 1, got {share}")
     path = datalist_path(dataset_dir)
     cases = [
         {**_case(entry, path, section, without_labels, patient_from_id), **{key: entry.get(key) for key in keep}}
@@ -64,11 +73,20 @@ def read_cases(
     for name, count in Counter(case["id"] for case in cases).items():
         if count > 1:
             raise _invalid(path, section, f"the id {name!r} is used {count} times; give each case its own 'id'")
+    cases = cases if share == 1 else _share(cases, share, seed)
     for case in cases:
         _check_file(case["image"])
         if case["label"]:
             _check_file(case["label"])
     return cases
+
+
+def _share(cases: list[dict[str, Any]], share: float, seed: int) -> list[dict[str, Any]]:
+    """The cases of some of the patients, in the order in which they were."""
+    names = {str(case["patient"] or case["id"]) for case in cases}
+    drawn = sorted(names, key=lambda name: blake2b(f"{seed} {name}".encode()).digest())
+    chosen = set(drawn[: max(1, round(share * len(names)))])
+    return [case for case in cases if str(case["patient"] or case["id"]) in chosen]
 
 
 def datalist_path(dataset_dir: object) -> Path:

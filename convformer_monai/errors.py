@@ -129,6 +129,7 @@ class RefusalCode(str, Enum):
     NAME = "NAME", "label server: a name that cannot be part of a path"
     FORBIDDEN = "FORBIDDEN", "label server: a request that is not allowed"
     PORT = "PORT", "label server: the port cannot be used"
+    LOGIN = "LOGIN", "a login is needed, or the password file cannot be used"
     PATH = "PATH", "label server: MONAI cannot take a path with these characters"
     OPTION = "OPTION", "an option's value is not allowed"
     CONFIG = "CONFIG", "[DICOM node](hospital.md): the configuration has a fault, at the key that is named"

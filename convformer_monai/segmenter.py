@@ -20,6 +20,7 @@ from monai.transforms import Compose, apply_transform
 from torch import Tensor
 
 from convformer_monai.bundle import Bundle, file_sha256, load_weights
+from convformer_monai.engines import check_engine
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.inferers import SliceBatchInferer
 from convformer_monai.measurements.measure import measure
@@ -31,7 +32,7 @@ from convformer_monai.readers.glance import Glance
 from convformer_monai.readers.memory import like, series_from
 from convformer_monai.readers.values import is_grey, looks_like_ct, mask_values
 from convformer_monai.tasks.task import PHOTOGRAPH, VOLUME
-from convformer_monai.transforms.doubt import EVIDENCE
+from convformer_monai.transforms.doubt import EVIDENCE, EXPECTED_DICE, expected_dice
 from convformer_monai.transforms.geometry import InPlaneOrientationd, InPlaneSpacingd
 
 __all__ = ["Segmentation", "Segmenter", "choose_device"]
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 PARTS = ("modality", "weights", "weights_sha256", "network_def", "preparation", "inferer", "native_labels")
 PROBABILITIES = "native_probabilities"
+EXPECTED_DICE_THRESHOLD = "expected_dice_threshold"
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,12 @@ class Segmentation:
         disagreement: 1 - Dice between the plain and the flip-averaged result (of all structures together); ``None`` if
             the bundle ran without flips.
         notes: what happened on the way, for the user; one line each.
-        probabilities: that a voxel belongs to any structure, times 255, uint8, of the shape of ``labels``; ``None`` if
+        probabilities: that a voxel belongs to a structure, times 255, ``(phases * structures, X, Y, Z)`` uint8, of each
+            phase the structures in the order of the label table; of a photograph ``(structures, X, Y)``. ``None`` if
             they were not asked for.
-        evidence: numbers that tell of doubt, which the bundle's transforms left.
+        evidence: numbers that tell of doubt: what the bundle's transforms left, and ``expected_dice``, of all phases
+            the lowest, where the bundle has a threshold for it; see
+            :func:`convformer_monai.transforms.doubt.expected_dice`.
     """
 
     series: ImageSeries
@@ -105,9 +110,11 @@ class Segmenter:
         force_modality: take images of any modality.
         weights: file of a plain state dict that replaces the bundle's own weights, e.g. of a fine-tuning.
         overrides: values by id that replace those of ``configs/inference.json``.
+        engine: what runs the network; see :func:`convformer_monai.engines.check_engine`. ``openvino`` is faster on a
+            CPU, from the second image of a size on.
 
     Raises:
-        InputRefused: if the bundle, the device or the weights cannot be used.
+        InputRefused: if the bundle, the device, the engine or the weights cannot be used.
     """
 
     def __init__(
@@ -119,9 +126,11 @@ class Segmenter:
         force_modality: bool = False,
         weights: str | Path | None = None,
         overrides: Mapping[str, Any] | None = None,
+        engine: str = "torch",
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
-        self.device = choose_device(device)
+        check_engine(engine, self.bundle, device)
+        self.device = choose_device("cpu" if engine == "openvino" else device)
         self.flips = flips
         self.bundle.task  # noqa: B018 (unusable metadata are refused before the network is made)
         values = {"device": self.device, "flips": False, **(overrides or {})}
@@ -136,8 +145,20 @@ class Segmenter:
         network = load_weights(parts["network_def"], file, sha256, "cpu")
         self.weights_sha256: str = sha256 or file_sha256(Path(file))
         self.network = network.to(self.device).eval()
+        self._other: Any = None  # what runs the network instead of torch
+        self.runs_on = str(self.device)
+        if engine == "openvino":
+            from convformer_monai.openvino_network import OpenVinoNetwork
+
+            self._other = OpenVinoNetwork(self.network, self.weights_sha256)
+            self.runs_on = f"{self.device}, OpenVINO {self._other.version}"
         # Two threads may segment: one has the network, the other the transforms, which MONAI changes while it inverts.
         self._turn, self._transforming = threading.Lock(), threading.Lock()
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether the bundle tells how probable its structures are."""
+        return self._to_probabilities is not None
 
     def read(
         self,
@@ -203,7 +224,7 @@ class Segmenter:
 
         Args:
             series: the image.
-            probabilities: also return how probable it is that a voxel belongs to any structure.
+            probabilities: also return how probable each structure is.
 
         Raises:
             InputRefused: if it is not of the kind that the bundle takes, or if the bundle has no probabilities.
@@ -226,10 +247,9 @@ class Segmenter:
                 plain = self._find(data, attempt, False, notes)
                 disagreement = 1 - dice(found.labels.numpy(), plain.labels.numpy())
                 found.native_grid += plain.network + plain.native_grid
+        evidence = found.evidence | ({} if found.expected_dice is None else {EXPECTED_DICE: found.expected_dice})
         seconds = {"prepare": prepared - start, "network": found.network, "native_grid": found.native_grid}
-        return Segmentation(
-            series, found.labels, seconds, disagreement, tuple(notes), found.probabilities, found.evidence
-        )
+        return Segmentation(series, found.labels, seconds, disagreement, tuple(notes), found.probabilities, evidence)
 
     def _find(
         self, data: Mapping[Any, Any], attempt: _Attempt, flips: bool, notes: list[str], probabilities: bool = False
@@ -249,13 +269,22 @@ class Segmenter:
         """Labels of prepared phases, all at once."""
         scores = attempt.scores(data["image"], flips, notes)
         inferred = time.perf_counter()
+        promised = self._promised(scores, data["image"])
         with self._transforming:
             likely = self._to_probabilities({**data, "pred": scores})["pred"] if probabilities else None
             given = [{**data, "pred": scores}]
             del scores  # half a gigabyte of a large volume
             labelled = _applied(self._to_labels, given)
         seconds = attempt.seconds, time.perf_counter() - inferred
-        return _Found(labelled["pred"], likely, dict(labelled.get(EVIDENCE, {})), *seconds)
+        return _Found(labelled["pred"], likely, dict(labelled.get(EVIDENCE, {})), promised, *seconds)
+
+    def _promised(self, scores: Tensor, image: Tensor) -> float | None:
+        """The lowest Dice of a phase that its probabilities promise, of a bundle that has a threshold for it."""
+        if EXPECTED_DICE_THRESHOLD not in self.bundle.metadata:
+            return None
+        temperature = float(self.bundle.metadata.get("temperature", 1.0))
+        phases = 1 if image.ndim == 3 else len(image)
+        return _least([expected_dice(phase, temperature) for phase in scores.chunk(phases)])
 
     def _groups(self, image: MetaTensor) -> list[slice]:
         """Phases of (T, X, Y, Z) that go through the network together: as many as fill whole batches of slices.
@@ -294,6 +323,7 @@ class Segmenter:
             es=es,
             disagreement=result.disagreement,
             disagreement_threshold=self.bundle.metadata.get("disagreement_threshold"),
+            expected_dice_threshold=self.bundle.metadata.get(EXPECTED_DICE_THRESHOLD),
             evidence=result.evidence,
         )
 
@@ -328,7 +358,7 @@ class Segmenter:
 
     def _attempt(self) -> _Attempt:
         """What runs the network for one image."""
-        return _Attempt(self.network, copy.copy(self._inferer), self.device, self.device, self._turn)
+        return _Attempt(self._other or self.network, copy.copy(self._inferer), self.device, self.device, self._turn)
 
 
 @dataclass
@@ -338,6 +368,7 @@ class _Found:
     labels: MetaTensor
     probabilities: MetaTensor | None
     evidence: dict[str, float]
+    expected_dice: float | None
     network: float
     native_grid: float
 
@@ -350,7 +381,13 @@ def _joined(found: Sequence[_Found]) -> _Found:
     labels = _in_a_row([one.labels for one in found])
     likely = [one.probabilities for one in found if one.probabilities is not None]
     seconds = sum(one.network for one in found), sum(one.native_grid for one in found)
-    return _Found(labels, _in_a_row(likely) if likely else None, first.evidence, *seconds)
+    promised = _least([one.expected_dice for one in found])
+    return _Found(labels, _in_a_row(likely) if likely else None, first.evidence, promised, *seconds)
+
+
+def _least(numbers: Sequence[float | None]) -> float | None:
+    """The least of those that there are."""
+    return min((number for number in numbers if number is not None), default=None)
 
 
 def _in_a_row(phases: Sequence[MetaTensor]) -> MetaTensor:
@@ -364,7 +401,7 @@ def _in_a_row(phases: Sequence[MetaTensor]) -> MetaTensor:
 class _Attempt:
     """Runs the network on one image; when the accelerator's memory runs out, with less, at last on the CPU."""
 
-    network: torch.nn.Module
+    network: Any
     inferer: Any
     home: torch.device
     device: torch.device

@@ -96,3 +96,32 @@ def test_what_was_found_is_said_once(tmp_path, caplog):
     assert caplog.messages == []
     find_images(None, tmp_path)
     assert [message.split(":")[0] for message in caplog.messages] == ["1 file is left out", str(tmp_path)]
+
+
+class TestShare:
+    @staticmethod
+    def patients(folder: Path, share: float, seed: int = 0) -> list[str]:
+        return [case["patient"] for case in read_cases(folder, "train", share=share, seed=seed)]
+
+    @pytest.fixture
+    def folder(self, write: Write) -> Path:
+        entries = [{**ENTRY, "id": f"p{n:02d}_{phase}"} for n in range(20) for phase in ("ed", "es")]
+        for entry in entries:
+            (write([]) / f"{entry['id']}.nii.gz").write_bytes((write([]) / "a.nii.gz").read_bytes())
+            entry["image"] = f"{entry['id']}.nii.gz"
+        return write({"train": entries})
+
+    def test_whole_patients_and_smaller_shares_within_larger_ones(self, folder: Path) -> None:
+        few, more = self.patients(folder, 0.1), self.patients(folder, 0.5)
+        assert (len(few), len(set(few)), len(more), len(set(more))) == (4, 2, 20, 10)
+        assert set(few) < set(more) and more == sorted(more)
+        assert len(self.patients(folder, 1.0)) == 40 and len(self.patients(folder, 0.001)) == 2
+
+    def test_seed_chooses(self, folder: Path) -> None:
+        assert self.patients(folder, 0.25) == self.patients(folder, 0.25)
+        assert len({tuple(self.patients(folder, 0.25, seed)) for seed in range(4)}) > 1
+
+    @pytest.mark.parametrize("share", [0, -0.1, 1.1, float("nan")])
+    def test_wrong(self, folder: Path, share: float) -> None:
+        with pytest.raises(ValueError, match="share must be above 0 and up to 1"):
+            read_cases(folder, "train", share=share)

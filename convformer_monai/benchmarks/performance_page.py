@@ -204,9 +204,10 @@ def _engines(found: Mapping[str, Rows]) -> str:
     return f"""## Other engines
 
 The network alone, batches of 8 slices of 256 x 256, beside {AS_USED} (bfloat16 where the processor has it). An engine \
-would be worth an option from {ENGINE_BAR:g} times the speed on, with equal masks (Dice {EQUAL:g}). {verdict} \
-`segment` has no such \
-option: an exported graph holds one size of slice, images come in many, and exporting one takes longer than most cases.
+is worth an option from {ENGINE_BAR:g} times the speed on, with equal masks (Dice {EQUAL:g}). {verdict} \
+So `segment --engine openvino` and `cohort --network-engine openvino` exist for the bundles that name it under \
+`engines` in their `metadata.json`. A graph of OpenVINO holds one size of slice: making it takes some seconds, \
+and it is kept in `~/.cache/convformer_monai` (or `$CONVFORMER_CACHE`), so it pays from the second image of a size on.
 
 {table}"""
 

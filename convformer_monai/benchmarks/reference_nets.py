@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from monai.networks.nets import UNETR, SwinUNETR, UNet
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["NNUNET", "REFERENCES", "plain_conv_unet"]
+__all__ = ["NNUNET", "REFERENCES", "PaddedNNUNet", "plain_conv_unet"]
 
 NNUNET = "nnU-Net PlainConvUNet"
 LARGEST_WIDTH = 512
 SMALLEST_EDGE = 4
+DEEPEST = 32  # pixels of a point of the last of six stages
 
 
 def plain_conv_unet(in_channels: int, out_channels: int, img_size: int) -> nn.Module:
@@ -52,6 +53,26 @@ def plain_conv_unet(in_channels: int, out_channels: int, img_size: int) -> nn.Mo
         nonlin_kwargs={"inplace": True},
     )
     return net
+
+
+class PaddedNNUNet(nn.Module):
+    """nnU-Net's U-Net of six stages for images of any size: padded to multiples of 32, and cut back.
+
+    Args:
+        in_channels: channels of the image.
+        out_channels: classes.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.network = plain_conv_unet(in_channels, out_channels, DEEPEST * SMALLEST_EDGE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, X, Y) to logits (B, out_channels, X, Y)."""
+        width, height = x.shape[2:]
+        padded = nn.functional.pad(x, (0, -height % DEEPEST, 0, -width % DEEPEST), mode="replicate")
+        scores: Tensor = self.network(padded)
+        return scores[..., :width, :height]
 
 
 def _unet(in_channels: int, out_channels: int, img_size: int) -> nn.Module:

@@ -18,6 +18,13 @@ class SegmentationType(str, Enum):
     LABELMAP = "labelmap"
 
 
+class NetworkEngine(str, Enum):
+    """What runs the network."""
+
+    TORCH = "torch"
+    OPENVINO = "openvino"
+
+
 Bundle = Annotated[str, typer.Option("-b", "--bundle", help=BUNDLE)]
 BundleName = Annotated[str, typer.Argument(metavar="BUNDLE", help=BUNDLE)]
 Ed = Annotated[int | None, typer.Option("--ed", min=0, help="End-diastolic phase, from 0; else it is found.")]
@@ -34,9 +41,12 @@ Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the res
 PixelSize = Annotated[
     float | None, typer.Option("--mm-per-pixel", help="Side of a pixel of a photograph, for sizes in mm.")
 ]
-Format = Annotated[str, typer.Option(help="Comma-separated: nifti, dicom-seg, dicom-sr, dicom-sc.")]
+Format = Annotated[str, typer.Option(help="Comma-separated: nifti, dicom-seg, dicom-sr, dicom-rtstruct, dicom-sc.")]
 SegType = Annotated[SegmentationType, typer.Option(help="Kind of DICOM SEG.")]
 Preview = Annotated[bool, typer.Option("--preview", help="Also write a picture with the outlines.")]
+Report = Annotated[
+    bool, typer.Option("--report", help="Also write a page for a browser: image, mask, numbers, figures.")
+]
 Probabilities = Annotated[
     bool, typer.Option("--probabilities", help="Also write how probable the structures are, from 0 to 1.")
 ]

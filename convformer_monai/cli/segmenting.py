@@ -18,6 +18,7 @@ from convformer_monai.cli.options import (
     ForceModality,
     Format,
     Json,
+    NetworkEngine,
     Output,
     Overwrite,
     Phase,
@@ -25,6 +26,7 @@ from convformer_monai.cli.options import (
     Preview,
     Probabilities,
     Quiet,
+    Report,
     ResampleUneven,
     SegmentationType,
     SegType,
@@ -42,6 +44,7 @@ def segment(
     format: Format = "nifti",
     seg_type: SegType = SegmentationType.BINARY,
     preview: Preview = False,
+    report: Report = False,
     probabilities: Probabilities = False,
     phase: Phase = "all",
     ed: Ed = None,
@@ -51,11 +54,15 @@ def segment(
     mm_per_pixel: PixelSize = None,
     force_modality: ForceModality = False,
     flips: Flips = False,
+    engine: Annotated[
+        NetworkEngine,
+        typer.Option(help="What runs the network; openvino is faster on a CPU, for many images of one size."),
+    ] = NetworkEngine.TORCH,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Segment images: mask, measurements, report; on request DICOM and a picture.
+    """Segment images: mask, measurements, report; on request DICOM, a picture and a page.
 
     For an input x, the output folder gets x_seg.nii.gz (photographs: x_seg.png), x_measurements.json and .csv, and
     x_report.json. A folder of cases is gone through to its end: cases done before are skipped, bad ones listed;
@@ -70,6 +77,7 @@ def segment(
         formats=tuple(name.strip() for name in format.split(",") if name.strip()),
         seg_type=seg_type.name,
         preview=preview,
+        report=report,
         probabilities=probabilities,
         phase=phase,
         ed=ed,
@@ -81,7 +89,15 @@ def segment(
     )
     with lean_monai(bundle):
         summary = segment_cases(
-            input, output, bundle, options, device=device, flips=flips, force_modality=force_modality, quiet=quiet
+            input,
+            output,
+            bundle,
+            options,
+            device=device,
+            flips=flips,
+            force_modality=force_modality,
+            engine=engine.value,
+            quiet=quiet,
         )
     if as_json:
         print_json(summary.to_json())

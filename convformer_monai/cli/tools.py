@@ -1,4 +1,4 @@
-"""The other commands: ``info``, ``export``, ``demo``, ``label``."""
+"""The other commands: ``info``, ``export``, ``demo``, ``label``, ``view``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from convformer_monai.cli.console import print_json, print_text, start_logging
 from convformer_monai.cli.lean_monai import lean_monai
 from convformer_monai.cli.options import BUNDLE, Bundle, Device, Json, Quiet
 
-__all__ = ["demo", "export", "info", "label"]
+__all__ = ["demo", "export", "info", "label", "view"]
 
 
 def info(
@@ -127,7 +127,12 @@ def label(
         typer.Option(help="Folder for what the server makes (default convformer_label in the folder of images)."),
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-    host: Annotated[str, typer.Option(help="Address to listen on; there are no passwords.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; others need --users.")] = "127.0.0.1",
+    users: Annotated[
+        Path | None, typer.Option(help="Password file of those who may log in, as htpasswd -B writes it.")
+    ] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="For https, PEM; with --tls-key.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM.")] = None,
     device: Device = "auto",
     version: Annotated[
         int | None, typer.Option(min=0, help="Weights to use: 0 are the shipped ones (default those last in use).")
@@ -142,12 +147,42 @@ def label(
     command that installs it is printed where it is missing.
     """
     start_logging(quiet)
-    from convformer_monai.label_app.launch import launch, prepare
+    from convformer_monai.label_app.launch import check_tls, launch, prepare
 
+    tls = check_tls(tls_certificate, tls_key)
     source, options = prepare(studies, bundle, work, device, version, serve=not versions)
     if versions:
         current = options.versions.current
         for one in options.versions.all():
             typer.echo(f"{one}{' (in use)' if one == current else ''}")
         return
-    raise typer.Exit(launch(source, options, host, port))
+    raise typer.Exit(launch(source, options, host, port, users, tls))
+
+
+def view(
+    results: Annotated[Path, typer.Argument(metavar="OUT", help="The output folder of segment or cohort.")],
+    images: Annotated[
+        Path | None,
+        typer.Option(help="The folder that was segmented, for a data set of the cases that are accepted or corrected."),
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 0,
+    export: Annotated[
+        Path | None,
+        typer.Option(help="Write decisions.csv, and with --images datalist.json, into this folder, and stop."),
+    ] = None,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look through a folder of results in the browser: accept, reject with a reason, or correct each case.
+
+    The server listens on this machine only; the address that is printed holds a token. What is decided is kept in
+    OUT/review.sqlite3, corrected masks beside the others as x_corrected_label. Cases segmented with --report show image
+    and mask.
+    """
+    start_logging(quiet)
+    from convformer_monai.commands.view import export_review, serve_review
+
+    if export is not None:
+        export_review(results, images, export)
+    else:
+        serve_review(results, images, port, print_text, open_browser)

@@ -28,6 +28,8 @@ class Experiment(str, Enum):
     TABLE1 = "table1"
     ALPHA = "alpha"
     CONTROLS = "controls"
+    FRACTION = "fraction"
+    PACK = "pack"
 
 
 def train(
@@ -103,7 +105,9 @@ def evaluate(
     ] = None,
     network: Annotated[str | None, typer.Option(help="Network of configs/runs.json that the weights are of.")] = None,
     network_def: Annotated[str | None, typer.Option(help="Definition of that network, as train took it.")] = None,
-    doubt: Annotated[bool, typer.Option("--doubt", help="Do flips disagree more where masks are bad?")] = False,
+    doubt: Annotated[
+        bool, typer.Option("--doubt", help="Which measure of doubt finds bad masks? Is it calibrated?")
+    ] = False,
     peaks: Annotated[bool, typer.Option("--peaks", help="Hemorrhage with --runs: what do thresholds do?")] = False,
     flags: Annotated[bool, typer.Option("--flags", help="How often are the experts' own masks flagged?")] = False,
     overwrite: Overwrite = False,
@@ -121,7 +125,8 @@ def evaluate(
     and heads with false or missed blood. With --runs each patient is segmented by the network
     RUNS/NETWORK/foldK/best.pt that has not seen the patient.
 
-    --doubt writes doubt.csv and doubt.json: flagged cases beside the others. --peaks writes peaks.csv: what thresholds
+    --doubt writes doubt.csv and doubt.json, calibration.csv, reliability.png and risk_coverage.png: how far the
+    probabilities can be trusted, and which number best tells a bad mask. --peaks writes peaks.csv: what thresholds
     do in heads and expert slices. --flags writes flags.csv: how often each flag of doubt is raised on the experts'
     masks of the lists in --section (comma-separated).
     """
@@ -162,7 +167,7 @@ def evaluate(
 
 def experiment(
     context: typer.Context,
-    experiment: Annotated[Experiment, typer.Argument(metavar="table1|alpha|controls")],
+    experiment: Annotated[Experiment, typer.Argument(metavar="table1|alpha|controls|fraction|pack")],
     task: Annotated[
         str, typer.Option("--task", "-b", "--bundle", help="cardiac, dermoscopy, hemorrhage, or a bundle's folder.")
     ],
@@ -174,13 +179,20 @@ def experiment(
     seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "0",
     jobs: Annotated[int, typer.Option(min=1, help="Networks to train at a time, which share the cores.")] = 1,
     max_minutes: MaxMinutes = 0,
+    learning_rates: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated: the best of these for each net and kind of block, by validation."),
+    ] = None,
+    part_size: Annotated[float, typer.Option(min=0.001, help="Of pack: largest size of a file, MiB.")] = 44,
 ) -> None:
     """Train networks alike, evaluate them alike, and compare them in one table.
 
     table1 is Table 1 of the ConvFormer paper: the nets SETR, TransUNet, TransFuse, FATNet and Patcher, each with the
     blocks vit, reattention, layerscale, refiner and convformer, and the controls conv and identity. alpha is its
     ablation of the largest receptive field: alpha 0.2 to 1.0 in ConvFormer; SETR by default. controls is the bundle's
-    own network beside the controls of its configs/runs.json.
+    own network beside the controls of its configs/runs.json. fraction trains that network, vit and conv in place of its
+    blocks, and nnU-Net's on 5 to 100% of the patients, with equal numbers of steps. pack packs data and packages for a
+    machine without network, into files of --part-size, with a run.sh.
 
     All are trained by the bundle's recipe. Any other --ID VALUE replaces an id of its configs/train.json for all of
     them: --max_epochs 8. The folder, by default runs/EXPERIMENT/TASK, gets table.csv and table.md with a row for each
@@ -188,9 +200,13 @@ def experiment(
     the same command goes on.
     """
     start_logging(times=True)
-    from convformer_monai.commands.experiment import ExperimentOptions, run_experiment
+    from convformer_monai.commands.experiment import ExperimentOptions, pack, run_experiment
 
-    options = ExperimentOptions(preset, nets, blocks, seeds, jobs, max_minutes)
+    if experiment is Experiment.PACK:
+        for path in pack(task, data, output_dir, part_size, context.args):
+            typer.echo(path)
+        return
+    options = ExperimentOptions(preset, nets, blocks, seeds, jobs, max_minutes, learning_rates)
     table, exit_code = run_experiment(experiment.value, task, data, output_dir, options, context.args)
     typer.echo(table or "no network is done yet")
     raise typer.Exit(exit_code)

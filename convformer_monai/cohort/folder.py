@@ -20,6 +20,7 @@ from tqdm import tqdm
 from convformer_monai.bundle import Bundle
 from convformer_monai.cohort.faults import keep_fault
 from convformer_monai.cohort.progress import Waiting
+from convformer_monai.engines import check_engine
 from convformer_monai.errors import (
     EXIT_FAULT,
     EXIT_REFUSED,
@@ -123,6 +124,7 @@ def segment_cases(
     device: str = "auto",
     flips: bool = False,
     force_modality: bool = False,
+    engine: str = "torch",
     quiet: bool = False,
 ) -> Summary:
     """Segments one image or a folder of cases, and writes the results.
@@ -140,6 +142,7 @@ def segment_cases(
         device: see :func:`convformer_monai.segmenter.choose_device`.
         flips: see :class:`convformer_monai.segmenter.Segmenter`.
         force_modality: see there.
+        engine: see there.
         quiet: no bar, no line for a good case.
 
     Raises:
@@ -148,6 +151,7 @@ def segment_cases(
     options.check()
     opened = Bundle(bundle)
     opened.task  # noqa: B018 (unusable metadata are refused now)
+    check_engine(engine, opened, device)
     cases = find_cases(path, leave_out=output_dir)
     clashes = {name for name, count in Counter(case.name for case in cases).items() if count > 1}
     folder_for(output_dir, "")
@@ -158,7 +162,7 @@ def segment_cases(
     from convformer_monai.segmenter import Segmenter
 
     with _notice(f"loading the network of {opened.name}"):
-        segmenter = Segmenter(opened, device, flips=flips, force_modality=force_modality)
+        segmenter = Segmenter(opened, device, flips=flips, force_modality=force_modality, engine=engine)
     results: list[CaseResult] = []
     with _bar(len(cases), quiet or not several) as bar:
         for result in each_case(segmenter, cases, output_dir, options, several, clashes):

@@ -33,7 +33,7 @@ def loaded(bundle: BundleOf, job: Job) -> Segmenter:
         InputRefused: if it cannot be loaded here, or is another one here.
     """
     device = _device(job.device)
-    key = (bundle, device, job.flips, job.force_modality)
+    key = (bundle, device, job.flips, job.force_modality, job.network_engine)
     with _lock:
         if key not in _kept:
             here = describe_bundle(bundle.where)
@@ -49,7 +49,13 @@ def loaded(bundle: BundleOf, job: Job) -> Segmenter:
                 torch.set_num_threads(job.threads)
             while len(_kept) >= KEPT:
                 _kept.popitem(last=False)
-            _kept[key] = Segmenter(bundle.where, device, flips=job.flips, force_modality=job.force_modality)
+            _kept[key] = Segmenter(
+                bundle.where,
+                device,
+                flips=job.flips,
+                force_modality=job.force_modality,
+                engine=job.network_engine,
+            )
         _kept.move_to_end(key)
         return _kept[key]
 

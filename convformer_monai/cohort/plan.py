@@ -67,6 +67,7 @@ class Job:
         device: see :func:`convformer_monai.segmenter.choose_device`.
         flips: see :class:`convformer_monai.segmenter.Segmenter`.
         force_modality: see there.
+        network_engine: ``engine`` there.
         attempts: how often a case is started before it is given up.
         retry_failed: start those anew that an earlier run gave up.
         threads: of a worker process on the CPU; 0 leaves it to the environment.
@@ -80,6 +81,7 @@ class Job:
     device: str = "auto"
     flips: bool = False
     force_modality: bool = False
+    network_engine: str = "torch"
     attempts: int = 2
     retry_failed: bool = False
     threads: int = 0
@@ -96,6 +98,8 @@ class Job:
         """What the results of a case follow from, as the status keeps it."""
         bundle = self.bundles[entry.bundle]
         choices = {**self.options_of(entry).recorded(), "flips": self.flips, "force_modality": self.force_modality}
+        if self.network_engine != "torch":
+            choices["network_engine"] = self.network_engine
         return {
             "bundle": bundle.config_sha256,
             "weights": bundle.weights_sha256,

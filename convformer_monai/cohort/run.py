@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from convformer_monai.bundle import Bundle
 from convformer_monai.cohort.engines import ENGINES, Engine, Stop, check_packages, local_workers, opened, stream
 from convformer_monai.cohort.manifest import Entry, read_entries, shard_of
 from convformer_monai.cohort.plan import Job, Plan, make_plan, open_bundles
@@ -29,6 +30,7 @@ from convformer_monai.cohort.status import (
 )
 from convformer_monai.cohort.storage import Place, fingerprint, place_of
 from convformer_monai.cohort.worker import Outcome, do_case
+from convformer_monai.engines import check_engine
 from convformer_monai.errors import EXIT_FAULT, EXIT_REFUSED, InputRefused, RefusalCode, find_refusal
 from convformer_monai.outputs.writer import Options
 
@@ -52,6 +54,7 @@ class CohortOptions:
         device: see :func:`convformer_monai.segmenter.choose_device`.
         flips: see :class:`convformer_monai.segmenter.Segmenter`.
         force_modality: see there.
+        network_engine: ``engine`` there.
         engine: ``local`` or ``dask``.
         scheduler: address of Dask's scheduler.
         workers: processes of this machine; ``None`` takes as many as it bears.
@@ -64,6 +67,7 @@ class CohortOptions:
     device: str = "auto"
     flips: bool = False
     force_modality: bool = False
+    network_engine: str = "torch"
     engine: str = "local"
     scheduler: str | None = None
     workers: int | None = None
@@ -206,6 +210,8 @@ def _prepared(source: str, output: str, bundle: str, options: Options, how: Coho
     options.check()
     entries = read_entries(source, output)
     bundles = open_bundles(source, bundle, entries)
+    for named in bundles.values():
+        check_engine(how.network_engine, Bundle(named.where), how.device)
     entries = shard_of(entries, how.shard)
     engine = local_workers(how.workers, how.device) if how.engine == "local" else Engine("dask", how.scheduler)
     place = place_of(output)
@@ -218,6 +224,7 @@ def _prepared(source: str, output: str, bundle: str, options: Options, how: Coho
         device=how.device,
         flips=how.flips,
         force_modality=how.force_modality,
+        network_engine=how.network_engine,
         attempts=how.attempts,
         retry_failed=how.retry_failed,
         threads=engine.threads if how.engine == "local" else 0,

@@ -98,12 +98,14 @@ def evaluate_command(bundle: str, data: Path, options: EvaluateOptions) -> list[
 
 
 def evaluate_doubt(bundle: str, data: Path, options: EvaluateOptions) -> str:
-    """Compares the cases that are flagged for doubt with the others; writes ``doubt.csv`` and ``doubt.json``.
+    """Tells which measure of doubt finds bad masks, and how well probabilities are calibrated.
+
+    See :func:`convformer_monai.evaluation.doubt.report_doubt`.
 
     Args:
         bundle: see :func:`evaluate_command`.
         data: see there.
-        options: of which it takes the output folder.
+        options: of which it takes the output folder, and of hemorrhage the runs.
 
     Returns:
         The summary, for people.
@@ -111,12 +113,20 @@ def evaluate_doubt(bundle: str, data: Path, options: EvaluateOptions) -> str:
     Raises:
         InputRefused: if the bundle, a path, an option, the data or the weights cannot be used.
     """
-    options.refuse("section overlays overlay_choice device weights runs network network_def", "--doubt")
+    options.refuse("section overlays overlay_choice device weights network network_def", "--doubt")
     root, dataset = bundle_folder(bundle), dataset_path(data)
+    scans = bool(Bundle(root).read("evaluate").get("scan_lists"))
+    if scans != (options.runs is not None):
+        raise InputRefused(
+            RefusalCode.OPTION,
+            "--doubt of hemorrhage goes by --runs, the folder of train --all"
+            if scans
+            else "--runs is for the folds of hemorrhage; this evaluation has none",
+        )
     folder = _free_folder(bundle, options, "doubt.json")
     from convformer_monai.evaluation.doubt import report_doubt
 
-    return report_doubt(root, dataset, folder)
+    return report_doubt(root, dataset, folder, _network_runs(options) if scans else None)
 
 
 def evaluate_flags(bundle: str, data: Path, options: EvaluateOptions) -> str:

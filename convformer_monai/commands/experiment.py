@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convformer_monai.bundle_run import bundle_folder, check_overrides, dataset_path, run_path
-from convformer_monai.commands.lists import names_in, numbers_in
+from convformer_monai.commands.lists import names_in, numbers_in, positive_in
 from convformer_monai.errors import EXIT_FAULT, InputRefused, RefusalCode
 
-__all__ = ["ExperimentOptions", "run_experiment"]
+__all__ = ["ExperimentOptions", "pack", "run_experiment"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ class ExperimentOptions:
         seeds: whole numbers, separated by commas.
         jobs: cells at a time.
         max_minutes: nothing begins after so many minutes; 0 for no limit.
+        learning_rates: to choose from for each net and family of blocks, separated by commas; empty for the bundle's.
     """
 
     preset: str = "small"
@@ -35,6 +36,7 @@ class ExperimentOptions:
     seeds: str = "0"
     jobs: int = 1
     max_minutes: float = 0
+    learning_rates: str | None = None
 
 
 def run_experiment(
@@ -64,15 +66,25 @@ def run_experiment(
     root, dataset = bundle_folder(bundle), dataset_path(data)
     checked, seeds = check_overrides(root, overrides), numbers_in(options.seeds, "--seeds")
     folder = run_path(output_dir, bundle, experiment=experiment)
-    from convformer_monai.experiments import Runner, make_cells, write_table
+    rates = positive_in(options.learning_rates, "--learning-rates")
+    from convformer_monai.experiments import Runner, choose_rates, make_cells, write_table
+    from convformer_monai.experiments.curves import draw_fractions
 
     try:
         cells = make_cells(experiment, root, options.preset, names_in(options.nets), names_in(options.blocks))
     except ValueError as error:
         raise InputRefused(RefusalCode.OPTION, str(error)) from error
     runner = Runner(root, str(dataset), folder, checked, options.max_minutes, options.jobs)
+    if rates:
+        chosen = choose_rates(runner, cells, rates, seeds[0])
+        if chosen is None:
+            logger.error("not every learning rate was tried; the same command goes on")
+            return "", EXIT_FAULT
+        cells = chosen
     failed = runner.run(cells, seeds, lambda: write_table(runner, cells, seeds))
     table = write_table(runner, cells, seeds)
+    if experiment == "fraction" and table:
+        draw_fractions(folder / "table.csv", folder / "fraction.png")
     if failed:
         logger.error("failed: %s", "; ".join(failed))
         return table, EXIT_FAULT
@@ -80,3 +92,29 @@ def run_experiment(
     if left:
         logger.info("%d trainings are left; the same command goes on", left)
     return table, 0
+
+
+def pack(
+    bundle: str, data: Path, output_dir: Path | None, part_mib: float, overrides: Sequence[str] = ()
+) -> list[Path]:
+    """Packs the data and packages of a bundle's experiments; see :mod:`convformer_monai.experiments.pack`.
+
+    Args:
+        bundle: see :func:`run_experiment`.
+        data: see there.
+        output_dir: an empty folder; ``None`` for ``runs/pack/<bundle>`` where the user stands.
+        part_mib: size of a part, 2^20 bytes.
+        overrides: must be empty; they are for the experiment.
+
+    Returns:
+        The files.
+
+    Raises:
+        InputRefused: if the bundle, the data or the folder cannot be used.
+    """
+    if overrides:
+        raise InputRefused(RefusalCode.OPTION, f"pack takes no {overrides[0]}; give it to the run.sh of the pack")
+    root, dataset = bundle_folder(bundle), dataset_path(data)
+    from convformer_monai.experiments import pack_experiment
+
+    return pack_experiment(root, Path(dataset), run_path(output_dir, bundle, experiment="pack"), part_mib)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -21,7 +19,7 @@ from convformer_monai.evaluation.head_overlays import draw_scans
 from convformer_monai.evaluation.head_scans import SCAN_LISTS, Answer, HeadScore, Segment, SliceScore, scan_scores
 from convformer_monai.evaluation.head_tables import tables_of, to_markdown
 from convformer_monai.evaluation.report import origin_of, output_folder
-from convformer_monai.measurements.values import safe_cell
+from convformer_monai.measurements.values import csv_of
 from convformer_monai.outputs.atomic import write_text
 from convformer_monai.training.head_ct_pool import head_ct_folds
 
@@ -68,7 +66,7 @@ def report_scans(
     segment, sources = segment_with(bundle, dataset_dir, weights, runs, network), sources_of(bundle)
     heads, slices = scan_scores(dataset_dir, segment, sources)
     for name, scores in (("heads.csv", heads), ("slices.csv", slices)):
-        write_text(folder / name, _csv([asdict(score) for score in scores]), overwrite=True)
+        write_text(folder / name, csv_of([asdict(score) for score in scores]), overwrite=True)
     tables = tables_of(heads, slices)
     lists = ", ".join(name for name in SCAN_LISTS if name in read_lists(dataset_dir))
     files = [weights or opened.weights] if runs is None else _fold_weights(runs)
@@ -116,7 +114,7 @@ def report_peaks(
         overrides = {**(network or {}), **point}
         segment = segment_with(bundle, dataset_dir, runs=runs, overrides=overrides, memory=memory)
         rows.append({**point, **_point(*scan_scores(dataset_dir, segment, sources, ("heads", "expert")))})
-    write_text(folder / "peaks.csv", _csv(rows), overwrite=True)
+    write_text(folder / "peaks.csv", csv_of(rows), overwrite=True)
     return to_markdown(rows)
 
 
@@ -199,12 +197,3 @@ def segment_with(
 
 def _fold_weights(runs: Path) -> list[Path]:
     return [runs / f"fold{fold}" / "best.pt" for fold in range(FOLDS)]
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: safe_cell(value) for name, value in row.items()} for row in rows)
-    return text.getvalue()

@@ -1,7 +1,9 @@
 """Comparisons of networks, trained and evaluated alike, with paired tests: ``convformer-monai experiment``."""
 
 from convformer_monai.experiments.cells import EXPERIMENTS, Cell, make_cells
+from convformer_monai.experiments.pack import pack_experiment
+from convformer_monai.experiments.rates import choose_rates
 from convformer_monai.experiments.runner import Runner
 from convformer_monai.experiments.table import write_table
 
-__all__ = ["EXPERIMENTS", "Cell", "Runner", "make_cells", "write_table"]
+__all__ = ["EXPERIMENTS", "Cell", "Runner", "choose_rates", "make_cells", "pack_experiment", "write_table"]

@@ -2,7 +2,9 @@
 
 ``table1`` is Table 1 of the ConvFormer paper (Lin et al., MICCAI 2023, arXiv 2309.05674), nets x blocks; ``alpha`` its
 ablation of the upper bound of the receptive field; ``controls`` a bundle's own network beside the controls that its
-``configs/runs.json`` names. Every cell is trained by the bundle's own command, which differs in the network only.
+``configs/runs.json`` names; ``fraction`` that network, others in its place and nnU-Net's, trained on a share of the
+patients with as many steps as on all, since the paper expects attention to collapse where data are few. Every cell is
+trained by the bundle's own command, which differs in the network only.
 
 A net of the paper's table learns positions for images of one size and measures distances in fractions of the image. So
 where a bundle trains on crops, these nets also segment crops: windows of the size of the training's, laid over the
@@ -25,11 +27,13 @@ from convformer_monai.training.plan import read_plan
 
 __all__ = ["EXPERIMENTS", "Cell", "make_cells"]
 
-EXPERIMENTS = ("table1", "alpha", "controls")
+EXPERIMENTS = ("table1", "alpha", "controls", "fraction")
 TABLE_NETS = ("SETR", "TransUNet", "TransFuse", "FATNet", "Patcher")
 TABLE_BLOCKS = ("vit", "reattention", "layerscale", "refiner", "convformer", "conv", "identity")
 ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0)
 PUBLISHED_ALPHA = 0.4
+SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)
+FRACTION_NETWORKS = ("convformer", "vit", "conv", "nnunet")
 OVERLAP = 0.25
 
 
@@ -70,7 +74,8 @@ def make_cells(
         experiment: one of :data:`EXPERIMENTS`.
         bundle_root: folder of the bundle whose data and training are used.
         preset: size of the nets, see :data:`convformer_monai.networks.presets.PRESETS`; not for ``controls``.
-        nets: which; none for all. Of ``controls`` the names in ``configs/runs.json``.
+        nets: which; none for all. Of ``controls`` the names in ``configs/runs.json``, of ``fraction`` those of
+            :data:`FRACTION_NETWORKS`.
         blocks: of ``table1``; none for all.
 
     Raises:
@@ -79,6 +84,8 @@ def make_cells(
     """
     if experiment == "controls":
         return _controls(bundle_root, nets)
+    if experiment == "fraction":
+        return _fractions(bundle_root, nets)
     if experiment not in EXPERIMENTS:
         raise ValueError(f"experiment must be one of {', '.join(EXPERIMENTS)}, got {experiment!r}")
     for net in nets:
@@ -136,6 +143,34 @@ def _controls(bundle_root: Path, names: Sequence[str]) -> list[Cell]:
             raise ValueError(f"nets must be among {', '.join(networks)}, got {name!r}")
     reference = next(iter(networks))
     return [Cell(name, {"network": name}, reference, networks[name]) for name in names or networks]
+
+
+def _fractions(bundle_root: Path, names: Sequence[str]) -> list[Cell]:
+    bundle = Bundle(bundle_root)
+    if "share" not in bundle.read("train"):
+        raise ValueError(f"{bundle.name} has no share in its train.json: fraction is for cardiac and dermoscopy")
+    for name in names:
+        if name not in FRACTION_NETWORKS:
+            raise ValueError(f"nets must be among {', '.join(FRACTION_NETWORKS)}, got {name!r}")
+    own = bundle.read("inference")["network_def"]
+    nnunet = {
+        "_target_": "convformer_monai.benchmarks.reference_nets.PaddedNNUNet",
+        "in_channels": own["in_channels"],
+        "out_channels": own["out_channels"],
+    }
+    networks: dict[str, dict[str, Any]] = {name: {"network_def#block": name} for name in ("vit", "conv")}
+    networks |= {"convformer": {}, "nnunet": {"network_def": nnunet}}
+    return [
+        Cell(
+            f"{name}_{share:.0%}".replace("%", "percent"),
+            {"network": name, "patients": f"{share:.0%}"},
+            f"convformer_{share:.0%}".replace("%", "percent"),
+            networks[name],
+            {"share": share},
+        )
+        for share in SHARES
+        for name in names or FRACTION_NETWORKS
+    ]
 
 
 def _cell(

@@ -27,7 +27,7 @@ NOTE = (
     "difference: row minus reference, paired by case, interval likewise; p: Wilcoxon's signed ranks on the means of "
     "patients, adjusted by Holm's method over the rows of one reference."
 )
-LABELS = ("net", "block", "alpha", "network")
+LABELS = ("net", "block", "alpha", "network", "patients")
 MEASURES = {  # columns of attention collapse: mean over layers
     "token_similarity": "token similarity",
     "patch_similarity": "patch similarity",

@@ -14,12 +14,14 @@ from pathlib import Path
 
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.label_app.compat import serve_moved_uids
+from convformer_monai.label_app.login import USERS, read_users
 from convformer_monai.label_app.options import LabelOptions, is_address, read_options
 from convformer_monai.label_app.scratch import own_temporary_folder
 from convformer_monai.outputs.atomic import check_writable
+from convformer_monai.readers.cases import refuse_no_file
 from convformer_monai.segmenter import choose_device
 
-__all__ = ["INSTALL", "launch", "prepare"]
+__all__ = ["INSTALL", "check_tls", "launch", "prepare"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ INSTALL = (
 HERE = Path(__file__).resolve().parent
 UNUSABLE = "#@$%"  # in paths: MONAI's configs give them a meaning
 EVERYWHERE = ("0.0.0.0", "::")
+OWN_ADDRESSES = ("127.0.0.1", "localhost", "::1")
 PACS_MEMORY_S = 10  # for how long what the PACS holds is remembered
 
 
@@ -97,39 +100,80 @@ def prepare(
     return studies, options
 
 
-def launch(studies: str, options: LabelOptions, host: str = "127.0.0.1", port: int = 8000) -> int:
+def check_tls(certificate: Path | None, key: Path | None) -> tuple[Path, Path] | None:
+    """Certificate and key as :func:`launch` takes them.
+
+    Args:
+        certificate: PEM file.
+        key: PEM file.
+
+    Raises:
+        InputRefused: if one is missing.
+    """
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise InputRefused(RefusalCode.OPTION, "--tls-certificate and --tls-key go together; give both")
+    for path in (certificate, key):
+        if not path.expanduser().is_file():
+            refuse_no_file(path, "give a PEM file")
+    return certificate.expanduser().resolve(), key.expanduser().resolve()
+
+
+def launch(
+    studies: str,
+    options: LabelOptions,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    users: Path | None = None,
+    tls: tuple[Path, Path] | None = None,
+) -> int:
     """Runs the server until it is stopped.
 
     Args:
         studies: of :func:`prepare`.
         options: of :func:`prepare`.
-        host: address to listen on; others than this machine's own are warned of, since there are no passwords.
+        host: address to listen on.
         port: to listen on.
+        users: password file of those who may use the server, see :func:`convformer_monai.label_app.login.read_users`;
+            ``None`` for no login, on this machine's own addresses only.
+        tls: certificate and key, PEM; ``None`` for HTTP.
 
     Returns:
         The exit code.
 
     Raises:
-        InputRefused: ``PORT`` if the port cannot be had.
+        InputRefused: ``PORT`` if the port cannot be had; ``LOGIN`` if there is no login and others could get in.
     """
+    if users is not None:
+        read_users(users)
+    elif host not in OWN_ADDRESSES:
+        raise InputRefused(
+            RefusalCode.LOGIN,
+            f"others could reach {host}:{port} without a password; give --users FILE, which `htpasswd -B -c FILE NAME` "
+            "makes, or leave --host out",
+        )
     found = importlib.metadata.version("monailabel")
     if found != MONAI_LABEL:
         logger.warning("MONAI Label %s is installed; this was tested with %s", found, MONAI_LABEL)
     _check_port(host, port)
-    if host not in ("127.0.0.1", "localhost", "::1"):
-        logger.warning("anyone who can reach %s:%d can read the images and change the labels: no passwords", host, port)
     app = options.work / "app"
     app.mkdir(exist_ok=True)
     shutil.copyfile(HERE / "sample_app" / "main.py", app / "main.py")
-    _set_environment(options, host)
+    _set_environment(options, host, users)
     serve_moved_uids()
     conf = {"bundle": str(options.bundle.root.resolve()), "work": str(options.work), "device": options.device}
     arguments = ["start_server", "--app", str(app), "--studies", studies, "--host", host, "--port", str(port)]
     arguments += [part for key, value in conf.items() for part in ("--conf", key, value)]
     arguments += ["--uvicorn_app", "convformer_monai.label_app.server:app"]
-    logger.info("labels of %s: http://%s:%d in 3D Slicer's MONAI Label", options.name, host, port)
+    if tls is not None:
+        arguments += ["--ssl_certfile", str(tls[0]), "--ssl_keyfile", str(tls[1])]
+    address = f"{'http' if tls is None else 'https'}://{host}:{port}"
+    logger.info("labels of %s: %s in 3D Slicer's MONAI Label", options.name, address)
     if is_address(studies):
-        logger.info("viewer: http://%s:%d/ohif/", host, port)
+        logger.info("viewer: %s/ohif/", address)
+    if users is not None and tls is None and host not in OWN_ADDRESSES:
+        logger.warning("passwords and images go over the network as they are; give --tls-certificate and --tls-key")
 
     from monailabel.main import Main
 
@@ -152,7 +196,7 @@ def _check_port(host: str, port: int) -> None:
             ) from error
 
 
-def _set_environment(options: LabelOptions, host: str) -> None:
+def _set_environment(options: LabelOptions, host: str, users: Path | None) -> None:
     """What MONAI Label reads from the environment, unless the user has set it."""
     values = {
         "MONAI_LABEL_DICOMWEB_CACHE_EXPIRY": str(PACS_MEMORY_S),
@@ -162,6 +206,7 @@ def _set_environment(options: LabelOptions, host: str) -> None:
     }
     for name, value in values.items():
         os.environ.setdefault(name, value)
+    os.environ[USERS] = "" if users is None else str(users.expanduser().resolve())
     before = os.environ.get("PYTHONPATH")  # also that of its trainings, which are processes of their own
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE / "startup"), *([before] if before else [])])
     programs = str(Path(sys.executable).parent)  # dcmqi's

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,6 +26,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from convformer_monai.errors import InputRefused
 from convformer_monai.label_app.answers import status_of
+from convformer_monai.label_app.login import USERS, Login, read_users
 
 __all__ = ["HOSTS", "app"]
 
@@ -65,6 +67,35 @@ async def _check(request: Request, go_on: Callable[[Request], Awaitable[Any]]) -
     return await go_on(request)
 
 
+async def _admit(request: Request, go_on: Callable[[Request], Awaitable[Any]]) -> Any:
+    """Lets users in, where the server has a login, and answers for MONAI Label's routes of it."""
+    if _login is None:
+        return await go_on(request)
+    path = request.url.path.rstrip("/")
+    if path == "/auth" and request.method == "GET":
+        return JSONResponse({"enabled": True, "client_id": "convformer-monai", "realm": ""})
+    if path == "/auth/token" and request.method == "POST":
+        return await _token(_login, request)
+    user = await _login.user_of(request.headers.get("authorization", ""))
+    if user is None:
+        refusal = _answer(401, "error[LOGIN]: name and password, or a token of /auth/token, are needed")
+        refusal.headers["WWW-Authenticate"] = 'Basic realm="convformer-monai", charset="UTF-8"'
+        return refusal
+    if path == "/auth/token/valid":
+        return JSONResponse({"username": user, "email": None, "name": user, "roles": []})
+    return await go_on(request)
+
+
+async def _token(login: Login, request: Request) -> JSONResponse:
+    """A token for name and password, which come as a form."""
+    async with request.form(max_files=0, max_fields=10) as form:
+        name, password = str(form.get("username", "")), str(form.get("password", ""))
+    if not await login.is_password(name, password):
+        return _answer(401, "error[LOGIN]: wrong name or password")
+    return JSONResponse({"access_token": login.new_token(name), "token_type": "Bearer"})
+
+
+_login = Login(read_users(Path(os.environ[USERS]))) if os.environ.get(USERS) else None
 _lifespan = app.router.lifespan_context
 
 
@@ -87,4 +118,5 @@ app.add_exception_handler(json.JSONDecodeError, _not_json)
 app.add_exception_handler(MONAILabelException, _label_error)
 app.add_exception_handler(HTTPException, _http_error)
 app.middleware("http")(_check)
+app.middleware("http")(_admit)  # before the check: what was added last is asked first
 app.add_middleware(TrustedHostMiddleware, allowed_hosts=os.environ.get(HOSTS, "127.0.0.1,localhost").split(","))

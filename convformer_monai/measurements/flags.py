@@ -35,6 +35,7 @@ def find_flags(
     evidence: Mapping[str, float],
     disagreement: float | None = None,
     disagreement_limit: float = DISAGREEMENT_LIMIT,
+    expected_dice_limit: float | None = None,
 ) -> tuple[Flag, ...]:
     """Collects all flags of a case.
 
@@ -48,6 +49,7 @@ def find_flags(
             mask itself, whose values are not judged.
         disagreement: as for :func:`disagreement_flags`; ``None`` if it was not computed.
         disagreement_limit: likewise.
+        expected_dice_limit: a lower ``expected_dice`` of the evidence is flagged; ``None`` for no such flag.
     """
     flags = [Flag("READER_WARNING", warning) for warning in series.warnings]
     flags += _resampling_flags(series)
@@ -56,6 +58,11 @@ def find_flags(
     flags += mask_flags(labels, series, task)
     for find in task.flags:
         flags += resolve(find)(items, evidence)
+    promised = evidence.get("expected_dice")
+    if promised is not None and expected_dice_limit is not None and promised < expected_dice_limit:
+        found = f"{promised:.2f} (below {expected_dice_limit:.2f})"
+        message = f"by the network's own probabilities the mask has a Dice of {found}"
+        flags.append(Flag("LOW_EXPECTED_DICE", message))
     if disagreement is not None:
         flags += disagreement_flags(disagreement, disagreement_limit)
     return tuple(flags)

@@ -28,6 +28,7 @@ def measure(
     es: int | None = None,
     disagreement: float | None = None,
     disagreement_threshold: float | None = None,
+    expected_dice_threshold: float | None = None,
     evidence: Mapping[str, float] | None = None,
     of_image: bool = True,
 ) -> Measurements:
@@ -44,6 +45,7 @@ def measure(
         disagreement: 1 - Dice between the plain and the flip-averaged mask, if it was measured.
         disagreement_threshold: a larger disagreement is flagged; ``None`` for
             :data:`convformer_monai.measurements.flags.DISAGREEMENT_LIMIT`.
+        expected_dice_threshold: a lower ``expected_dice`` of the evidence is flagged; ``None`` for no such flag.
         evidence: numbers of doubt that the bundle's transforms left; ``None`` for a mask of unknown origin.
         of_image: whether the series holds the image; if it holds the mask itself, its values are not flagged.
 
@@ -69,6 +71,7 @@ def measure(
         evidence=evidence or {},
         modality=(task.modality or series.modality or "") if of_image else None,
         disagreement=disagreement,
+        expected_dice_limit=expected_dice_threshold,
         disagreement_limit=DISAGREEMENT_LIMIT if disagreement_threshold is None else disagreement_threshold,
     )
     return Measurements(case, name, task.labels, tuple(items), flags, details)

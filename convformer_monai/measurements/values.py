@@ -7,13 +7,13 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from convformer_monai.tasks.task import Code, Label
 
-__all__ = ["CSV_COLUMNS", "Flag", "Measurement", "Measurements", "readable", "safe_cell", "to_csv"]
+__all__ = ["CSV_COLUMNS", "Flag", "Measurement", "Measurements", "csv_of", "readable", "safe_cell", "to_csv"]
 
 SCHEMA, SCHEMA_VERSION = "convformer_monai.measurements", 1
 CSV_COLUMNS = ("case", "name", "title", "value", "unit", "phase", "structure", "flags")
@@ -186,6 +186,20 @@ def safe_cell(value: object) -> object:
         return value
     text = value.replace("\r", "\\r")  # which Python leaves unquoted, and spreadsheets take for the end of a row
     return f"'{text}" if value.startswith(FORMULA) else text
+
+
+def csv_of(rows: Sequence[Mapping[str, object]]) -> str:
+    """Returns rows of the same keys as CSV, with a header and safe cells; without rows nothing.
+
+    Args:
+        rows: cells by column.
+    """
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: safe_cell(cell) for name, cell in row.items()} for row in rows)
+    return text.getvalue()
 
 
 def readable(item: Measurement) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from convformer_monai.measurements.geometry import VOLUME
 from convformer_monai.measurements.values import Flag, Measurement
+from convformer_monai.measurements.wall_thickness import wall_thickness
 from convformer_monai.readers.series import ImageSeries
 from convformer_monai.tasks.task import Code, Label
 from convformer_monai.transforms.geometry import voxel_volume_ml
@@ -49,6 +50,8 @@ def measure_ventricles(
     Returns:
         The measurements; and the details: ``phases``, for each its ``phase``, ``time_ms`` and ``volumes_ml``; ``ed``
         and ``es``, each a ``phase`` (or ``None``) and how it was ``chosen`` (``user``, ``found``, or ``only phase``);
+        ``wall_thickness``, at end diastole and end systole, or of the only phase, each a ``phase`` and the 17 numbers
+        of :func:`~convformer_monai.measurements.wall_thickness.wall_thickness` as ``segments_mm``;
         ``voxel_volume_ml``; ``myocardial_density_g_per_ml``; ``notes``.
     """
     right, wall, left = table
@@ -94,6 +97,10 @@ def measure_ventricles(
     details = {
         **choice,
         "phases": phases,
+        "wall_thickness": [
+            {"phase": series.phases[index], "segments_mm": wall_thickness(labels[index], series.affine, table)}
+            for index in ((0,) if at_ed is None or at_es is None else (at_ed, at_es))
+        ],
         "voxel_volume_ml": unit,
         "myocardial_density_g_per_ml": MYOCARDIAL_DENSITY_G_PER_ML,
         "notes": notes,

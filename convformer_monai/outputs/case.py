@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from convformer_monai.bundle import Bundle
 from convformer_monai.errors import InputRefused, RefusalCode
@@ -19,7 +20,7 @@ from convformer_monai.measurements.values import CSV_COLUMNS, Measurements
 from convformer_monai.outputs.atomic import AtomicFiles, check_writable, write_text
 from convformer_monai.outputs.journal import tidy_up
 from convformer_monai.outputs.measurements import write_measurements
-from convformer_monai.outputs.writer import MOMENTS, Options, Result, check_pixel_size, path_for
+from convformer_monai.outputs.writer import MOMENTS, Options, Result, check_pixel_size, path_for, sum_of
 from convformer_monai.readers.cases import Case, stem
 
 if TYPE_CHECKING:
@@ -67,10 +68,11 @@ def process(
         series = series.with_pixel_size(options.mm_per_pixel)
     seconds = {"read": time.perf_counter() - start}
     _check_before(series, bundle, options)
-    found = segmenter.run(series, options.probabilities)
+    found = segmenter.run(series, options.probabilities or (options.report and segmenter.has_probabilities))
     seconds.update(found.seconds)
     start = time.perf_counter()
-    labels, probabilities = _arrays(found.labels, series), _arrays(found.probabilities, series)
+    labels = found.labels.numpy()[0] if series.is_photo else found.labels.numpy()
+    probabilities = None if found.probabilities is None else _by_structure(found.probabilities.numpy(), series)
     measurements = measure(
         labels,
         series,
@@ -82,14 +84,15 @@ def process(
         disagreement=found.disagreement,
         evidence=found.evidence,
         disagreement_threshold=bundle.metadata.get("disagreement_threshold"),
+        expected_dice_threshold=bundle.metadata.get("expected_dice_threshold"),
     )
     seconds["measure"] = time.perf_counter() - start
     run = {
         "weights_sha256": segmenter.weights_sha256,
-        "device": str(segmenter.device),
+        "device": segmenter.runs_on,
         "seconds": seconds,
         "notes": found.notes,
-        "evidence": found.evidence,
+        "evidence": {**found.evidence, **_doubt(labels, probabilities)},
     }
     whole = Result(series, labels, measurements, bundle, options, series, run, probabilities, flips=segmenter.flips)
     result = _kept(whole, options.phase)
@@ -99,11 +102,20 @@ def process(
     return tuple(result.written), measurements
 
 
-def _arrays(voxels: Any, series: ImageSeries) -> Any:
-    """Labels or probabilities as the writers take them: (phases, X, Y, Z), of a photograph (X, Y)."""
-    if voxels is None:
-        return None
-    return voxels.numpy()[0] if series.is_photo else voxels.numpy()
+def _doubt(labels: NDArray[np.uint8], probabilities: NDArray[np.uint8] | None) -> dict[str, float]:
+    """The doubt of the image, where probabilities are there to tell it."""
+    from convformer_monai.measurements.doubt import doubt_of
+
+    doubt = None if probabilities is None else doubt_of(labels, sum_of(probabilities))
+    return {} if doubt is None else {"doubt": doubt}
+
+
+def _by_structure(probabilities: NDArray[np.uint8], series: ImageSeries) -> NDArray[np.uint8]:
+    """Probabilities, phase-major, as the writers take them: (structures, phases, X, Y, Z), photographs as they are."""
+    if series.is_photo:
+        return probabilities
+    phases = len(series.phases)
+    return np.moveaxis(probabilities.reshape(phases, -1, *probabilities.shape[1:]), 1, 0)
 
 
 def _check_before(series: ImageSeries, bundle: Bundle, options: Options) -> None:
@@ -138,7 +150,7 @@ def _kept(result: Result, phase: str) -> Result:
         phase_times_ms=series.phase_times_ms[index : index + 1],
         frames=series.frames[index : index + 1],
     )
-    likely = None if result.probabilities is None else result.probabilities[index : index + 1]
+    likely = None if result.probabilities is None else result.probabilities[:, index : index + 1]
     return replace(result, series=one, labels=result.labels[index : index + 1], probabilities=likely)
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from convformer_monai.readers.series import Frame, ImageSeries
 
-__all__ = ["dicom_seg", "write_dicom_seg"]
+__all__ = ["dicom_seg", "on_frames", "phase_path", "write_dataset", "write_dicom_seg"]
 
 logger = logging.getLogger(__name__)
 
@@ -132,14 +132,27 @@ def write_dicom_seg(
         write_empty=write_empty,
         uids=uids,
     )
-    digits = max(2, len(str(max(series.phases))))
     written = []
     with transaction(files, overwrite) as files:
         for phase, segmentation in segmentations.items():
-            name = target.name if len(series.phases) == 1 else f"{target.stem}_phase{phase:0{digits}d}{target.suffix}"
-            write_dataset(files, target.with_name(name), segmentation)
-            written.append(target.with_name(name))
+            path = phase_path(target, series, phase)
+            write_dataset(files, path, segmentation)
+            written.append(path)
     return written
+
+
+def phase_path(target: Path, series: ImageSeries, phase: int) -> Path:
+    """Returns the path of the file of a phase: with the phase's number in its name, if there are several.
+
+    Args:
+        target: path of the file of a single phase.
+        series: what was segmented.
+        phase: one of its phases.
+    """
+    digits = max(2, len(str(max(series.phases))))
+    return (
+        target if len(series.phases) == 1 else target.with_name(f"{target.stem}_phase{phase:0{digits}d}{target.suffix}")
+    )
 
 
 def dicom_seg(
@@ -201,7 +214,7 @@ def dicom_seg(
             "content_description": f"{algorithm_name} {algorithm_version}"[:64],
         }
         for index, (phase, frames) in enumerate(zip(series.phases, series.frames, strict=True)):
-            pixels = _frames(labels if series.is_photo else labels[index], series, frames)
+            pixels = on_frames(labels if series.is_photo else labels[index], series, frames)
             if not pixels.any() and not write_empty:
                 logger.info("phase %d of %s: nothing segmented, so no DICOM SEG", phase, series.path.name)
                 continue
@@ -225,7 +238,7 @@ def write_dataset(files: AtomicFiles, path: Path, dataset: Dataset) -> None:
 
     buffer = io.BytesIO()
     with silent_pydicom:
-        dataset.save_as(buffer)
+        dataset.save_as(buffer, enforce_file_format=True)
     content = buffer.getvalue()
     files.write(path, lambda file: file.write_bytes(content), lambda file: file.read_bytes() == content)
 
@@ -255,7 +268,7 @@ def _check(labels: NDArray[np.uint8], series: ImageSeries, label_table: Sequence
         )
 
 
-def _frames(labels: NDArray[np.uint8], series: ImageSeries, frames: Sequence[Frame]) -> NDArray[np.uint8]:
+def on_frames(labels: NDArray[np.uint8], series: ImageSeries, frames: Sequence[Frame]) -> NDArray[np.uint8]:
     """Takes the slice of the mask that lies on each source frame.
 
     Args:

@@ -67,7 +67,7 @@ def _check_frame_of_reference(header: Dataset, frame: Frame) -> None:
     if not header.get("FrameOfReferenceUID"):
         raise InputRefused(
             RefusalCode.NO_FRAME_OF_REFERENCE,
-            f"{frame.path} has no FrameOfReferenceUID, so no DICOM SEG can be made of it; write NIfTI",
+            f"{frame.path} has no FrameOfReferenceUID, so no DICOM SEG or RTSTRUCT can be made of it; write NIfTI",
         )
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from convformer_monai.outputs.atomic import AtomicFiles
     from convformer_monai.readers.series import ImageSeries
 
-__all__ = ["Options", "Result", "Writer", "check_pixel_size", "path_for", "register_writer", "writers"]
+__all__ = ["Options", "Result", "Writer", "check_pixel_size", "path_for", "register_writer", "sum_of", "writers"]
 
 MOMENTS = ("ed", "es")
 PIXEL_SIZES_MM = (0.0001, 10.0)  # of a photograph
@@ -40,6 +40,7 @@ class Options:
         formats: names of writers. Of photographs a PNG is always written.
         seg_type: ``BINARY`` or ``LABELMAP`` DICOM segmentation.
         preview: also write a picture.
+        report: also write a page for a browser.
         probabilities: also write how probable the structures are.
         phase: ``all``, ``ed``, ``es``, or the 0-based number of the phase to keep.
         ed: end-diastolic phase, 0-based; ``None`` to find it.
@@ -53,6 +54,7 @@ class Options:
     formats: tuple[str, ...] = ("nifti",)
     seg_type: str = "BINARY"
     preview: bool = False
+    report: bool = False
     probabilities: bool = False
     phase: str = "all"
     ed: int | None = None
@@ -123,7 +125,8 @@ class Result:
         options: what to write.
         source: the whole image.
         run: how it was made: ``weights_sha256``, ``device``, ``seconds``, ``notes`` and ``evidence``.
-        probabilities: of any structure, times 255, of the shape of ``labels``, if they were asked for.
+        probabilities: of each structure, times 255: (structures, phases, X, Y, Z), of a photograph (structures, X, Y),
+            in the order of the label table; if they or a page were asked for and the bundle has them.
         written: the files so far; a writer sees those of the writers before it.
         flips: the labels are averaged over flips of the image.
     """
@@ -145,6 +148,25 @@ class Result:
         from convformer_monai.outputs.report import fingerprint
 
         return fingerprint(self.source)
+
+    @property
+    def any_probability(self) -> NDArray[np.uint8] | None:
+        """That a voxel belongs to any structure, times 255, of the shape of ``labels``."""
+        return None if self.probabilities is None else sum_of(self.probabilities)
+
+
+def sum_of(probabilities: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Returns the probability of any structure, from those of each.
+
+    Args:
+        probabilities: (structures, ...), times 255.
+    """
+    import numpy as np
+
+    total: NDArray[np.uint8] = probabilities[0]
+    if len(probabilities) > 1:
+        total = np.minimum(probabilities.sum(axis=0, dtype=np.uint16), 255).astype(np.uint8)
+    return total
 
 
 class Writer:

@@ -30,7 +30,7 @@ PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 IMAGE_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES + PHOTO_SUFFIXES
 RESULT = re.compile(r"_(gt|seg|segmentation|seg_phase\d+|truth|label|preview|prob)$", re.IGNORECASE)
-DICOM_RESULT = re.compile(r"_(sr|sc|seg|seg_phase\d+)$", re.IGNORECASE)
+DICOM_RESULT = re.compile(r"_(sr|sc|(seg|rtstruct)(_phase\d+)?)$", re.IGNORECASE)
 PREAMBLE, MAGIC = 128, b"DICM"  # PS3.10 section 7.1
 MIN_DICOM_BYTES = PREAMBLE + len(MAGIC)
 PHOTO_CLASSES = "1.2.840.10008.5.1.4.1.1.77."  # visible light: endoscopy, photography, dermoscopy
@@ -116,7 +116,7 @@ def find_cases(path: Path, leave_out: Path | None = None, level: int = logging.I
     A folder with DICOM files in it is one case (DICOM photographs: one a file), and so is a folder whose sub-folders
     all hold series of one DICOM study. Every other image file is a case. Sub-folders are searched. Files whose name
     ends in ``_gt``, ``_seg``, ``_segmentation``, ``_truth``, ``_label``, ``_preview``, ``_prob`` or, of DICOM files,
-    ``_sr`` or ``_sc`` are masks and results, no images. Links are followed, to each real folder once.
+    ``_sr``, ``_sc`` or ``_rtstruct`` are masks and results, no images. Links are followed, to each real folder once.
 
     Args:
         path: a file or folder.

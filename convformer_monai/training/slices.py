@@ -8,6 +8,7 @@ operations, or in files, of which a thread reads the next batch while the networ
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -105,13 +106,15 @@ class SliceBatches:
         batch_size: slices a batch and process; an incomplete last batch is left out, unless it is the only one, from
             which every process then takes as many slices.
         seed: of the order, which differs in every epoch and is the same in all processes, and for any number of them.
+        repeats: how often an epoch shows each slice, e.g. 20 for a twentieth of the data to have the epoch of all.
 
     Raises:
         InputRefused: ``OPTION`` if there are fewer slices than processes.
     """
 
-    def __init__(self, dataset: SliceDataset, batch_size: int, seed: int = 0) -> None:
+    def __init__(self, dataset: SliceDataset, batch_size: int, seed: int = 0, repeats: float = 1.0) -> None:
         self.dataset = dataset
+        self.slices = round(len(dataset) * repeats)
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
@@ -122,13 +125,15 @@ class SliceBatches:
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        return max(1, len(self.dataset) // (self.world_size * self.batch_size))
+        return max(1, self.slices // (self.world_size * self.batch_size))
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """One epoch of batches ``{"image": (B, C, X, Y), "label": (B, 1, X, Y)}``."""
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         self.epoch += 1
-        order = torch.randperm(len(self.dataset), generator=generator)
+        rounds = math.ceil(self.slices / len(self.dataset))
+        order = torch.cat([torch.randperm(len(self.dataset), generator=generator) for _ in range(rounds)])
+        order = order[: self.slices]
         order = order[: len(order) // self.world_size * self.world_size][self.rank :: self.world_size]
         parts = order.to(self.dataset.images.device).split(self.batch_size)[: len(self)]
         if isinstance(self.dataset.images, Tensor):

@@ -13,7 +13,7 @@ from monai.utils import convert_to_tensor
 
 from convformer_monai.transforms.geometry import SLICES, stored_stack
 
-__all__ = ["FULL", "InvertPhasesd"]
+__all__ = ["FULL", "InvertPhasesd", "best_class"]
 
 FULL = 255  # a probability of 1
 
@@ -30,7 +30,10 @@ class InvertPhasesd(Invertd):
         transform: the preprocessing that was applied to ``orig_keys``.
         orig_keys: the preprocessed image (T, X', Y', Z); it tells the number of phases.
         image_channels: channels that one phase has: 3 of a photograph (3, X', Y'), whose labels are (1, X, Y).
-        probabilities: instead of labels, the probability that a voxel is not background (class 0), times 255.
+        probabilities: instead of labels, how probable each structure is, times 255: ``(T * (K - 1), X, Y, Z)`` uint8,
+            phase-major, without the background (class 0).
+        temperature: by which scores are divided for ``probabilities``, so that they are calibrated; labels, which it
+            does not change on the network's grid, are made without.
         allow_missing_keys: do not fail if a key is missing.
     """
 
@@ -41,6 +44,7 @@ class InvertPhasesd(Invertd):
         orig_keys: KeysCollection = "image",
         image_channels: int = 1,
         probabilities: bool = False,
+        temperature: float = 1.0,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(
@@ -48,6 +52,7 @@ class InvertPhasesd(Invertd):
         )
         self.image_channels = image_channels
         self.probabilities = probabilities
+        self.temperature = temperature if probabilities else 1.0
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replaces the scores by labels on the native grid.
@@ -68,8 +73,8 @@ class InvertPhasesd(Invertd):
     def _native_labels(
         self, key: Hashable, orig_key: Hashable, scores: torch.Tensor, data: Mapping[Hashable, Any]
     ) -> MetaTensor:
-        """Inverts one phase: (K, X', Y', Z) scores to (1, X, Y, Z) labels."""
-        probabilities = scores.float().softmax(dim=0)
+        """Inverts one phase: (K, X', Y', Z) scores to (1, X, Y, Z) labels, or (K - 1, X, Y, Z) probabilities."""
+        probabilities = (scores.float() / self.temperature).softmax(dim=0)
         stack = stored_stack(data[orig_key].applied_operations)
         if stack is None or probabilities.shape[-1] <= SLICES:
             inverted = self._inverted(key, probabilities, data)
@@ -77,8 +82,9 @@ class InvertPhasesd(Invertd):
         else:
             # A few slices at a time: class probabilities of a whole volume on its own grid take gigabytes.
             inverted = self._inverted(key, probabilities[:0], data)  # of no class: the shape, and the metadata
-            labels = torch.empty(inverted.shape[1:], dtype=torch.uint8, device=scores.device)
-            axis, backwards = stack
+            channels = len(scores) - 1 if self.probabilities else 1
+            labels = torch.empty((channels, *inverted.shape[1:]), dtype=torch.uint8, device=scores.device)
+            axis, backwards = stack[0] + 1, stack[1]
             start = 0
             for few in probabilities.split(SLICES, dim=-1):
                 part = self._labels(self._inverted(key, few, data))
@@ -86,19 +92,19 @@ class InvertPhasesd(Invertd):
                 first = labels.shape[axis] - start - count if backwards else start
                 labels.narrow(axis, first, count).copy_(part)
                 start += count
-        return MetaTensor(labels[None]).copy_meta_from(inverted)  # type: ignore[no-any-return]
+        return MetaTensor(labels).copy_meta_from(inverted)  # type: ignore[no-any-return]
 
     def _inverted(self, key: Hashable, probabilities: torch.Tensor, data: Mapping[Hashable, Any]) -> MetaTensor:
         """Class probabilities (K, X', Y', Z) on the native grid."""
         return super().__call__({**data, key: MetaTensor(probabilities)})[key]  # type: ignore[no-any-return]
 
     def _labels(self, inverted: MetaTensor) -> torch.Tensor:
-        """What is asked for of class probabilities (K, *spatial): uint8."""
+        """What is asked for of class probabilities (K, *spatial): (K - 1 or 1, *spatial) uint8."""
         values = inverted.as_tensor()
-        return _any_class(values) if self.probabilities else _best_class(values)
+        return _structures(values) if self.probabilities else best_class(values)[None]
 
 
-def _best_class(scores: torch.Tensor) -> torch.Tensor:
+def best_class(scores: torch.Tensor) -> torch.Tensor:
     """Returns the index of the largest of (K, *spatial), uint8; of equal ones the first.
 
     ``torch.argmax`` over the first axis of few is many times slower on a CPU: seconds for a large photograph.
@@ -111,9 +117,9 @@ def _best_class(scores: torch.Tensor) -> torch.Tensor:
     return labels
 
 
-def _any_class(probabilities: torch.Tensor) -> torch.Tensor:
-    """Returns 255 times the probability of all classes but the first of (K, *spatial), uint8."""
-    return ((1 - probabilities[0]).clamp(0, 1) * FULL).round().to(torch.uint8)
+def _structures(probabilities: torch.Tensor) -> torch.Tensor:
+    """Returns 255 times the probability of each class but the first of (K, *spatial), uint8."""
+    return (probabilities[1:].clamp(0, 1) * FULL).round().to(torch.uint8)
 
 
 def _joined(phases: Sequence[MetaTensor]) -> MetaTensor:

@@ -120,10 +120,10 @@ def test_evaluate_prints_doubt_and_peaks(
     name: str,
 ) -> None:
     monkeypatch.setattr(f"convformer_monai.evaluation.{name}", lambda *given, **_: " ".join(map(str, given[1:])))
-    runs = ["--runs", "r"] if option == "--peaks" else []
+    runs = ["--runs", "r"]
     (tmp_path / "r" / "convformer").mkdir(parents=True)
     assert main(["evaluate", "hemorrhage", "--data", "data", *runs, option, "--output_dir", "o"]) == 0
-    expected = [f"{tmp_path}/data", f"{tmp_path}/o", *([f"{tmp_path}/r/convformer"] if runs else [])]
+    expected = [f"{tmp_path}/data", f"{tmp_path}/o", f"{tmp_path}/r/convformer"]
     assert capsys.readouterr().out == " ".join(expected) + "\n"
 
 
@@ -201,7 +201,7 @@ def test_train_all_runs_the_plan(
 
 
 def test_experiments_are_those_of_the_package() -> None:
-    assert [experiment.value for experiment in Experiment] == list(EXPERIMENTS)
+    assert [experiment.value for experiment in Experiment] == [*EXPERIMENTS, "pack"]
 
 
 @pytest.mark.parametrize(
@@ -221,6 +221,8 @@ def test_experiments_are_those_of_the_package() -> None:
         ("evaluate hemorrhage --data data --network conv --network_def x", "--network-def is not for --network"),
         ("evaluate hemorrhage --data data --peaks", "--peaks is for hemorrhage, with --runs"),
         ("evaluate cardiac --data data --runs runs --peaks", "--peaks is for hemorrhage"),
+        ("evaluate cardiac --data data --doubt --runs runs", "--runs is for the folds of hemorrhage"),
+        ("evaluate hemorrhage --data data --doubt", "--doubt of hemorrhage goes by --runs"),
         ("evaluate cardiac --data data --doubt --section val", "--section is not for --doubt"),
         ("train brain --data data", "brain is not a bundle"),
         ("train cardiac", "Missing option '--data'"),
@@ -235,8 +237,17 @@ def test_experiments_are_those_of_the_package() -> None:
         ("train hemorrhage --data data --all --finetune", "leave --finetune out"),
         ("train cardiac --data data --finetune --processes 2", "leave --processes out"),
         ("train hemorrhage --data data --all --networks foo", "no network 'foo'"),
-        ("experiment table2 --task cardiac --data data", "'table2' is not one of 'table1', 'alpha', 'controls'"),
+        (
+            "experiment table2 --task cardiac --data data",
+            "'table2' is not one of 'table1', 'alpha', 'controls'",
+        ),
         ("experiment table1 --data data", "Missing option"),
+        ("experiment table1 --task cardiac --data data --learning-rates 0.1", "--learning-rates must be two or more"),
+        ("experiment table1 --task cardiac --data data --learning-rates 1,x", "--learning-rates must be two or more"),
+        (
+            "experiment pack --task cardiac --data data --max_epochs 2",
+            "pack takes no --max_epochs; give it to",
+        ),
         ("experiment table1 --task knee --data data", "knee is not a bundle"),
         ("experiment table1 --task cardiac", "Missing option '--data'"),
         ("experiment table1 --task cardiac --data nowhere", "nowhere does not exist"),

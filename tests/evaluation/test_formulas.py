@@ -6,9 +6,11 @@ import csv
 from pathlib import Path
 
 import pytest
+import torch
 
 from convformer_monai.evaluation import StructureScore, VolumeScore, write_report
 from convformer_monai.evaluation import doubt as doubting
+from convformer_monai.evaluation.calibration import VoxelSample
 from convformer_monai.evaluation.overlap import PictureScore
 from convformer_monai.evaluation.picture_report import write_picture_report
 
@@ -45,7 +47,12 @@ def test_pictures(data: Path) -> None:
 
 
 def test_doubt(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = [doubting.DoubtfulCase(name, name, 1 - n / 10, n / 10) for n, name in enumerate(NAMES)]
-    monkeypatch.setattr(doubting, "measure_doubt", lambda *_: cases)
+    cases = [doubting.DoubtfulCase(name, name, n / 10, 0.1, 0.1, 0.1, 1 - n / 10) for n, name in enumerate(NAMES)]
+    samples = [VoxelSample(name, torch.zeros(4, 4), torch.zeros(4, dtype=torch.long)) for name in NAMES]
+    monkeypatch.setattr(doubting, "measure_doubt", lambda *_: (cases, samples))
     doubting.report_doubt("cardiac", data, data / "out")
-    assert column(data / "out" / "doubt.csv", "case") == column(data / "out" / "doubt.csv", "patient") == SAFE
+    assert (
+        set(column(data / "out" / "doubt.csv", "case"))
+        == set(column(data / "out" / "doubt.csv", "patient"))
+        == set(SAFE)
+    )

@@ -10,8 +10,11 @@ from convformer_monai.experiments import EXPERIMENTS, make_cells
 from convformer_monai.experiments.cells import TABLE_BLOCKS, TABLE_NETS
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize(
+    ("experiment", "kind"),
+    [(one, kind) for one in EXPERIMENTS for kind in KINDS.values() if (one, kind.name) != ("fraction", "hemorrhage")],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_every_cell_is_compared_with_one_of_its_experiment(experiment: str, kind: Kind) -> None:
     cells = make_cells(experiment, kind.root)
     names = [cell.name for cell in cells]
@@ -52,20 +55,39 @@ def test_controls_are_those_of_the_bundle(cardiac_root: Path) -> None:
     assert make_cells("controls", cardiac_root)[0].values() == {}
 
 
+@pytest.mark.parametrize("name", ["cardiac", "dermoscopy"])
+def test_fraction(name: str) -> None:
+    import torch
+
+    kind = KINDS[name]
+    cells = make_cells("fraction", kind.root)
+    assert len(cells) == 4 * 5 and [cell.training["share"] for cell in cells[::4]] == [0.05, 0.1, 0.25, 0.5, 1.0]
+    assert cells[1].labels == {"network": "vit", "patients": "5%"} and cells[1].reference == "convformer_5percent"
+    for cell in cells[:4]:
+        network = component(kind.root, "inference", "network_def", cell.network).eval()
+        assert network(torch.zeros(1, kind.channels, 41, 75)).shape == (1, kind.classes, 41, 75)
+
+
 @pytest.mark.parametrize(
     ("experiment", "arguments", "what"),
     [
-        ("table2", {}, "experiment must be one of table1, alpha, controls"),
+        ("table2", {}, "experiment must be one of table1, alpha, controls, fraction"),
         ("table1", {"nets": ["UNet"]}, "net must be one of"),
         ("table1", {"blocks": ["mlp"]}, "block must be one of"),
         ("table1", {"nets": ["SETR"], "preset": "tiny"}, "preset of SETR must be one of"),
         ("alpha", {"blocks": ["vit"]}, "blocks are for table1"),
+        ("fraction", {"nets": ["SETR"]}, "nets must be among convformer, vit, conv, nnunet"),
         ("controls", {"nets": ["vit"]}, "nets must be among convformer, conv, basicunet"),
     ],
 )
 def test_unknown_names_are_refused(cardiac_root: Path, experiment: str, arguments: dict, what: str) -> None:
     with pytest.raises(ValueError, match=what):
         make_cells(experiment, cardiac_root, **arguments)
+
+
+def test_fraction_is_for_trainings_that_know_shares() -> None:
+    with pytest.raises(ValueError, match="fraction is for cardiac and dermoscopy"):
+        make_cells("fraction", KINDS["hemorrhage"].root)
 
 
 @pytest.fixture

@@ -13,7 +13,9 @@ import torch
 from bundle_kinds import KINDS, training_data
 
 from convformer_monai.errors import InputRefused
-from convformer_monai.experiments import Runner, make_cells, runner, write_table
+from convformer_monai.experiments import Runner, choose_rates, make_cells, runner, write_table
+from convformer_monai.experiments.curves import draw_fractions
+from convformer_monai.experiments.rates import family_of
 
 CARDIAC = KINDS["cardiac"].root
 HEMORRHAGE = KINDS["hemorrhage"].root
@@ -140,6 +142,46 @@ def test_results_of_other_options_are_not_mixed(commands: Commands, tmp_path: Pa
         Runner(HEMORRHAGE, "data", tmp_path / "out", ["--max_epochs", "1"])
 
 
+class TestLearningRates:
+    """``GAIN`` is by network; a trial's name ends in its rate, of which the commands like the smaller ones."""
+
+    @pytest.fixture(autouse=True)
+    def _gains(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        gains = {f"{net}_rate{rate}": 0.5 - float(rate) for net in GAIN for rate in ("0.1", "0.2")}
+        for name, gain in gains.items():
+            monkeypatch.setitem(GAIN, name, gain)
+        monkeypatch.setitem(GAIN, "basicunet_rate0.2", 0.6)
+
+    def test_best_of_each_family_is_taken(self, commands: Commands, tmp_path: Path) -> None:
+        cells = make_cells("controls", CARDIAC)
+        experiment = Runner(CARDIAC, "data", tmp_path / "out")
+        chosen = choose_rates(experiment, cells, [0.1, 0.2], 0)
+        assert chosen is not None
+        assert [cell.values()["learning_rate"] for cell in chosen] == [0.1, 0.1, 0.2]
+        assert [cell.name for cell in chosen] == [cell.name for cell in cells]
+        trained = [asked for asked in commands.asked if "train.json" in asked["--config_file"]]
+        assert [asked["--learning_rate"] for asked in trained] == ["0.1", "0.2"] * 3
+        kept = json.loads((tmp_path / "out" / "rates.json").read_text())
+        assert kept["basicunet"]["rate"] == 0.2
+        assert kept["basicunet"]["validation_dice"] == pytest.approx({"0.1": 0.4025, "0.2": 0.6025})
+        assert choose_rates(experiment, cells, [0.1, 0.2], 0) == chosen and len(commands.asked) == 12
+
+    def test_failed_trial_is_left_for_another_time(self, commands: Commands, tmp_path: Path) -> None:
+        commands.broken = {"conv_rate0.1"}
+        experiment = Runner(CARDIAC, "data", tmp_path / "out")
+        assert choose_rates(experiment, make_cells("controls", CARDIAC), [0.1, 0.2], 0) is None
+        commands.broken = set()
+        assert choose_rates(experiment, make_cells("controls", CARDIAC), [0.1, 0.2], 0) is not None
+
+    def test_blocks_of_one_kind_share_their_rate(self) -> None:
+        cells = make_cells("table1", CARDIAC, nets=["SETR"])
+        assert [family_of(cell) for cell in cells] == ["SETR attention"] * 4 + ["SETR convformer"] + [
+            "SETR convolution"
+        ] * 2
+        assert {family_of(cell) for cell in make_cells("alpha", CARDIAC)} == {"SETR convformer"}
+        assert {family_of(cell) for cell in make_cells("controls", CARDIAC)} == {"convformer", "conv", "basicunet"}
+
+
 def test_jobs_share_the_cores(commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner.os, "cpu_count", lambda: 4)
     Runner(CARDIAC, "data", tmp_path / "out", jobs=2).run(make_cells("controls", CARDIAC), [0])
@@ -149,6 +191,14 @@ def test_jobs_share_the_cores(commands: Commands, tmp_path: Path, monkeypatch: p
 def test_no_cell_done_is_no_table(commands: Commands, tmp_path: Path) -> None:
     experiment = Runner(CARDIAC, "data", tmp_path / "out")
     assert write_table(experiment, make_cells("controls", CARDIAC), [0]) == ""
+
+
+def test_curves(tmp_path: Path) -> None:
+    header = "network,patients,dice,dice_ci95_low,dice_ci95_high"
+    rows = [f"{net},{share}%,0.{share},0.1,0.9" for net in ("vit", "conv") for share in (25, 50)]
+    (tmp_path / "table.csv").write_text("\n".join([header, *rows]) + "\n")
+    assert draw_fractions(tmp_path / "table.csv", tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

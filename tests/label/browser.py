@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from chromium import requests_of
 from numpy.typing import NDArray
 from PIL import Image
-from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
@@ -26,50 +20,8 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 WAIT_S = 180
 LABELMAP = "1"  # the one segmentation that the panel makes and fills
-FLAGS = (
-    "--headless=new",
-    "--window-size=1600,1000",
-    # WebGL without a graphics card
-    "--use-gl=angle",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-    "--ignore-gpu-blocklist",
-    "--no-sandbox",
-    "--disable-dev-shm-usage",
-    # nothing but this machine: OHIF asks Google for its letters
-    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
 Found = TypeVar("Found")
 Picture = NDArray[np.uint8]
-
-
-@contextlib.contextmanager
-def chromium(folder: Path) -> Iterator[WebDriver]:
-    """Runs a browser that nobody has used before until the block ends.
-
-    Args:
-        folder: for its profile and home; made if missing.
-    """
-    home = folder / "home"
-    home.mkdir(parents=True, exist_ok=True)
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or "chromium"
-    for flag in (*FLAGS, f"--user-data-dir={folder / 'profile'}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    # the driver is named, so that selenium does not look for one on the network
-    service = Service(shutil.which("chromedriver"), env={**os.environ, "HOME": str(home)})
-    driver = webdriver.Chrome(options=options, service=service)
-    try:
-        yield driver
-    finally:
-        driver.quit()
 
 
 @dataclass(frozen=True)
@@ -161,8 +113,7 @@ class Ohif:
 
     def requests(self) -> list[dict[str, Any]]:
         """What the page has asked for since the last call: method, url, headers and, if sent, postData."""
-        messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        return [m["params"]["request"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+        return requests_of(self.driver)
 
     def _picture(self) -> Picture:
         return np.asarray(Image.open(BytesIO(self.driver.get_screenshot_as_png())).convert("RGB"))

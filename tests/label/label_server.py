@@ -29,6 +29,7 @@ class LabelServer:
         work: its working folder.
         log: what it prints.
         process: the server's own.
+        login: name and password, of a server that has a login.
     """
 
     url: str
@@ -36,10 +37,11 @@ class LabelServer:
     work: Path
     log: Path
     process: subprocess.Popen
+    login: tuple[bytes, bytes] | None = None
 
     def get(self, path: str, **query: Any) -> requests.Response:
         """Sends a GET request."""
-        return requests.get(f"{self.url}{path}", params=query, timeout=120)
+        return requests.get(f"{self.url}{path}", params=query, auth=self.login, timeout=120)
 
     def infer(self, image: str = "", model: str | None = None, output: str = "image", **more: Any) -> requests.Response:
         """Asks for a mask."""
@@ -84,7 +86,9 @@ def dice(first: np.ndarray, second: np.ndarray) -> float:
 
 
 @contextlib.contextmanager
-def label_server(bundle: str, studies: str | Path, folder: Path, *options: str) -> Iterator[LabelServer]:
+def label_server(
+    bundle: str, studies: str | Path, folder: Path, *options: str, login: tuple[str, str] | None = None
+) -> Iterator[LabelServer]:
     """Runs `convformer-monai label` until the block ends.
 
     Args:
@@ -92,6 +96,7 @@ def label_server(bundle: str, studies: str | Path, folder: Path, *options: str) 
         studies: folder or DICOMweb address.
         folder: for its home, its working folder and its log.
         options: further arguments.
+        login: name and password, if the options ask for a login.
     """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -99,6 +104,8 @@ def label_server(bundle: str, studies: str | Path, folder: Path, *options: str) 
     home.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "convformer_monai.cli", "label", "--studies", str(studies), "--bundle", bundle]
     command += ["--work", str(work), "--port", str(port), *options]
-    with running(command, f"{url}/info/", log, {"HOME": str(home)}) as process:
-        (model,) = requests.get(f"{url}/info/", timeout=60).json()["models"]
-        yield LabelServer(url, model, work, log, process)
+    auth = None if login is None else (login[0].encode(), login[1].encode())
+    ready = f"{url}/info/" if auth is None else f"{url}/auth/"
+    with running(command, ready, log, {"HOME": str(home)}) as process:
+        (model,) = requests.get(f"{url}/info/", auth=auth, timeout=60).json()["models"]
+        yield LabelServer(url, model, work, log, process, auth)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Ohif, Picture, View, chromium
+from browser import Ohif, Picture, View
+from chromium import chromium
 from label_server import label_server
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray

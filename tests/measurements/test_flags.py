@@ -283,6 +283,19 @@ class TestDisagreement:
         assert raised(disagreement=0.01, disagreement_threshold=0.0)
 
 
+class TestExpectedDice:
+    @staticmethod
+    def raised(promised: float | None, threshold: float | None) -> bool:
+        evidence = {} if promised is None else {"expected_dice": promised}
+        options: dict[str, Any] = {"evidence": evidence, "expected_dice_threshold": threshold}
+        found = measure(heart(), volume_series(heart().shape, SLICES), CARDIAC, case="x", **options)
+        return "LOW_EXPECTED_DICE" in codes(found.flags)
+
+    def test_threshold(self) -> None:
+        assert self.raised(0.79, 0.8) and not self.raised(0.8, 0.8)
+        assert not self.raised(None, 0.8) and not self.raised(0.1, None)
+
+
 class TestReading:
     @staticmethod
     def of(series: ImageSeries, labels: NDArray[np.uint8] | None = None) -> list[Flag]:

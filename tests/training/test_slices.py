@@ -38,6 +38,13 @@ def test_batches_cover_an_epoch_once_in_an_order_that_changes():
     assert not torch.equal(*epochs)
 
 
+def test_an_epoch_may_show_each_slice_several_times():
+    batches = SliceBatches(dataset(), batch_size=5, seed=1, repeats=2.5)
+    (seen,) = [torch.cat([batch["image"][:, 0, 12, 12] for batch in batches])]
+    assert len(batches) == 5 and len(seen) == 25
+    assert all(len(seen[start : start + 11].unique()) == 11 for start in (0, 11))
+
+
 def test_resumed_batches_go_on_in_the_same_order():
     first, second = (SliceBatches(dataset(), batch_size=5, seed=1) for _ in range(2))
     list(first)

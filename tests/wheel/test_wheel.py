@@ -77,6 +77,11 @@ def test_nothing_is_of_the_clone(home: Path, repository: Path) -> None:
         assert there >= {Path("LICENSE"), Path("models/model.pt"), Path("docs/data_license.txt")}
 
 
+def test_licences_of_what_is_bundled_are_there(home: Path) -> None:
+    code = "from convformer_monai.view.assets import NIIVUE; print(NIIVUE.with_name('LICENCES.txt').read_text())"
+    assert "@niivue/niivue 0.69.0 (BSD-2-Clause)" in run(home, "python", "-c", code)
+
+
 def test_demo(home: Path) -> None:
     said = run(home, "convformer-monai", "demo")
     assert "Dice against the truth" in said and (home / "demo_output" / "cardiac_phantom_seg.nii.gz").is_file()
@@ -86,9 +91,10 @@ def test_demo(home: Path) -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_segment(home: Path, name: str) -> None:
     image, truth = image_and_truth(home, name)
-    run(home, "convformer-monai", "segment", "-i", str(image), "-o", f"out/{name}", "-b", name, "--preview")
+    run(home, "convformer-monai", "segment", "-i", str(image), "-o", f"out/{name}", "-b", name, "--preview", "--report")
     (mask,) = (home / "out" / name).glob("*_seg.png" if name == "dermoscopy" else "*_seg.nii.gz")
     assert dice(mask, truth) > 0.6
+    assert (home / "out" / name / f"{mask.name.partition('_seg')[0]}_report.html").is_file()
     (report,) = (home / "out" / name).glob("*_report.json")
     assert json.loads(report.read_text())["licence"]["code"] == "Apache-2.0"
 

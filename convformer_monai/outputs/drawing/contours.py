@@ -14,7 +14,7 @@ from monai.utils import convert_to_numpy
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from convformer_monai.tasks.task import Label
+from convformer_monai.tasks.task import Label, Preview
 from convformer_monai.transforms.geometry import InPlaneOrientation
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ __all__ = [
     "panel",
     "to_grey",
     "upright",
+    "window_of",
 ]
 
 WHITE, DARK = (255, 255, 255), (20, 20, 20)
@@ -137,6 +138,19 @@ def choose_view(
 def to_grey(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
     """Returns values from black, at ``low``, to white, at ``high``."""
     return np.clip((values - low) / max(float(high - low), 1e-6) * 255, 0, 255).astype(np.uint8)
+
+
+def window_of(values: NDArray[Any], how: Preview) -> tuple[float, float]:
+    """Returns the values that are shown as black and white.
+
+    Args:
+        values: what is shown.
+        how: the task shows its volumes.
+    """
+    if how.window is not None and (how.window_below is None or values.min() < how.window_below):
+        return how.window
+    low, high = np.percentile(values, [1, 99.5])
+    return float(low), float(high)
 
 
 def panel(plane: NDArray[np.uint8], size: tuple[int, int], smooth: bool = True) -> Image:

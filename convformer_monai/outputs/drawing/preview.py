@@ -28,6 +28,7 @@ from convformer_monai.outputs.drawing.contours import (
     panel,
     to_grey,
     upright,
+    window_of,
 )
 from convformer_monai.readers.series import ImageSeries
 from convformer_monai.tasks.task import Label, Task
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
-__all__ = ["draw_preview", "write_preview"]
+__all__ = ["draw_preview", "slice_numbers", "write_preview"]
 
 PANELS = 6
 PANEL_PIXELS = 260  # longer side of a slice
@@ -167,9 +168,8 @@ def _volume_rows(
         widest_first=how.widest_first,
     )
     shown = values[:, view.box[0], view.box[1]]
-    windowed = how.window is not None and (how.window_below is None or shown.min() < how.window_below)
-    low, high = how.window if windowed and how.window else np.percentile(shown, [1, 99.5])
-    captions = [f"slice {number} of {values.shape[3]}" for number in _numbers(view.slices, affine, series)]
+    low, high = window_of(shown, how)
+    captions = [f"slice {number} of {values.shape[3]}" for number in slice_numbers(view.slices, affine, series)]
     letters = _letters(affine)
     rows = []
     for position, title in enumerate(titles.values()):
@@ -183,7 +183,7 @@ def _volume_rows(
     return rows, view.pixels_per_mm
 
 
-def _numbers(slices: Sequence[int], affine: NDArray[np.float64], series: ImageSeries) -> list[int]:
+def slice_numbers(slices: Sequence[int], affine: NDArray[np.float64], series: ImageSeries) -> list[int]:
     """Returns the numbers, from 1, that upright slices have in the series, where they may be in reverse order."""
     axis = slice_axis(series.affine, series.image.shape[1:])
     to_series = np.linalg.inv(series.affine) @ affine

@@ -1,0 +1,127 @@
+"""A bundle's network in OpenVINO: on a CPU faster than in torch, with the same masks.
+
+OpenVINO compiles a graph for one height and width. So a graph is made for each size of slice when it first comes, which
+takes some seconds, and is kept on disk for the next time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convformer_monai import __version__
+from convformer_monai.engines import need_openvino
+from convformer_monai.inferers import has_fast_bf16
+
+__all__ = ["CACHE_VARIABLE", "OpenVinoNetwork", "graph_folder"]
+
+logger = logging.getLogger(__name__)
+
+CACHE_VARIABLE = "CONVFORMER_CACHE"
+KEPT = 8  # compiled graphs of a process
+
+
+def graph_folder() -> Path:
+    """Where graphs are kept: ``$CONVFORMER_CACHE``, or ``convformer_monai`` in the user's folder for caches."""
+    own = os.environ.get(CACHE_VARIABLE)
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convformer_monai"
+
+
+class OpenVinoNetwork:
+    """Calls a 2-D network in OpenVINO on the CPU, in bfloat16 where torch would use it.
+
+    Args:
+        network: (N, C, X, Y) to (N, K, X, Y) logits.
+        weights_sha256: of its weights, by which graphs on disk are found.
+
+    Raises:
+        InputRefused: if OpenVINO is not installed.
+    """
+
+    def __init__(self, network: nn.Module, weights_sha256: str) -> None:
+        need_openvino()
+        openvino = _openvino()
+        self.version = openvino.get_version().split("-")[0]
+        self._network = network.eval()
+        self._key = f"{weights_sha256[:16]}-{__version__}-openvino{self.version}"
+        self._core = openvino.Core()
+        self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """Class scores (N, K, X, Y) float32 of slices (N, C, X, Y) on the CPU."""
+        size = tuple(batch.shape[1:])
+        if size not in self._compiled:
+            while len(self._compiled) >= KEPT:
+                self._compiled.popitem(last=False)
+            self._compiled[size] = self._compile(size)
+        self._compiled.move_to_end(size)
+        found = self._compiled[size]([batch.float().contiguous().numpy()])[0]
+        return torch.from_numpy(found.copy())  # the memory is OpenVINO's, which uses it again
+
+    def _compile(self, size: tuple[int, ...]) -> Any:
+        options = {
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "bf16" if has_fast_bf16(torch.device("cpu")) else "f32",
+        }
+        folder = graph_folder() / f"{self._key}-{'x'.join(map(str, size))}"
+        kept = folder / "graph.xml"
+        if kept.is_file():
+            try:
+                return self._core.compile_model(str(kept), "CPU", options)
+            except RuntimeError as error:
+                logger.debug("%s cannot be read (%s); made anew", kept, error)
+        graph = self._convert(size)
+        _keep(graph, folder)
+        return self._core.compile_model(graph, "CPU", options)
+
+    def _convert(self, size: tuple[int, ...]) -> Any:
+        openvino = _openvino()
+        logger.info("making the graph of slices of %s for OpenVINO", " x ".join(map(str, size[1:])))
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+            shapes = ({0: torch.export.Dim("batch", min=1)},)
+            program = torch.export.export(self._network, (torch.zeros(2, *size),), dynamic_shapes=shapes)
+            return openvino.convert_model(program)
+
+
+def _openvino() -> Any:
+    """OpenVINO without its telemetry, which by default reports each conversion to its maker."""
+    telemetry = sys.modules.get("openvino_telemetry")
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # OpenVINO takes its own stub then
+    try:
+        import openvino
+        import openvino.tools.ovc.convert_impl
+    finally:
+        if telemetry is None:
+            del sys.modules["openvino_telemetry"]
+        else:
+            sys.modules["openvino_telemetry"] = telemetry
+    return openvino
+
+
+def _keep(graph: Any, folder: Path) -> None:
+    """Writes a graph to disk, whole or not at all; where that cannot be done, it is made anew next time."""
+    openvino = _openvino()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=".graph", dir=folder.parent))
+        try:
+            openvino.save_model(graph, made / "graph.xml")
+            if folder.exists():  # unreadable, or another process was first
+                shutil.rmtree(folder, ignore_errors=True)
+            made.rename(folder)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    except (OSError, RuntimeError) as error:
+        logger.debug("%s cannot be kept: %s", folder, error)

@@ -1,0 +1,153 @@
+"""`--engine openvino`: the masks of torch, graphs kept on disk, and what is refused before the work."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import pytest
+import torch
+from torch import Tensor, nn
+
+from convformer_monai.bundle import Bundle
+from convformer_monai.engines import check_engine
+from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.measurements.overlap import dice
+from convformer_monai.networks import ConvFormerUNet
+from convformer_monai.openvino_network import OpenVinoNetwork, graph_folder
+from convformer_monai.phantoms.cardiac import cardiac_phantom
+from convformer_monai.readers.memory import series_from
+from convformer_monai.segmenter import Segmenter
+
+
+@pytest.fixture
+def graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where graphs are kept during a test."""
+    monkeypatch.setenv("CONVFORMER_CACHE", str(tmp_path / "graphs"))
+    return tmp_path / "graphs"
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return ConvFormerUNet(2, 1, 3, channels=(8, 16, 16), num_layers=(0, 1, 1), head_dim=8, deep_supervision=True).eval()
+
+
+@pytest.fixture
+def conversions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The sizes for which a graph is made."""
+    made: list[tuple[int, ...]] = []
+    convert = OpenVinoNetwork._convert
+
+    def counted(self: OpenVinoNetwork, size: tuple[int, ...]) -> object:
+        made.append(size)
+        return convert(self, size)
+
+    monkeypatch.setattr(OpenVinoNetwork, "_convert", counted)
+    return made
+
+
+def scores(network: nn.Module, batch: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return network(batch)  # type: ignore[no-any-return]
+
+
+def close(found: Tensor, network: nn.Module, batch: Tensor) -> bool:
+    """As close as bfloat16 comes, where OpenVINO computes in it; another image's scores differ by a third."""
+    expected = scores(network, batch)
+    return float((found - expected).norm()) < 0.05 * float(expected.norm())
+
+
+class TestOpenVinoNetwork:
+    def test_scores_of_any_size_and_number_of_slices(self, network: nn.Module, graphs: Path) -> None:
+        in_openvino = OpenVinoNetwork(network, "a" * 64)
+        for batch in (torch.randn(3, 1, 48, 40), torch.randn(1, 1, 48, 40), torch.randn(2, 1, 37, 51)):
+            assert close(in_openvino(batch), network, batch)
+
+    def test_scores_stay_when_the_next_ones_come(self, network: nn.Module, graphs: Path) -> None:
+        in_openvino = OpenVinoNetwork(network, "a" * 64)
+        first = in_openvino(torch.randn(1, 1, 32, 32))
+        kept = first.clone()
+        in_openvino(torch.randn(1, 1, 32, 32))
+        assert torch.equal(first, kept)
+
+    def test_graph_is_kept_for_the_next_process(
+        self, network: nn.Module, graphs: Path, conversions: list[tuple[int, ...]]
+    ) -> None:
+        batch = torch.randn(2, 1, 32, 40)
+        first = OpenVinoNetwork(network, "a" * 64)(batch)
+        second = OpenVinoNetwork(network, "a" * 64)(batch)
+        assert conversions == [(1, 32, 40)]
+        assert torch.allclose(first, second, atol=0.05 * float(first.abs().max()))
+        assert [path.name for path in graphs.iterdir()] == [path.name for path in graphs.glob("aaaaaaaaaaaaaaaa-*")]
+
+    def test_other_weights_have_other_graphs(
+        self, network: nn.Module, graphs: Path, conversions: list[tuple[int, ...]]
+    ) -> None:
+        batch = torch.randn(1, 1, 32, 32)
+        OpenVinoNetwork(network, "a" * 64)(batch)
+        OpenVinoNetwork(network, "b" * 64)(batch)
+        assert len(conversions) == 2
+
+    def test_damaged_graph_is_made_anew(
+        self, network: nn.Module, graphs: Path, conversions: list[tuple[int, ...]]
+    ) -> None:
+        batch = torch.randn(1, 1, 32, 32)
+        OpenVinoNetwork(network, "a" * 64)(batch)
+        next(graphs.glob("*/graph.xml")).write_text("<net")
+        assert close(OpenVinoNetwork(network, "a" * 64)(batch), network, batch)
+        assert len(conversions) == 2
+        OpenVinoNetwork(network, "a" * 64)(batch)
+        assert len(conversions) == 2
+
+    def test_folder_that_cannot_be_written_is_no_obstacle(
+        self, network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("CONVFORMER_CACHE", str(tmp_path / "file"))
+        batch = torch.randn(1, 1, 32, 32)
+        assert close(OpenVinoNetwork(network, "a" * 64)(batch), network, batch)
+
+    def test_nothing_is_reported_to_its_maker(self, network: nn.Module, graphs: Path) -> None:
+        OpenVinoNetwork(network, "a" * 64)(torch.randn(1, 1, 32, 32))
+        from openvino.tools.ovc import convert_impl
+
+        assert convert_impl.tm.__name__ == "openvino.tools.ovc.telemetry_stub"
+        assert "openvino_telemetry" not in sys.modules
+
+
+def test_graphs_are_in_the_folder_for_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CONVFORMER_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert graph_folder() == Path("/cache/convformer_monai")
+
+
+def test_shipped_bundle_gives_the_same_mask(graphs: Path) -> None:
+    phantom = cardiac_phantom(seed=0)
+    series = series_from(nib.Nifti1Image(phantom.image, phantom.affine))
+    torch_mask = Segmenter("cardiac", "cpu").run(series).labels.numpy()
+    segmenter = Segmenter("cardiac", engine="openvino")
+    assert dice(segmenter.run(series).labels.numpy(), torch_mask) > 0.9995
+    assert segmenter.runs_on.startswith("cpu, OpenVINO ")
+
+
+class TestRefusals:
+    def test_bundle_whose_masks_differ(self) -> None:
+        with pytest.raises(InputRefused, match="not known to give the same masks with openvino"):
+            check_engine("openvino", Bundle("hemorrhage"))
+
+    def test_other_device(self) -> None:
+        with pytest.raises(InputRefused, match="openvino runs on the CPU, not on cuda"):
+            check_engine("openvino", Bundle("cardiac"), "cuda")
+
+    def test_unknown_engine(self) -> None:
+        with pytest.raises(InputRefused, match="'tensorrt' is not an engine: give torch or openvino"):
+            check_engine("tensorrt", Bundle("cardiac"))
+
+    def test_package_that_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("convformer_monai.engines.find_spec", lambda name: None)
+        with pytest.raises(InputRefused, match=r"pip install 'convformer_monai\[openvino\]'") as refusal:
+            check_engine("openvino", Bundle("cardiac"))
+        assert refusal.value.code == RefusalCode.MISSING_PACKAGE
+        check_engine("torch", Bundle("hemorrhage"), "cuda")
