@@ -47,7 +47,7 @@ class Hospital:
 
     @contextlib.contextmanager
     def node(self, **more: Any) -> Iterator[Node]:
-        outputs = more.pop("outputs", ["dicom-seg", "dicom-sr", "dicom-sc", "nifti"])
+        outputs = more.pop("outputs", ["dicom-seg", "dicom-sr", "dicom-sc", "dicom-rtstruct", "nifti"])
         rules = [rule("cardiac", self.bundle, ["share"], outputs=outputs)]
         _, config = configure(self.folder, rules, more.pop("destinations", [SHARE]), **more)
         with node_here(config, self.segmenters) as node:
@@ -80,7 +80,7 @@ def test_a_study_is_answered(hospital: Hospital, tmp_path: Path, caplog: pytest.
     sent = write_study(tmp_path / "in", "cardiac", 1, slices=3, SeriesDescription="Planteddescription")
     with hospital.node() as node:
         assert storescu(node.listener.port, sent).returncode == 0
-        wait_until(lambda: len(hospital.shared()) >= 9, "the results")
+        wait_until(lambda: len(hospital.shared()) >= 10, "the results")
         source = dcmread(sent[0])
         names = {path.name for path in hospital.shared()}
         assert {f"{source.SeriesInstanceUID}{ending}" for ending in ("_seg.dcm", "_sr.dcm", "_sc.dcm")} <= names
@@ -215,7 +215,7 @@ def test_a_job_that_was_interrupted_gives_the_same_objects(hospital: Hospital, t
     files = write_study(tmp_path / "in", "cardiac", 1)
     with hospital.node() as node:
         storescu(node.listener.port, files)
-        wait_until(lambda: len(hospital.shared()) >= 9, "the results")
+        wait_until(lambda: len(hospital.shared()) >= 10, "the results")
     first = {path.name: dcmread(path) for path in hospital.shared() if path.suffix == ".dcm"}
     with hospital.node() as node:
         node.state._db.execute("DELETE FROM deliveries")
@@ -225,7 +225,7 @@ def test_a_job_that_was_interrupted_gives_the_same_objects(hospital: Hospital, t
         for path in hospital.shared():
             path.unlink()
         node.state.recover(3)
-        wait_until(lambda: len(hospital.shared()) >= 9, "the results again")
+        wait_until(lambda: len(hospital.shared()) >= 10, "the results again")
     again = {path.name: dcmread(path) for path in hospital.shared() if path.suffix == ".dcm"}
     assert {name: one.SOPInstanceUID for name, one in again.items()} == {
         name: one.SOPInstanceUID for name, one in first.items()
