@@ -15,7 +15,7 @@ from convformer_monai import __version__
 if TYPE_CHECKING:
     from convformer_monai.outputs.writer import Result
 
-__all__ = ["MakeUid", "derived_uids", "random_uids"]
+__all__ = ["MakeUid", "derived_uids", "random_uids", "seeded_uids"]
 
 MakeUid = Callable[..., str]  # from words that tell what the UID is of
 SHAPING = ("seg_type", "phase", "ed", "es", "resample_uneven", "mm_per_pixel")  # options that shape a result
@@ -40,8 +40,6 @@ def derived_uids(result: Result) -> MakeUid:
     Returns:
         A function of words that tell what the UID is of, as ``make("segmentation", "0")``.
     """
-    from pydicom.uid import generate_uid
-
     options = result.options.recorded()
     frames = [frame for phase in result.source.frames for frame in phase]
     sources = [
@@ -50,6 +48,17 @@ def derived_uids(result: Result) -> MakeUid:
         *(result.bundle.name, result.bundle.version, str(result.run.get("weights_sha256")), __version__),
         json.dumps({**{name: options[name] for name in SHAPING}, "flips": result.flips}, sort_keys=True),
     ]
+
+    return seeded_uids(*sources)
+
+
+def seeded_uids(*sources: str) -> MakeUid:
+    """Makes UIDs that are equal for equal texts.
+
+    Args:
+        sources: what the UIDs follow from.
+    """
+    from pydicom.uid import generate_uid
 
     def make(*what: str) -> str:
         return str(generate_uid(entropy_srcs=[*sources, json.dumps(what)]))

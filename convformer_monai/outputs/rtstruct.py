@@ -26,6 +26,7 @@ from convformer_monai.outputs.dicom_seg import (
     write_dataset,
 )
 from convformer_monai.outputs.dicom_sources import REQUIRED_EMPTY, check_sources, source_headers
+from convformer_monai.outputs.dicom_uids import MakeUid, derived_uids, seeded_uids
 from convformer_monai.outputs.polygons import outlines
 from convformer_monai.outputs.writer import Result, Writer, path_for, register_writer
 from convformer_monai.tasks.task import ANATOMICAL, Label
@@ -64,6 +65,7 @@ class RtStructWriter(Writer):
             result.bundle.labels,
             algorithm_name=result.bundle.name,
             algorithm_version=result.bundle.version,
+            uids=derived_uids(result),
             files=files,
         )
 
@@ -76,6 +78,7 @@ def write_rt_structure_set(
     *,
     algorithm_name: str = "convformer_monai",
     algorithm_version: str = __version__,
+    uids: MakeUid | None = None,
     overwrite: bool = False,
     files: AtomicFiles | None = None,
 ) -> list[Path]:
@@ -90,6 +93,7 @@ def write_rt_structure_set(
         label_table: see :func:`rt_structure_set`.
         algorithm_name: name of the bundle.
         algorithm_version: its version.
+        uids: see :func:`rt_structure_set`.
         overwrite: replace files that exist.
         files: transaction to join; its own ``overwrite`` holds then.
 
@@ -103,7 +107,7 @@ def write_rt_structure_set(
     if path.suffix.lower() != ".dcm":
         raise ValueError(f"path must end in .dcm, got {path.name!r}")
     made = rt_structure_set(
-        labels, series, label_table, algorithm_name=algorithm_name, algorithm_version=algorithm_version
+        labels, series, label_table, algorithm_name=algorithm_name, algorithm_version=algorithm_version, uids=uids
     )
     written = []
     with transaction(files, overwrite) as files:
@@ -121,6 +125,7 @@ def rt_structure_set(
     *,
     algorithm_name: str = "convformer_monai",
     algorithm_version: str = __version__,
+    uids: MakeUid | None = None,
 ) -> dict[int, Dataset]:
     """Makes RT Structure Sets of a mask, one a phase, all of one new series.
 
@@ -133,6 +138,7 @@ def rt_structure_set(
         label_table: the structures, with indices 1, 2, ...
         algorithm_name: name of the bundle.
         algorithm_version: its version.
+        uids: makes the UIDs of series and instances; ``None`` for those that follow from sources, mask and program.
 
     Returns:
         The datasets by phase of the source.
@@ -151,11 +157,12 @@ def rt_structure_set(
     with silent_pydicom:  # its warnings quote the patient's name
         headers = source_headers(series)
         names = [frame.sop_instance_uid for frames in series.frames for frame in frames]
-        seed = [*names, hashlib.sha256(labels.tobytes()).hexdigest(), algorithm_name, algorithm_version]
+        mask = hashlib.sha256(labels.tobytes()).hexdigest()
+        uids = uids or seeded_uids(*names, mask, algorithm_name, algorithm_version)
         for index, (phase, frames) in enumerate(zip(series.phases, series.frames, strict=True)):
             planes = on_frames(labels[index], series, frames)
             if planes.any():
-                dataset = _identified(headers[frames[0].sop_instance_uid], seed, phase)
+                dataset = _identified(headers[frames[0].sop_instance_uid], uids, phase)
                 _describe(dataset, frames, headers, label_table, algorithm_name, algorithm_version)
                 dataset.ROIContourSequence = [_contours(label, planes, frames, series.affine) for label in label_table]
                 made[phase] = dataset
@@ -170,18 +177,18 @@ def _check_is_volume(series: ImageSeries) -> None:
         )
 
 
-def _identified(header: Dataset, seed: Sequence[str], phase: int) -> Dataset:
+def _identified(header: Dataset, uids: MakeUid, phase: int) -> Dataset:
     """A new instance of the source's patient and study, without contents."""
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+    from pydicom.uid import UID, ImplicitVRLittleEndian, RTStructureSetStorage
 
     dataset = Dataset()
     for keyword in ("SpecificCharacterSet", *REQUIRED_EMPTY, "StudyInstanceUID"):
         if keyword in header:
             setattr(dataset, keyword, header.get(keyword))
     dataset.SOPClassUID = RTStructureSetStorage
-    dataset.SOPInstanceUID = generate_uid(entropy_srcs=[*seed, "instance", str(phase)])
-    dataset.SeriesInstanceUID = generate_uid(entropy_srcs=[*seed, "series"])
+    dataset.SOPInstanceUID = UID(uids("structure set", str(phase)))
+    dataset.SeriesInstanceUID = UID(uids("structure set series"))
     dataset.Modality = "RTSTRUCT"
     dataset.SeriesNumber = SERIES_NUMBER
     dataset.InstanceNumber = phase + 1

@@ -77,8 +77,9 @@ class DicomDelivery:
         if self._association is not None and self._association.is_established:
             return
         self.entity.requested_contexts = []
-        for one in self._classes:
-            self.entity.add_requested_context(one, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+        for one in self._classes:  # apart, so that each file goes as it is: in explicit VR, contours may not fit
+            self.entity.add_requested_context(one, ExplicitVRLittleEndian)
+            self.entity.add_requested_context(one, ImplicitVRLittleEndian)
         there = self.destination
         tls = None if there.tls is None else (client_context(there.tls), there.host)
         self._association = self.entity.associate(there.host, there.port, ae_title=there.ae, tls_args=tls)

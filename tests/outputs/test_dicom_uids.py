@@ -17,7 +17,7 @@ from convformer_monai.phantoms.dicom import SliceStack, linear_series, save_seri
 from convformer_monai.readers.cases import Case
 from convformer_monai.segmenter import Segmenter
 
-FORMATS = Options(formats=("dicom-seg", "dicom-sr", "dicom-sc"))
+FORMATS = Options(formats=("dicom-seg", "dicom-sr", "dicom-sc", "dicom-rtstruct"))
 
 
 def small_mr(folder: Path) -> Path:
@@ -46,7 +46,7 @@ def uids(segmenter: Segmenter, image: Path, folder: Path, options: Options = FOR
 def test_a_repeat_is_the_same_object_and_anything_else_another(segmenter: Segmenter, tmp_path: Path) -> None:
     image = small_mr(tmp_path / "image")
     first = uids(segmenter, image, tmp_path / "1")
-    assert set(first) == {"x_seg.dcm", "x_sr.dcm", "x_sc.dcm"}
+    assert set(first) == {"x_seg.dcm", "x_sr.dcm", "x_sc.dcm", "x_rtstruct.dcm"}
     everything = [uid for each in first.values() for uid in each]
     assert len(set(everything)) == len(everything)
     assert uids(segmenter, image, tmp_path / "2") == first

@@ -15,10 +15,12 @@ from dicom_results import CASES
 from hospital import needs_orthanc
 from pacs import Pacs, orthanc
 from pydicom import dcmread
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 from servers import free_port
 
 from convformer_monai.outputs.dicom_sc import write_dicom_sc
+from convformer_monai.phantoms.dicom import save_dataset
 from convformer_monai.serve.config import Destination, Tls
 from convformer_monai.serve.counts import Counts
 from convformer_monai.serve.dead import DeadLetters
@@ -209,6 +211,27 @@ def test_answers_of_a_pacs(
     finally:
         deliver.close()
         peer.server.shutdown()
+
+
+@pytest.mark.parametrize("accepted", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("written", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_a_file_goes_as_it_is_where_the_pacs_takes_that(
+    accepted: Any, written: Any, result: Path, tmp_path: Path
+) -> None:
+    dataset = dcmread(result)
+    path = save_dataset(dataset, tmp_path / "x.dcm", transfer_syntax=written)
+    entity, arrived = AE("PACS"), list[Any]()
+    entity.add_supported_context(SECONDARY_CAPTURE, accepted)
+    handlers: Any = [
+        (evt.EVT_C_STORE, lambda event: arrived.append((event.context.transfer_syntax, event.dataset)) or 0)
+    ]
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    deliver = deliver_to(Destination("p", "dicom", "PACS", "127.0.0.1", server.server_address[1], "CONVFORMER"), 5)
+    deliver(path)
+    deliver.close()
+    server.shutdown()
+    ((syntax, received),) = arrived
+    assert syntax == accepted and received.PixelData == dataset.PixelData
 
 
 def test_tls_to_a_pacs(certificates: Path, result: Path) -> None:
