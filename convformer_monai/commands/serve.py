@@ -67,6 +67,7 @@ def serve(config: NodeConfig, *, retry_dead: bool = False) -> None:
             while not ended.wait(1.0):
                 pass
             node.stop()
+            node.state.close()
         finally:
             for one, handler in before.items():
                 signal.signal(one, handler)

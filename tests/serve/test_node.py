@@ -6,6 +6,7 @@ import base64
 import contextlib
 import logging
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,26 @@ def test_a_job_that_was_interrupted_gives_the_same_objects(hospital: Hospital, t
     }
     seg = next(name for name in again if name.endswith("_seg.dcm"))
     np.testing.assert_array_equal(again[seg].pixel_array, first[seg].pixel_array)
+
+
+def test_a_job_that_takes_longer_than_the_stop_is_done_at_the_next_start(
+    hospital: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def endless(*_: Any, **__: Any) -> None:
+        begun.set()
+        go_on.wait(60)
+        raise RuntimeError("too late")
+
+    with monkeypatch.context() as patch, hospital.node(stop_seconds=0.3, attempts=1) as node:
+        patch.setattr(worker_module, "process", endless)
+        storescu(node.listener.port, write_study(tmp_path / "in", "cardiac", 1))
+        assert begun.wait(60)
+    go_on.set()
+    with hospital.node(attempts=1) as node:
+        wait_until(lambda: jobs(node) == {"done": 1}, "the job")
+        assert node.state.rows("SELECT attempts FROM jobs")[0]["attempts"] == 1
 
 
 def test_a_destination_that_is_no_more(hospital: Hospital, tmp_path: Path) -> None:
