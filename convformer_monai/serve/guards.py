@@ -15,6 +15,7 @@ from typing import Any
 __all__ = ["GuardedSocket", "GuardedTlsSocket", "TooMuch"]
 
 PDU_HEADER = 6  # type, reserved, length of the rest (PS3.8 section 9.3.1)
+ASSOCIATE_RQ, REQUEST = 1, 2**17  # a request with 128 contexts of many transfer syntaxes has up to 80 kB
 MARGIN = 2**16  # of a message, for its command set and the headers of its PDUs
 
 
@@ -48,9 +49,9 @@ class _Meter:
                 taken = min(PDU_HEADER - len(self._header), len(data))
                 self._header += data[:taken]
                 if len(self._header) == PDU_HEADER:
-                    (self._rest,) = struct.unpack(">L", self._header[2:])
+                    kind, self._rest = struct.unpack(">BxL", self._header)
                     self._header = b""
-                    if self._rest > self._pdu:
+                    if self._rest > (max(self._pdu, REQUEST) if kind == ASSOCIATE_RQ else self._pdu):
                         self._refuse("pdu size")
             data = data[taken:]
 

@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from pydicom.uid import (
     RLELossless,
     generate_uid,
 )
-from pynetdicom import AE, evt
+from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.presentation import build_role
-from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance  # type: ignore[attr-defined]
+from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance, Verification  # type: ignore[attr-defined]
 from servers import free_port
 
 from convformer_monai.phantoms.dicom import save_dataset
@@ -36,7 +37,7 @@ from convformer_monai.serve.commitment import Commitment
 from convformer_monai.serve.config import Caller, Limits, NodeConfig, Tls
 from convformer_monai.serve.counts import Counts
 from convformer_monai.serve.intake import Intake
-from convformer_monai.serve.listener import CLASSES, Listener
+from convformer_monai.serve.listener import CLASSES, Listener, transfer_syntaxes
 from convformer_monai.serve.state import State
 
 pytestmark = needs_dcmtk
@@ -158,6 +159,18 @@ def test_other_objects_of_a_study(
     ((kind, answer),) = ask_commitment(port, [report, *datasets("cardiac", 1)], None)
     assert kind == 2 and answer.FailedSOPSequence[0].FailureReason == 0x0122
     assert len(port.state.complete_studies(3600)) == 1
+
+
+def test_a_request_may_be_larger_than_the_data_after_it(open_port: Callable[..., Port]) -> None:
+    port = open_port(limits=replace(QUICK, pdu_bytes=4096))
+    entity = AE(CALLER)
+    for context in AllStoragePresentationContexts[:126]:
+        entity.add_requested_context(str(context.abstract_syntax), transfer_syntaxes())
+    entity.add_requested_context(Verification)
+    association = entity.associate("127.0.0.1", port.number, ae_title=NODE_AE)
+    assert association.is_established and association.acceptor.maximum_length < 4096
+    assert association.send_c_echo().Status == 0
+    association.release()
 
 
 def connect(port: int, source: str = ELSEWHERE) -> socket.socket:
