@@ -185,7 +185,7 @@ def run_cohort(source: str, output: str, bundle: str, options: Options, how: Coh
             len(plan.todo) + len(plan.before),
             summary.counts[DONE],
             len(plan.todo),
-            f" with {engine.workers} workers" if plan.todo and engine.name == "local" else "",
+            f" with {engine.workers} worker{"s" * (engine.workers != 1)}" if plan.todo and engine.name == "local" else "",
         )
     with Stop() as stop, Progress(len(plan.todo), len(plan.before), how.quiet) as progress:
         if plan.todo:
