@@ -31,7 +31,7 @@ def check_engine(engine: str, bundle: Bundle, device: str = "auto") -> None:
         raise InputRefused(
             RefusalCode.OPTION,
             f"{bundle.name} is not known to give the same masks with {engine} (engines in its metadata.json); "
-            "leave out --engine",
+            "use torch",
         )
     if device not in ("auto", "cpu"):
         raise InputRefused(RefusalCode.OPTION, f"{engine} runs on the CPU, not on {device}; leave out --device")

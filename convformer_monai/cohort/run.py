@@ -180,12 +180,13 @@ def run_cohort(source: str, output: str, bundle: str, options: Options, how: Coh
     for status in plan.before:
         summary.add(status, before=True)
     if not how.quiet:
+        local = engine.name == "local"
         logger.info(
             "%d cases: %d done before, %d to do%s",
             len(plan.todo) + len(plan.before),
             summary.counts[DONE],
             len(plan.todo),
-            f" with {engine.workers} workers" if plan.todo and engine.name == "local" else "",
+            f" with {engine.workers} worker{'s' * (engine.workers != 1)}" if plan.todo and local else "",
         )
     with Stop() as stop, Progress(len(plan.todo), len(plan.before), how.quiet) as progress:
         if plan.todo:

@@ -8,7 +8,8 @@ is the smaller, the better a measure puts the cases in order.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,9 +49,12 @@ from convformer_monai.transforms.photo import LoadPictureMaskd
 
 __all__ = ["MEASURES", "DoubtfulCase", "area_under_risk", "measure_doubt", "report_doubt", "summarise_doubt"]
 
+logger = logging.getLogger(__name__)
+
 FLAGGED_SHARE = 0.1
 SECTION, SLICES = "val", "expert"
 FOLDS = 5
+SAID = 50  # cases from one line of the log to the next
 MEASURES = {
     "expected_dice": "expected Dice",
     "expected_dice_uncalibrated": "expected Dice, temperature 1",
@@ -122,7 +126,13 @@ def measure_doubt(
         InputRefused: if the data or the weights cannot be used.
     """
     labelled = _validation(bundle, dataset_dir) if runs is None else _slices_of_folds(bundle, dataset_dir, runs)
-    seen = [_look(one) for one in labelled]
+    modes = {"image_keys": ["image", "label"], "image_modes": ["bilinear", "nearest"]}
+    prepare = Bundle(bundle).get("preparation", "inference", modes)
+    seen: list[_Seen] = []
+    for one in labelled:
+        if len(seen) % SAID == 0:
+            logger.info("case %d", len(seen) + 1)
+        seen.append(_look(one, prepare))
     samples = [one.voxels for one in seen]
     temperatures = held_out_temperatures(samples)
     return [_measured(one, number) for one, number in zip(seen, temperatures, strict=True)], samples
@@ -155,11 +165,9 @@ def _slices_of_folds(bundle: str | Path, dataset_dir: Path, runs: Path) -> Itera
             yield _Labelled(str(case["id"]), patient, series_from(data["image"]), data["label"], segmenters)
 
 
-def _look(one: _Labelled) -> _Seen:
-    """Segments a case."""
+def _look(one: _Labelled, prepare: Callable[[dict[str, MetaTensor]], dict[str, MetaTensor]]) -> _Seen:
+    """Segments a case, whose image and label ``prepare`` brings to the network's grid."""
     plain, flipping = one.segmenters
-    modes = {"image_keys": ["image", "label"], "image_modes": ["bilinear", "nearest"]}
-    prepare = plain.bundle.get("preparation", "inference", modes)
     data = prepare({"image": one.series.image.clone(), "label": one.label.clone()})
     scores, truth = plain.scores(data["image"]).float(), data["label"].as_tensor()[0].round().long()
     mask, reference = plain.run(one.series).labels.numpy(), one.label.numpy().round()
