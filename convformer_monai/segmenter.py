@@ -41,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 PARTS = ("modality", "weights", "weights_sha256", "network_def", "preparation", "inferer", "native_labels")
 PROBABILITIES = "native_probabilities"
-EXPECTED_DICE_THRESHOLD = "expected_dice_threshold"
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,7 @@ class Segmentation:
             phase the structures in the order of the label table; of a photograph ``(structures, X, Y)``. ``None`` if
             they were not asked for.
         evidence: numbers that tell of doubt: what the bundle's transforms left, and ``expected_dice``, of all phases
-            the lowest, where the bundle has a threshold for it; see
-            :func:`convformer_monai.transforms.doubt.expected_dice`.
+            the lowest, unless the mask is empty; see :func:`convformer_monai.transforms.doubt.expected_dice`.
     """
 
     series: ImageSeries
@@ -279,9 +277,7 @@ class Segmenter:
         return _Found(labelled["pred"], likely, dict(labelled.get(EVIDENCE, {})), promised, *seconds)
 
     def _promised(self, scores: Tensor, image: Tensor) -> float | None:
-        """The lowest Dice of a phase that its probabilities promise, of a bundle that has a threshold for it."""
-        if EXPECTED_DICE_THRESHOLD not in self.bundle.metadata:
-            return None
+        """The lowest Dice of a phase that its probabilities promise."""
         temperature = float(self.bundle.metadata.get("temperature", 1.0))
         phases = 1 if image.ndim == 3 else len(image)
         return _least([expected_dice(phase, temperature) for phase in scores.chunk(phases)])
@@ -323,7 +319,7 @@ class Segmenter:
             es=es,
             disagreement=result.disagreement,
             disagreement_threshold=self.bundle.metadata.get("disagreement_threshold"),
-            expected_dice_threshold=self.bundle.metadata.get(EXPECTED_DICE_THRESHOLD),
+            expected_dice_threshold=self.bundle.metadata.get("expected_dice_threshold"),
             evidence=result.evidence,
         )
 

@@ -29,7 +29,7 @@ def write_result(
     base = folder / name
     base.parent.mkdir(parents=True, exist_ok=True)
     loaded = Bundle(bundle)
-    evidence = {} if doubt is None else {"doubt": doubt}
+    evidence = {} if doubt is None else {"expected_dice": 1 - doubt}
     report = {"schema": SCHEMA, "bundle": {"name": loaded.name}, "evidence": evidence}
     items = [{"name": "lv_ef", "title": "Left ventricular ejection fraction", "value": fraction, "unit": "%"}]
     items += [{"name": "lv_volume", "title": "Volume", "value": phase, "unit": "mL"} for phase in (1.0, 2.0)]

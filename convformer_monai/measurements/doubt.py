@@ -11,28 +11,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["doubt_of", "slice_doubt"]
+__all__ = ["slice_doubt"]
 
 FULL = 255
 LEAST_VOXELS = 1.0  # of probability and mask together: less is nothing at all
-
-
-def doubt_of(labels: NDArray[np.uint8], probabilities: NDArray[np.uint8]) -> float | None:
-    """Measures the doubt of a whole image.
-
-    Args:
-        labels: of any shape; more than 0 is mask.
-        probabilities: that a voxel belongs to any structure, times 255, of the same shape.
-
-    Returns:
-        0 to 1; ``None`` where there is neither mask nor probability.
-
-    Raises:
-        ValueError: if the shapes differ.
-    """
-    if labels.shape != probabilities.shape:
-        raise ValueError(f"probabilities must have the shape of labels, {labels.shape}, got {probabilities.shape}")
-    return slice_doubt(labels.reshape(1, 1, 1, -1), probabilities.reshape(1, 1, 1, -1), axis=0)[0][0]
 
 
 def slice_doubt(

@@ -20,7 +20,7 @@ from convformer_monai.measurements.values import CSV_COLUMNS, Measurements
 from convformer_monai.outputs.atomic import AtomicFiles, check_writable, write_text
 from convformer_monai.outputs.journal import tidy_up
 from convformer_monai.outputs.measurements import write_measurements
-from convformer_monai.outputs.writer import MOMENTS, Options, Result, check_pixel_size, path_for, sum_of
+from convformer_monai.outputs.writer import MOMENTS, Options, Result, check_pixel_size, path_for
 from convformer_monai.readers.cases import Case, stem
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def process(
         "device": segmenter.runs_on,
         "seconds": seconds,
         "notes": found.notes,
-        "evidence": {**found.evidence, **_doubt(labels, probabilities)},
+        "evidence": found.evidence,
     }
     whole = Result(series, labels, measurements, bundle, options, series, run, probabilities, flips=segmenter.flips)
     result = _kept(whole, options.phase)
@@ -100,14 +100,6 @@ def process(
         for writer in options.writers():
             result.written.extend(writer.write(base, result, files))
     return tuple(result.written), measurements
-
-
-def _doubt(labels: NDArray[np.uint8], probabilities: NDArray[np.uint8] | None) -> dict[str, float]:
-    """The doubt of the image, where probabilities are there to tell it."""
-    from convformer_monai.measurements.doubt import doubt_of
-
-    doubt = None if probabilities is None else doubt_of(labels, sum_of(probabilities))
-    return {} if doubt is None else {"doubt": doubt}
 
 
 def _by_structure(probabilities: NDArray[np.uint8], series: ImageSeries) -> NDArray[np.uint8]:

@@ -34,7 +34,7 @@ class ReviewCase:
         base: beginning of the paths of its files.
         bundle: name of the bundle.
         flags: code and message of each flag.
-        doubt: 0 to 1; ``None`` if no probabilities were there.
+        doubt: 1 - the Dice that the probabilities promise, 0 to 1; ``None`` of an empty mask.
         numbers: measurements of the whole case: value, or ``None`` if it is undefined, by their keys.
         titles: title and unit of each, by their keys.
         mask: the bundle's mask; ``None`` where it was written in no format that can be corrected.
@@ -116,14 +116,14 @@ def _case(base: Path, name: str, report: Mapping[str, Any]) -> ReviewCase | None
     measured = _read(path_for(base, "_measurements.json"))
     times = Counter(item["name"] for item in measured["measurements"])
     once = [item for item in measured["measurements"] if times[item["name"]] == 1]
-    doubt = report["evidence"].get("doubt")
+    promised = report["evidence"].get("expected_dice")
     return ReviewCase(
         id=hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:ID_LETTERS],
         name=name,
         base=base,
         bundle=str(report["bundle"]["name"]),
         flags=tuple((str(flag["code"]), str(flag["message"])) for flag in measured["flags"]),
-        doubt=None if doubt is None else float(doubt),
+        doubt=None if promised is None else round(1 - float(promised), 4),
         numbers={item["name"]: item["value"] for item in once},
         titles={item["name"]: (item["title"], item["unit"]) for item in once},
         mask=next((path for suffix in MASKS if (path := path_for(base, suffix)).is_file()), None),

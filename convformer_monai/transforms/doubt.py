@@ -45,16 +45,18 @@ def expected_dice(scores: torch.Tensor, temperature: float = 1.0) -> float | Non
     the box around the mask do not count: what is calibrated near the structures promises too much far from them.
 
     Args:
-        scores: logits (K, *spatial), background first.
+        scores: logits (K, X, Y) or (K, X, Y, Z), background first.
         temperature: by which they are divided; Guo et al., "On calibration of modern neural networks", ICML 2017.
 
     Returns:
         The mean over the structures that the mask has, 0 to 1; ``None`` if it has none.
     """
+    volume = scores if scores.ndim == 4 else scores[..., None]  # (K, X, Y, Z)
+    slabs = volume.split(SLICES, dim=-1)
+    rows, columns = box_around(torch.stack([(best_class(slab) > 0).any(-1) for slab in slabs]).any(0))
     inside, sizes, total = (torch.zeros(len(scores), dtype=torch.float64) for _ in range(3))
-    rows, columns = box_around(best_class(scores) > 0)
-    for few in scores[:, rows, columns].split(SLICES, dim=-1):
-        probabilities = (few.float() / temperature).softmax(0).flatten(1)  # (K, N)
+    for slab in slabs:
+        probabilities = (slab[:, rows, columns].float() / temperature).softmax(0).flatten(1)  # (K, N)
         highest, best = probabilities.max(0)
         inside.index_add_(0, best.cpu(), highest.double().cpu())
         sizes += torch.bincount(best, minlength=len(scores)).cpu()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from convformer_monai.measurements.doubt import doubt_of, slice_doubt
+from convformer_monai.measurements.doubt import slice_doubt
 
 
 def test_doubts_of_known_slices() -> None:
@@ -22,12 +22,6 @@ def test_slices_along_another_axis_and_several_phases() -> None:
     labels[1, 1] = 1
     found = slice_doubt(labels, labels * np.uint8(255), axis=0)
     assert found == ((None, None, None), (None, 0.0, None))
-
-
-def test_of_a_whole_image() -> None:
-    labels = np.array([[1, 1], [0, 0]], np.uint8)
-    assert doubt_of(labels, np.array([[255, 0], [0, 0]], np.uint8)) == pytest.approx(1 - 2 / 3)
-    assert doubt_of(labels * np.uint8(0), labels * np.uint8(0)) is None
 
 
 def test_shapes_that_differ() -> None:

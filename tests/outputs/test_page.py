@@ -42,7 +42,7 @@ def blood(phases: int = 1) -> Result:
     labels = np.zeros(shape, np.uint8)
     labels[:, 10:16, 8:14, 2:4] = 1
     series, bundle = volume_series(shape, affine, values), Bundle("hemorrhage")
-    run = {"weights_sha256": "0" * 64, "device": "cpu", "seconds": {}, "notes": (), "evidence": {"doubt": 0.25}}
+    run = {"weights_sha256": "0" * 64, "device": "cpu", "seconds": {}, "notes": (), "evidence": {"expected_dice": 0.75}}
     measurements = measure(labels, series, bundle.task, case="x", bundle=bundle.name)
     return Result(series, labels, measurements, bundle, Options(), series, run, labels[None] * np.uint8(200))
 
