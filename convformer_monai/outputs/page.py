@@ -103,6 +103,7 @@ def _moments(result: Result) -> dict[str, int]:
 def _volume_parts(result: Result) -> tuple[list[FlagView], list[Picture], VolumeView | None]:
     """Flags with their places, slices, and the volume for NiiVue."""
     from convformer_monai.measurements.doubt import slice_doubt
+    from convformer_monai.outputs.drawing.contours import MARGIN_MM
     from convformer_monai.outputs.drawing.embedding import (
         MOST_BYTES,
         Stored,
@@ -137,7 +138,8 @@ def _volume_parts(result: Result) -> tuple[list[FlagView], list[Picture], Volume
     factor = reduction(stored.voxels)
     if stored.voxels.nbytes > MOST_BYTES * factor**2:
         return flags, pictures, None
-    settings = settings_of(series, labels, window_for(series, task, shown[0]), moments)
+    margin = None if task.preview.whole_slices else MARGIN_MM
+    settings = settings_of(series, labels, window_for(series, task, shown[0]), moments, margin)
     image, mask = (embedded(one, series.affine, factor) for one in (stored, Stored(labels)))
     return flags, pictures, VolumeView(image, mask, {**settings, "reduced": factor})
 

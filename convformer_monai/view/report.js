@@ -118,11 +118,24 @@
     say(value);
   }
 
+  // NiiVue shows of its box of mm the part ((low, high) - pan) / zoom: the focus is to be in the middle of it.
+  function panAndZoom() {
+    if (!volume.focus) return [0, 0, 0, 1];
+    const { centre, zoom } = volume.focus;
+    const share = nv.mm2frac(centre);
+    const pan = [0, 1, 2].map((axis) => {
+      const [low, high] = [nv.volumes[0].extentsMinOrtho[axis], nv.volumes[0].extentsMaxOrtho[axis]];
+      return (low + high) / 2 - zoom * (low + share[axis] * (high - low));
+    });
+    return [...pan, zoom];
+  }
+
   function show(view) {
     state.view = view;
     const types = { slice: OF_WORLD_AXIS[volume.plane], planes: PLANES, render: RENDER };
     if (nv) {
       nv.setCrosshairWidth(view === "slice" ? 0 : 0.6); // it would lie on the mask
+      nv.setPan2Dxyzmm(view === "slice" ? panAndZoom() : [0, 0, 0, 1]);
       nv.setSliceType(types[view]);
     }
     for (const button of all("[data-view]")) button.setAttribute("aria-pressed", String(button.dataset.view === view));

@@ -103,6 +103,25 @@ def test_mask_lies_where_it_belongs(
     assert 2 * (inside & expected).sum() / (inside.sum() + expected.sum()) > 0.97
 
 
+def test_heart_is_magnified_in_its_place(driver: WebDriver, tmp_path: Path) -> None:
+    phantom = cardiac_phantom(shape=(96, 80, 4), spacing=(2.5, 2.5, 15.0), axcodes="RPS")
+    image, truth = (read_series(path) for path in phantom.save(tmp_path, "heart"))
+    labels = truth.image.numpy().astype(np.uint8)
+    open_page(driver, write_page(tmp_path / "heart_report.html", image, labels, "cardiac"))
+    number = driver.execute_script("return report.settings.volume.start")[1]
+    (left, top, right, bottom), x, y = slice_mm(driver)
+    found = coloured(picture(driver)[top:bottom, left:right])
+    back = np.linalg.inv(image.affine)
+    column, row = (np.round(back[axis, axis] * mm + back[axis, 3]).astype(int) for axis, mm in ((0, x), (1, y)))
+    inside = (column >= 0) & (column < labels.shape[1]) & (row >= 0) & (row < labels.shape[2])
+    expected = np.zeros_like(inside)
+    expected[inside] = labels[0, column[inside], row[inside], number] == 3
+    assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.95
+    rows, columns = np.nonzero(found)
+    assert abs(columns.mean() / found.shape[1] - 0.5) < 0.17 and abs(rows.mean() / found.shape[0] - 0.5) < 0.17
+    assert driver.execute_script("return report.settings.volume.focus.zoom") > 1.2
+
+
 def test_structures_and_the_mask_can_be_hidden(driver: WebDriver, heart: Path) -> None:
     open_page(driver, heart)
 

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from convformer_monai.readers.series import ImageSeries
 from convformer_monai.transforms.geometry import slice_axis
+from convformer_monai.transforms.postprocess import extent
 
 __all__ = ["MOST_BYTES", "SHOWN_BYTES", "Stored", "embedded", "own_type", "reduction", "settings_of", "voxels_of"]
 
 SHOWN_BYTES = 64 * 2**20  # of voxels, uncompressed; a larger image is shown at a lower resolution
 MOST_BYTES = 4 * SHOWN_BYTES  # and one that is larger still is not put into a page
 MOST_REDUCED = 4
+MOST_ZOOM = 4.0
 LEVEL = 6  # of gzip
 SLOPE_AT = 112  # bytes into the header: scl_slope and scl_inter, float32
 TYPES = (np.uint8, np.int16, np.uint16)
@@ -92,7 +94,11 @@ def embedded(stored: Stored, affine: NDArray[np.float64], factor: int = 1) -> by
 
 
 def settings_of(
-    series: ImageSeries, labels: NDArray[np.uint8], window: tuple[float, float], moments: dict[str, int]
+    series: ImageSeries,
+    labels: NDArray[np.uint8],
+    window: tuple[float, float],
+    moments: dict[str, int],
+    margin_mm: float | None = None,
 ) -> dict[str, Any]:
     """What ``report.js`` must know of a volume, as JSON types.
 
@@ -101,12 +107,14 @@ def settings_of(
         labels: (phases, X, Y, Z).
         window: values that are black and white.
         moments: indices of end diastole and end systole, as far as they are known.
+        margin_mm: shown around what is labelled; ``None`` shows whole slices.
 
     Returns:
         ``phases``, ``slices``: their numbers; ``numbers``, ``times``: of the phases in the source, and in ms;
         ``plane``: the axis (0 to 2: right, anterior, superior) that the slices are stacked along, roughly; ``centre``
         and ``step``: RAS mm of the middle of the first slice, and from one to the next; ``row``: factors of x, y, z, 1
-        whose sum is the number of the slice; ``window``; ``moments``; ``start``: phase and slice to begin with.
+        whose sum is the number of the slice; ``window``; ``moments``; ``start``: phase and slice to begin with;
+        ``focus``: RAS mm of the middle of what is labelled, and how many times it is magnified.
     """
     affine, shape = series.affine, labels.shape[1:]
     axis = slice_axis(affine, shape)
@@ -131,7 +139,25 @@ def settings_of(
         "window": [float(one) for one in window],
         "moments": moments,
         "start": [start, first],
+        "focus": _focus(labels, affine, axis, margin_mm),
     }
+
+
+def _focus(
+    labels: NDArray[np.uint8], affine: NDArray[np.float64], axis: int, margin_mm: float | None
+) -> dict[str, Any] | None:
+    """What a slice is centred on, and its magnification, so that the labels of all phases and slices are seen."""
+    labelled: NDArray[np.bool_] = np.any(labels != 0, axis=0)
+    if margin_mm is None or not labelled.any():
+        return None
+    box = extent(labelled)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    wanted = [(part.stop - part.start) * size + 2 * margin_mm for part, size in zip(box, spacing, strict=True)]
+    whole = np.array(labelled.shape) * spacing
+    zoom = min(whole[place] / wanted[place] for place in range(3) if place != axis)
+    middle = [(part.start + part.stop - 1) / 2 for part in box]
+    centre = affine[:3, :3] @ middle + affine[:3, 3]
+    return {"centre": centre.tolist(), "zoom": float(np.clip(zoom, 1, MOST_ZOOM))}
 
 
 def voxels_of(series: ImageSeries) -> Stored:
