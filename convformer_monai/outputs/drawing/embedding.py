@@ -28,7 +28,7 @@ MOST_ZOOM = 4.0
 LEVEL = 6  # of gzip
 SLOPE_AT = 112  # bytes into the header: scl_slope and scl_inter, float32
 TYPES = (np.uint8, np.int16, np.uint16)
-STEPS = 4095  # of values that are no whole numbers: more than a screen and an eye tell apart
+STEPS = 4095  # of fractions: more than a screen and an eye tell apart
 
 
 @dataclass(frozen=True)
