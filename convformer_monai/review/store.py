@@ -79,8 +79,8 @@ class Store:
             reason: why.
 
         Raises:
-            InputRefused: ``OPTION`` if the decision is unknown, a rejection is without a reason, or a reason is longer than
-                2000 characters; ``CANNOT_WRITE``.
+            InputRefused: ``OPTION`` if the decision is unknown, a rejection is without a reason, or a reason has more
+                than 2000 characters; ``CANNOT_WRITE``.
         """
         if decision not in DECISIONS:
             raise InputRefused(RefusalCode.OPTION, f"decision must be one of {', '.join(DECISIONS)}")
