@@ -103,13 +103,14 @@ def _moments(result: Result) -> dict[str, int]:
 def _volume_parts(result: Result) -> tuple[list[FlagView], list[Picture], VolumeView | None]:
     """Flags with their places, slices, and the volume for NiiVue."""
     from convformer_monai.measurements.doubt import slice_doubt
+    from convformer_monai.outputs.drawing.contours import MARGIN_MM, upright
     from convformer_monai.outputs.drawing.embedding import (
         MOST_BYTES,
         Stored,
         embedded,
+        own_type,
         reduction,
         settings_of,
-        voxels_of,
     )
     from convformer_monai.outputs.drawing.slices import draw_slices, window_for
     from convformer_monai.transforms.geometry import slice_axis
@@ -133,12 +134,16 @@ def _volume_parts(result: Result) -> tuple[list[FlagView], list[Picture], Volume
         doubt = None if doubts is None else doubts[one.phase][one.slice]
         codes = tuple(spoken_of.get((one.phase, one.slice), ()))
         pictures.append(Picture(one.phase, one.slice, title, data_url(one.png, "image/png"), doubt, codes))
-    stored = voxels_of(series)
+    values, affine = upright(series.image.as_tensor(), series.affine)
+    maps, _ = upright(labels, series.affine)
+    stored = own_type(values)
     factor = reduction(stored.voxels)
     if stored.voxels.nbytes > MOST_BYTES * factor**2:
         return flags, pictures, None
-    settings = settings_of(series, labels, window_for(series, task, shown[0]), moments)
-    image, mask = (embedded(one, series.affine, factor) for one in (stored, Stored(labels)))
+    margin = None if task.preview.whole_slices else MARGIN_MM
+    settings = settings_of(series, maps, affine, window_for(series, task, shown[0]), moments, margin)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    image, mask = (embedded(one, spacing, factor) for one in (stored, Stored(maps)))
     return flags, pictures, VolumeView(image, mask, {**settings, "reduced": factor})
 
 

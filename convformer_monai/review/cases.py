@@ -37,7 +37,7 @@ class ReviewCase:
         doubt: 1 - the Dice that the probabilities promise, 0 to 1; ``None`` of an empty mask.
         numbers: measurements of the whole case: value, or ``None`` if it is undefined, by their keys.
         titles: title and unit of each, by their keys.
-        mask: the bundle's mask; ``None`` where it was written in no format that can be corrected.
+        mask: the bundle's mask; ``None`` where only formats were written that cannot be corrected.
     """
 
     id: str

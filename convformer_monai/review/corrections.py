@@ -36,7 +36,7 @@ def keep_correction(case: ReviewCase, upload: Path) -> Path:
 
     Raises:
         InputRefused: ``LABEL_MISALIGNED`` if it does not lie on the grid of the bundle's mask, ``LABEL_UNKNOWN`` if it
-            holds values that are no structures, and others if it cannot be read or written.
+            holds other values than those of the structures, and others if it cannot be read or written.
     """
     if case.mask is None:
         raise InputRefused(RefusalCode.NOT_A_MASK, f"{case.name} has no mask in NIfTI or PNG to be corrected")

@@ -219,7 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
         except ValueError:
             content = None
         if not isinstance(content, dict):
-            raise _Refused(HTTPStatus.BAD_REQUEST, "error[OPTION]: the request is no JSON object")
+            raise _Refused(HTTPStatus.BAD_REQUEST, "error[OPTION]: the request must be a JSON object")
         return content
 
     def _read_body(self, most: int, keep: Callable[[bytes], object] = lambda _: None) -> None:

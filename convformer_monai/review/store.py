@@ -62,7 +62,7 @@ class Store:
         folder: of the results; the database is made in it if it is missing.
 
     Raises:
-        InputRefused: ``CANNOT_WRITE`` if it cannot be opened, or is no such database.
+        InputRefused: ``CANNOT_WRITE`` if it cannot be opened, or is another kind of file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -79,8 +79,8 @@ class Store:
             reason: why.
 
         Raises:
-            InputRefused: ``OPTION`` if there is no such decision, a rejection has no reason, or a reason is longer than
-                2000 characters; ``CANNOT_WRITE``.
+            InputRefused: ``OPTION`` if the decision is unknown, a rejection is without a reason, or a reason has more
+                than 2000 characters; ``CANNOT_WRITE``.
         """
         if decision not in DECISIONS:
             raise InputRefused(RefusalCode.OPTION, f"decision must be one of {', '.join(DECISIONS)}")

@@ -10,7 +10,7 @@ mkdirSync(out, { recursive: true });
 
 const result = await build({
   absWorkingDir: here,
-  alias: { zarrita: join(here, "zarr_stub.js") },
+  alias: { zarrita: join(here, "zarr_stub.mjs") },
   bundle: true,
   format: "iife",
   globalName: "niivue",

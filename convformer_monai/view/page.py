@@ -224,7 +224,7 @@ def _viewer(view: CaseView) -> str:
     first = view.pictures[0].url if view.pictures else ""
     return (
         f'<div class="stage"><canvas id="canvas" aria-label="Image with mask" role="img" tabindex="0"></canvas>'
-        f'<img id="still" src="{first}" alt="" hidden><p id="where" role="status"></p></div>'
+        f'<img id="still" src="{first}" alt="" hidden>{_letters(view)}<p id="where" role="status"></p></div>'
         f'<p id="without" class="sub" hidden></p>{less}'
         f'<div class="bar"><span class="group" role="group" aria-label="View">{buttons}</span>{toggles}{opacity}'
         f'<label class="range">slice <input id="slice" type="range" min="0" value="0" aria-label="Slice"></label>{play}'
@@ -233,6 +233,14 @@ def _viewer(view: CaseView) -> str:
         "<kbd>\N{LEFTWARDS ARROW}</kbd> <kbd>\N{RIGHTWARDS ARROW}</kbd> phase, <kbd>space</kbd> play, "
         "<kbd>v</kbd> view, <kbd>m</kbd> mask, <kbd>1</kbd>\N{EN DASH}<kbd>9</kbd> structure</p>"
     )
+
+
+def _letters(view: CaseView) -> str:
+    """The patient's directions at the edges of a slice."""
+    if view.volume is None:
+        return ""
+    places = zip(("left", "right", "top", "bottom"), view.volume.settings["letters"], strict=True)
+    return "".join(f'<span class="edge {place}">{escape(letter)}</span>' for place, letter in places)
 
 
 def _photo(photo: PhotoView, structures: Sequence[Label]) -> str:

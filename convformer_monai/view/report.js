@@ -5,8 +5,7 @@
   const all = (selector) => Array.from(document.querySelectorAll(selector));
   const settings = JSON.parse(byId("settings").textContent);
   const volume = settings.volume;
-  const AXIAL = 0, CORONAL = 1, SAGITTAL = 2, PLANES = 3, RENDER = 4; // NiiVue's slice types
-  const OF_WORLD_AXIS = [SAGITTAL, CORONAL, AXIAL];
+  const TYPES = { slice: 0, planes: 3, render: 4 }; // NiiVue's: axial, multiplanar, render
   const SLOWEST_MS = 30;
   const VIEWS = ["slice", "planes", "render"];
   const PARENTS_KEYS = ["j", "k", "a", "r", "u", "/"]; // of the review, which shows this page in a frame
@@ -118,13 +117,26 @@
     say(value);
   }
 
+  // NiiVue shows of its box of mm the part ((low, high) - pan) / zoom: the focus is to be in the middle of it.
+  function panAndZoom() {
+    if (!volume.focus) return [0, 0, 0, 1];
+    const { centre, zoom } = volume.focus;
+    const share = nv.mm2frac(centre);
+    const pan = [0, 1, 2].map((axis) => {
+      const [low, high] = [nv.volumes[0].extentsMinOrtho[axis], nv.volumes[0].extentsMaxOrtho[axis]];
+      return (low + high) / 2 - zoom * (low + share[axis] * (high - low));
+    });
+    return [...pan, zoom];
+  }
+
   function show(view) {
     state.view = view;
-    const types = { slice: OF_WORLD_AXIS[volume.plane], planes: PLANES, render: RENDER };
     if (nv) {
       nv.setCrosshairWidth(view === "slice" ? 0 : 0.6); // it would lie on the mask
-      nv.setSliceType(types[view]);
+      nv.setPan2Dxyzmm(view === "slice" ? panAndZoom() : [0, 0, 0, 1]);
+      nv.setSliceType(TYPES[view]);
     }
+    for (const letter of all(".edge")) letter.hidden = view !== "slice";
     for (const button of all("[data-view]")) button.setAttribute("aria-pressed", String(button.dataset.view === view));
   }
 
@@ -214,7 +226,7 @@
       crosshairColor: [1, 0.75, 0.2, 0.7],
       crosshairWidth: 0.6,
       dragAndDropEnabled: false,
-      fontColor: [1, 1, 1, 1],
+      isOrientationTextVisible: false, // the page has its own letters
       isRadiologicalConvention: true,
       logLevel: "error",
       show3Dcrosshair: false,
@@ -243,6 +255,7 @@
     byId("without").hidden = false;
     byId("without").textContent = `${why}: the slices are shown as they were drawn beforehand.`;
     for (const box of all("[data-structure], #opacity, [data-view]")) box.disabled = true;
+    for (const letter of all(".edge")) letter.hidden = true;
   }
 
   async function begin() {

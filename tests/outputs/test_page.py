@@ -17,10 +17,12 @@ from convformer_monai.bundle import Bundle
 from convformer_monai.cohort import segment_cases
 from convformer_monai.errors import InputRefused
 from convformer_monai.measurements.measure import measure
+from convformer_monai.outputs.drawing.contours import upright
 from convformer_monai.outputs.drawing.embedding import Stored, embedded, own_type, settings_of
 from convformer_monai.outputs.page import case_view
 from convformer_monai.outputs.writer import Options, Result
 from convformer_monai.phantoms import cardiac_phantom, dermoscopy_phantom
+from convformer_monai.readers import read_series
 from convformer_monai.view import assets
 from convformer_monai.view.page import make_page
 
@@ -58,12 +60,15 @@ def test_segment_writes_a_page(bundled: None, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert segment_cases(image, out, "cardiac", Options(report=True), device="cpu", quiet=True).exit_code == 0
     page = (out / "x_report.html").read_text(encoding="utf-8")
-    source = nib.load(image)
     found = nib.Nifti1Image.from_bytes(gzip.decompress(b64decode(part(page, "image-data"))))
-    assert np.array_equal(np.asarray(found.dataobj), np.asarray(source.dataobj))
-    assert found.get_data_dtype() == np.int16 and np.allclose(found.affine, source.affine, atol=1e-4)
+    series = read_series(image, phase="all")
+    values, _ = upright(series.image.as_tensor(), series.affine)
+    assert np.array_equal(np.moveaxis(np.asarray(found.dataobj), -1, 0), values)
+    assert found.get_data_dtype() == np.int16 and np.allclose(found.affine, np.diag([-2.4, -2.4, 12, 1]), atol=1e-4)
     mask = nib.Nifti1Image.from_bytes(gzip.decompress(b64decode(part(page, "mask-data"))))
-    assert np.array_equal(np.asarray(mask.dataobj), np.asarray(nib.load(out / "x_seg.nii.gz").dataobj))
+    written = read_series(out / "x_seg.nii.gz", phase="all")
+    maps, _ = upright(written.image.as_tensor(), written.affine)
+    assert np.array_equal(np.moveaxis(np.asarray(mask.dataobj), -1, 0), maps)
     assert "doubt " in page  # of the bundle's probabilities, which are not written beside
     assert not list(out.glob("*_prob*"))
     assert "x_report.html" in json.loads((out / "x_report.json").read_text())["files"]
@@ -122,14 +127,14 @@ def test_whole_numbers_keep_their_values_in_the_smallest_type(values: list[float
 def test_fractions_lose_little(values: list[float]) -> None:
     given = np.array(values, np.float32).reshape(1, -1, 1, 1)
     stored = own_type(given)
-    image = nib.Nifti1Image.from_bytes(gzip.decompress(embedded(stored, np.eye(4))))
+    image = nib.Nifti1Image.from_bytes(gzip.decompress(embedded(stored, np.ones(3))))
     assert image.get_data_dtype() == np.int16
     assert np.abs(image.get_fdata().ravel() - given.ravel()).max() <= np.ptp(given) / 4095 + 1e-6
 
 
 def test_the_same_voxels_give_the_same_bytes() -> None:
     result = blood()
-    first, again = (embedded(Stored(one), result.series.affine) for one in (result.labels, result.labels.copy()))
+    first, again = (embedded(Stored(one), np.ones(3)) for one in (result.labels, result.labels.copy()))
     assert first == again
 
 
@@ -139,16 +144,25 @@ def test_large_images_are_shown_at_a_lower_resolution(bundled: None, monkeypatch
     page = make_page(case_view("x", result))  # two bytes a voxel
     mask = nib.Nifti1Image.from_bytes(gzip.decompress(b64decode(part(page, "mask-data"))))
     assert mask.shape[:3] == (20, 15, 6) and "1/2 of their resolution" in page
-    middle = np.argwhere(np.asarray(mask.dataobj)[..., 0]).mean(axis=0)
-    truth = np.argwhere(result.labels[0]).mean(axis=0)
-    here, there = (affine[:3, :3] @ one + affine[:3, 3] for affine, one in
-                   ((mask.affine, middle), (result.series.affine, truth)))  # fmt: skip
-    assert np.linalg.norm(here - there) < 2.1  # mm: half a voxel in each direction
+    middle = np.argwhere(np.asarray(mask.dataobj)[..., 0]).mean(axis=0) @ np.abs(mask.affine[:3, :3])
+    truth = np.argwhere(result.labels[0]).mean(axis=0) * (2, 2, 5)  # stored upright
+    assert np.linalg.norm(middle - truth) < 2.1  # mm: half a voxel in each direction
 
 
-def test_settings_lead_from_millimetres_to_slices() -> None:
+@pytest.mark.parametrize("backwards", [False, True])
+def test_settings_lead_from_millimetres_to_slices(backwards: bool) -> None:
     result = blood()
-    settings = settings_of(result.series, result.labels, (0, 80), {})
+    series, labels = result.series, result.labels
+    if backwards:
+        affine = series.affine @ np.diag([1.0, 1.0, -1.0, 1.0])
+        series, labels = volume_series(labels.shape, affine, series.image.numpy()), labels[..., ::-1].copy()
+    maps, affine = upright(labels, series.affine)
+    settings = settings_of(series, maps, affine, (0, 80), {}, 10.0)
     centre = np.array(settings["centre"]) + 3 * np.array(settings["step"])
     assert np.dot(settings["row"], [*centre, 1]) == pytest.approx(3)
-    assert settings["plane"] == 2 and settings["start"] == [0, 2] and settings["slices"] == 6
+    assert settings["start"] == [0, 2] and settings["slices"] == 6
+    begin = np.array(settings["centre"]) + settings["start"][1] * np.array(settings["step"])
+    position = round(begin[2] / 5)
+    assert maps[0, ..., position].any()
+    assert settings["letters"] == ["R", "L", "A", "P"]
+    assert settings["focus"]["centre"][:2] == [-25.0, -21.0] and settings["focus"]["zoom"] > 1.8

@@ -37,7 +37,7 @@ def test_class_axis_of_a_volume(tmp_path: Path) -> None:
     assert np.mean(best == labels) > 0.99
     for label in (1, 2, 3):
         assert np.mean(values[labels == label][:, label - 1]) > 0.8
-    with pytest.raises(InputRefused, match="holds no image"):  # the results are no images to segment again
+    with pytest.raises(InputRefused, match="holds no image"):  # results are not segmented again
         find_cases(out)
 
 

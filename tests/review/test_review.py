@@ -15,9 +15,11 @@ import pytest
 from PIL import Image
 from results_folder import AFFINE, SHAPE, write_mask, write_result
 
+from convformer_monai.cli import main
 from convformer_monai.commands.view import export_review
 from convformer_monai.datalist import read_cases
 from convformer_monai.errors import InputRefused
+from convformer_monai.phantoms import cardiac_phantom
 from convformer_monai.readers.cases import find_cases
 from convformer_monai.review.cases import ReviewCase, find_results
 from convformer_monai.review.corrections import corrected_mask, keep_correction
@@ -216,3 +218,18 @@ class TestDataset:
         store.decide(only(out, "head"), "accepted")
         with pytest.raises(InputRefused, match="several bundles"):
             export_datalist(find_results(out), store.all(), images, tmp_path / "data")
+
+    @pytest.mark.slow
+    def test_fine_tuning_takes_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        out, images = tmp_path / "out", tmp_path / "images"
+        images.mkdir()
+        for name in ("a", "b"):
+            phantom = cardiac_phantom(shape=(64, 64, 3), spacing=(2.4, 2.4, 14.0), seed=ord(name))
+            _, truth = phantom.save(images, name)
+            truth.rename(write_result(out, name).with_name(f"{name}_seg.nii.gz"))
+            Store(out).decide(only(out, name), "accepted")
+        monkeypatch.chdir(tmp_path)
+        assert main(["view", "out", "--images", "images", "--export", "reviewed"]) == 0
+        options = ["--max_epochs", "1", "--batch_size", "2", "--device", "cpu"]
+        assert main(["train", "cardiac", "--data", "reviewed", "--finetune", *options]) == 0
+        assert (tmp_path / "runs" / "cardiac-finetune" / "best.pt").is_file()

@@ -13,7 +13,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
     """A browser, which the tests of a file share."""
     need_chromium()
     need_viewer()
-    size = "1280,900" if FIGURES else "1060,720"  # without a graphics card each pixel costs time
+    size = "1280,900" if FIGURES else "1060,820"  # without a graphics card each pixel costs time
     with chromium(tmp_path_factory.mktemp("browser"), f"--window-size={size}") as running:
         requests_of(running)  # those of its start page
         yield running

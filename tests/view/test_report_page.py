@@ -14,6 +14,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 
+from convformer_monai.outputs.drawing.contours import upright
 from convformer_monai.phantoms import cardiac_phantom, dermoscopy_phantom
 from convformer_monai.readers import read_series
 
@@ -51,7 +52,7 @@ def coloured(page: np.ndarray) -> np.ndarray:
 
 
 def slice_mm(driver: WebDriver) -> tuple[tuple[int, int, int, int], np.ndarray, np.ndarray]:
-    """The viewer's part of the window, and where its pixels lie: mm to the patient's right, and to the front."""
+    """The viewer's part of the window, and where its pixels lie: mm to the left and upwards on the screen."""
     left, top, right, bottom = box_of(driver, "document.getElementById('canvas')")
     first, lowest, wide, high = driver.execute_script(
         "const one = report.viewer.screenSlices[0]; return [...one.leftTopMM, ...one.fovMM];"
@@ -93,14 +94,42 @@ def test_mask_lies_where_it_belongs(
     _, truth, _ = head()
     (left, top, right, bottom), x, y = slice_mm(driver)
     found = coloured(picture(driver))
-    column, row = (
-        np.floor(-one / size + n / 2).astype(int) for one, size, n in zip((x, y), SPACING, SHAPE, strict=False)
-    )
+    column, row = (np.round(-mm / size).astype(int) for mm, size in ((x, SPACING[0]), (y, SPACING[1])))
     padded = np.pad(truth[0, :, :, SLICE], 1) > 0
     expected = padded[np.clip(column, -1, SHAPE[0]) + 1, np.clip(row, -1, SHAPE[1]) + 1]
     inside = found[top:bottom, left:right]
     assert expected.sum() > 1000
     assert 2 * (inside & expected).sum() / (inside.sum() + expected.sum()) > 0.97
+
+
+@pytest.mark.parametrize(("axcodes", "rotation"), [("RPS", (0, 0, 0)), ("LPS", (40, 30, 45)), ("PSR", (-30, 40, 60))])
+def test_heart_is_magnified_in_its_place(
+    driver: WebDriver, tmp_path: Path, axcodes: str, rotation: tuple[float, float, float]
+) -> None:
+    """As radiologists see it, however oblique, and in whichever order it is stored."""
+    stacked = "RPS" if axcodes != "PSR" else "PRS"
+    size = {axis: (n, mm) for axis, n, mm in zip(stacked, (96, 80, 4), (2.5, 2.5, 15.0), strict=True)}
+    codes = axcodes.replace("L", "R")
+    shape, spacing = ([size[axis][place] for axis in codes] for place in (0, 1))
+    phantom = cardiac_phantom(shape=shape, spacing=spacing, axcodes=axcodes, rotation=rotation)
+    image, truth = (read_series(path) for path in phantom.save(tmp_path, "heart"))
+    labels = truth.image.numpy().astype(np.uint8)
+    open_page(driver, write_page(tmp_path / "heart_report.html", image, labels, "cardiac"))
+    maps, affine = upright(labels, image.affine)
+    middle = driver.execute_script(
+        "const {centre, step, start} = report.settings.volume; return centre[2] + start[1] * step[2];"
+    )
+    plane = maps[0, ..., round(middle / np.linalg.norm(affine[:3, 2]))]
+    (left, top, right, bottom), x, y = slice_mm(driver)
+    found = coloured(picture(driver)[top:bottom, left:right])
+    column, row = (np.round(-mm / np.linalg.norm(affine[:3, axis])).astype(int) for axis, mm in ((0, x), (1, y)))
+    inside = (column >= 0) & (column < plane.shape[0]) & (row >= 0) & (row < plane.shape[1])
+    expected = np.zeros_like(inside)
+    expected[inside] = plane[column[inside], row[inside]] == 3
+    assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.95
+    rows, columns = np.nonzero(found)
+    assert abs(columns.mean() / found.shape[1] - 0.5) < 0.17 and abs(rows.mean() / found.shape[0] - 0.5) < 0.17
+    assert driver.execute_script("return report.settings.volume.focus.zoom") > 1.2
 
 
 def test_structures_and_the_mask_can_be_hidden(driver: WebDriver, heart: Path) -> None:

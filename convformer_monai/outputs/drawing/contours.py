@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DARK",
     "GAP",
+    "MARGIN_MM",
     "WHITE",
     "View",
     "choose_view",

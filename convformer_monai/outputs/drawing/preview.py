@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
-__all__ = ["draw_preview", "slice_numbers", "write_preview"]
+__all__ = ["draw_preview", "edge_letters", "slice_numbers", "write_preview"]
 
 PANELS = 6
 PANEL_PIXELS = 260  # longer side of a slice
@@ -170,7 +170,7 @@ def _volume_rows(
     shown = values[:, view.box[0], view.box[1]]
     low, high = window_of(shown, how)
     captions = [f"slice {number} of {values.shape[3]}" for number in slice_numbers(view.slices, affine, series)]
-    letters = _letters(affine)
+    letters = edge_letters(affine)
     rows = []
     for position, title in enumerate(titles.values()):
         plain = [panel(to_grey(shown[position, ..., k], low, high), view.size) for k in view.slices]
@@ -202,7 +202,7 @@ def _phases_shown(series: ImageSeries, measurements: Measurements) -> dict[int, 
     return titles or {series.phases[0]: f"phase {series.phases[0]}, one of {len(series.phases)}" if several else ""}
 
 
-def _letters(affine: NDArray[np.float64]) -> tuple[str, str, str, str]:
+def edge_letters(affine: NDArray[np.float64]) -> tuple[str, str, str, str]:
     """Returns the patient's directions at left, right, top and bottom of an upright slice."""
     right, down = (affine[:3, axis] / np.linalg.norm(affine[:3, axis]) for axis in (0, 1))
     return _direction(-right), _direction(right), _direction(-down), _direction(down)
