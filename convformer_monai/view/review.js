@@ -224,7 +224,7 @@
     document.addEventListener("keydown", pressed);
     window.addEventListener("message", (event) => { // the page of the case, in its frame, passes keys on
       const known = event.source === byId("page").contentWindow && event.data && actions[event.data.key];
-      if (!known) return;
+      if (!known || !navigator.userActivation.isActive) return; // a page cannot press keys by itself
       if (event.data.key === "r" || event.data.key === "/") window.focus();
       actions[event.data.key]();
     });
