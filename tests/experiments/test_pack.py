@@ -48,7 +48,7 @@ def test_parts_are_joined_again(data: Path, tmp_path: Path) -> None:
     wanted = tmp_path / "bin"
     wanted.mkdir()
     said = tmp_path / "said"
-    cases = f'*pip*) ;; *convformer_monai.cli*) echo "$@" > "{said}";; *) exec {sys.executable} "$@";;'
+    cases = f'*pip*) ;; *convformer_monai.cli*) echo "$@" > "{said}";; *) exec "{sys.executable}" "$@";;'
     (wanted / "python3").write_text(f'#!/bin/bash\ncase "$*" in {cases} esac')
     (wanted / "python3").chmod(0o755)
     environment = {

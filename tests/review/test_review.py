@@ -7,6 +7,8 @@ import io
 import json
 import multiprocessing
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -220,6 +222,7 @@ class TestDataset:
             export_datalist(find_results(out), store.all(), images, tmp_path / "data")
 
     @pytest.mark.slow
+    @pytest.mark.slow
     def test_fine_tuning_takes_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         out, images = tmp_path / "out", tmp_path / "images"
         images.mkdir()
@@ -231,5 +234,7 @@ class TestDataset:
         monkeypatch.chdir(tmp_path)
         assert main(["view", "out", "--images", "images", "--export", "reviewed"]) == 0
         options = ["--max_epochs", "1", "--batch_size", "2", "--device", "cpu"]
-        assert main(["train", "cardiac", "--data", "reviewed", "--finetune", *options]) == 0
+        command = [sys.executable, "-m", "convformer_monai.cli", "train", "cardiac", "--data", "reviewed", "--finetune"]
+        done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
         assert (tmp_path / "runs" / "cardiac-finetune" / "best.pt").is_file()
