@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from convformer_monai.benchmarks import engines as engines_module
+from convformer_monai.benchmarks import performance
 from convformer_monai.benchmarks.large import large
 from convformer_monai.benchmarks.machine import machine, version_of
 from convformer_monai.benchmarks.measures import exponent
@@ -91,7 +92,12 @@ def test_engines_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 @pytest.mark.slow
-def test_everything_small(tmp_path: Path) -> None:
+def test_everything_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large images are measured by a test of their own, engines, which take an export each, for one bundle."""
+    real = performance.engines
+    missing = [{"engine": "Fast", "failure": "not installed"}]
+    monkeypatch.setattr(performance, "engines", lambda name, *rest: real(name, *rest) if name == "cardiac" else missing)
+    monkeypatch.setattr(performance, "large", lambda *_: json.loads((DOCS / "performance.json").read_text())["large"])
     assert main(["benchmark", "all", "-o", str(tmp_path / "all"), "--repeats", "1", "--shrink", "8"]) == 0
     content = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))
     assert content.keys() == PARTS and content["repeats"] == 1
@@ -100,6 +106,8 @@ def test_everything_small(tmp_path: Path) -> None:
     commands = [row["command"] for row in content["start_up"]["rows"]]
     assert commands[0] == "python" and "segment" in commands and "python -m monai.bundle run" in commands
     assert content["start_up"]["imports"]["segment"].keys() >= {"torch", "monai", "all others"}
+    rows = {row["engine"].split()[0]: row for row in content["engines"]["cardiac"]}
+    assert all(rows[name]["dice"] > 0.99 and rows[name]["speed"] > 0 for name in ("ONNX", "OpenVINO"))
     assert page(content, "all") == (tmp_path / "all.md").read_text(encoding="utf-8")
     assert (tmp_path / "all.svg").is_file()
 
