@@ -3,7 +3,8 @@
 The doubt of a slice is 1 - Dice between its mask and the probabilities that the mask comes of, with the soft Dice of
 Milletari et al. (V-Net, 3DV 2016) without squares: ``1 - 2 sum(p m) / (sum(p) + sum(m))``. A mask of voxels that are
 all certain has 0; one of coin tosses 0.5, and one that holds none of what is probable 1. Small structures have more
-outline for their area, and so more doubt.
+outline for their area, and so more doubt. What lies more than 10 pixels from the box around the mask does not count:
+far from the structures, small probabilities of many voxels add up to much.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 __all__ = ["slice_doubt"]
 
 FULL = 255
-LEAST_VOXELS = 1.0  # of probability and mask together: less is nothing at all
+MARGIN = 10  # pixels
+PROBABLE = 128  # a half
 
 
 def slice_doubt(
@@ -28,23 +30,29 @@ def slice_doubt(
         axis: of (X, Y, Z), along which the slices are stacked.
 
     Returns:
-        For each phase, of each slice 0 to 1; ``None`` where there is neither mask nor probability.
+        For each phase, of each slice 0 to 1; ``None`` where there is neither mask nor a voxel as probable as not.
 
     Raises:
         ValueError: if the shapes differ.
     """
     if labels.shape != probabilities.shape:
         raise ValueError(f"probabilities must have the shape of labels, {labels.shape}, got {probabilities.shape}")
-    others = tuple(other for other in range(3) if other != axis)
-    result = []
-    for mask, likely in zip(labels, probabilities, strict=True):
-        inside = mask > 0
-        total = likely.sum(axis=others, dtype=np.float64) / FULL + inside.sum(axis=others)
-        shared = np.where(inside, likely, 0).sum(axis=others, dtype=np.float64) / FULL
-        result.append(
-            tuple(
-                float(1 - 2 * both / one) if one >= LEAST_VOXELS else None
-                for both, one in zip(shared, total, strict=True)
-            )
+    return tuple(
+        tuple(
+            _doubt(one > 0, probable)
+            for one, probable in zip(np.moveaxis(mask, axis, 0), np.moveaxis(likely, axis, 0), strict=True)
         )
-    return tuple(result)
+        for mask, likely in zip(labels, probabilities, strict=True)
+    )
+
+
+def _doubt(mask: NDArray[np.bool_], likely: NDArray[np.uint8]) -> float | None:
+    """The doubt of one slice (X, Y)."""
+    if not mask.any():
+        return 1.0 if likely.max() >= PROBABLE else None
+    box = tuple(
+        slice(max(0, int(places.min()) - MARGIN), int(places.max()) + MARGIN + 1) for places in np.nonzero(mask)
+    )
+    inside, near = mask[box], likely[box]
+    shared = near[inside].sum(dtype=np.float64) / FULL
+    return float(1 - 2 * shared / (near.sum(dtype=np.float64) / FULL + inside.sum()))

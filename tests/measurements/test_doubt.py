@@ -27,3 +27,12 @@ def test_slices_along_another_axis_and_several_phases() -> None:
 def test_shapes_that_differ() -> None:
     with pytest.raises(ValueError, match="shape of labels"):
         slice_doubt(np.zeros((1, 2, 2, 2), np.uint8), np.zeros((1, 2, 2, 3), np.uint8))
+
+
+def test_what_is_far_or_improbable_does_not_count() -> None:
+    labels = np.zeros((1, 40, 40, 3), np.uint8)
+    labels[0, 3:7, 3:7, 0] = 1
+    likely = 255 * labels
+    likely[0, 20:, :, :2] = 100  # far from the mask of the first slice, and all there is in the second
+    likely[0, 30, 30, 2] = 128
+    assert slice_doubt(labels, likely) == ((0.0, None, 1.0),)
