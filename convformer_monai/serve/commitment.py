@@ -33,6 +33,7 @@ REQUEST, ALL_THERE, SOME_MISSING = 1, 1, 2  # action type; event types
 NO_SUCH_INSTANCE, CLASS_CONFLICT, CLASS_NOT_SUPPORTED = 0x0112, 0x0119, 0x0122  # failure reasons (PS3.3 C.14.1.1)
 NO_SUCH_ACTION = 0x0123
 MOST = 100_000  # instances of a request
+MOST_BYTES = 2**22  # of a request, encoded; an item has about 140
 SAME_ASSOCIATION_S = 0.3  # the response must be on its way before the report
 TRIES, WAIT_S = 5, 2.0
 
@@ -63,7 +64,7 @@ class Commitment:
         """
         if event.action_type != REQUEST:
             return NO_SUCH_ACTION
-        wanted, transaction = _read(event.action_information)
+        wanted, transaction = _read(event)
         report, studies = self._looked_up(wanted)
         report.TransactionUID = transaction
         missing = "FailedSOPSequence" in report
@@ -140,8 +141,13 @@ class Commitment:
         logger.warning("storage commitment could not be reported to %s", title)
 
 
-def _read(content: Any) -> tuple[dict[str, str], UID]:
-    """What is asked for, class by instance, and the transaction."""
+def _read(event: evt.Event) -> tuple[dict[str, str], UID]:
+    """What is asked for, class by instance, and the transaction; the size is checked before anything is parsed."""
+    request: Any = event.request
+    raw = request.ActionInformation
+    if raw is None or raw.getbuffer().nbytes > MOST_BYTES:
+        raise NotTaken(NOT_UNDERSTOOD, "commitment", "a request of storage commitment is empty or too large")
+    content = event.action_information
     items = content.get("ReferencedSOPSequence") or []
     transaction = content.get("TransactionUID")
     if not transaction or not items or len(items) > MOST:

@@ -96,7 +96,7 @@ class Listener:
         entity.require_called_aet = True
         entity.require_calling_aet = [caller.ae for caller in config.callers]  # `_requested` rejects more
         entity.add_supported_context(Verification)
-        entity.add_supported_context(StorageCommitmentPushModel)
+        entity.add_supported_context(StorageCommitmentPushModel, [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
         syntaxes = transfer_syntaxes()
         for class_uid in CLASSES:
             entity.add_supported_context(class_uid, syntaxes)

@@ -19,6 +19,7 @@ import pytest
 from hospital import CALLER, NODE_AE, datasets, needs_dcmtk, storescu, wait_until, write_study
 from pydicom.dataset import Dataset
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -33,6 +34,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPu
 from servers import free_port
 
 from convformer_monai.phantoms.dicom import save_dataset
+from convformer_monai.serve import commitment as commitment_module
 from convformer_monai.serve.commitment import Commitment
 from convformer_monai.serve.config import Caller, Limits, NodeConfig, Tls
 from convformer_monai.serve.counts import Counts
@@ -326,6 +328,25 @@ def ask_commitment(port: Port, wanted: list[Dataset], report_to: int | None) -> 
         server.shutdown()
     assert all(report.TransactionUID == request.TransactionUID for _, report in reports)
     return reports
+
+
+def test_storage_commitment_is_not_deflated_and_has_a_size(
+    open_port: Callable[..., Port], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = open_port()
+    entity = AE(CALLER)
+    entity.add_requested_context(StorageCommitmentPushModel, DeflatedExplicitVRLittleEndian)
+    entity.add_requested_context(StorageCommitmentPushModel, ImplicitVRLittleEndian)
+    association = entity.associate("127.0.0.1", port.number, ae_title=NODE_AE)
+    assert [one.transfer_syntax for one in association.accepted_contexts] == [[ImplicitVRLittleEndian]]
+    request = Dataset()
+    request.TransactionUID, request.ReferencedSOPSequence = generate_uid(), datasets("cardiac", 1)[:0]
+    monkeypatch.setattr(commitment_module, "MOST_BYTES", 50)
+    monkeypatch.setattr(evt.Event, "action_information", property(lambda event: pytest.fail("was parsed")))
+    status, _ = association.send_n_action(request, 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance)
+    association.release()
+    assert status.Status != 0
+    assert "too large" in caplog.text
 
 
 @pytest.mark.parametrize("own_association", [False, True])
