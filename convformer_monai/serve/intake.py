@@ -19,6 +19,7 @@ from pathlib import Path
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.serve.config import Limits
 from convformer_monai.serve.counts import Counts
+from convformer_monai.serve.passing import is_passing
 from convformer_monai.serve.records import Instance
 from convformer_monai.serve.state import State
 
@@ -95,10 +96,11 @@ class Intake:
         except NotTaken as refusal:
             self.counts.add("instances_refused", refusal.reason)
             raise
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, MemoryError) as error:
             self.counts.add("instances_refused", "storage")
-            full = isinstance(error, sqlite3.Error) or error.errno in (errno.ENOSPC, errno.EDQUOT)
-            what = "the disk is full" if full else "it cannot be written"
+            number = getattr(error, "errno", None)
+            full = isinstance(error, sqlite3.Error) or number in (errno.ENOSPC, errno.EDQUOT)
+            what = "the disk is full" if full else "it cannot be written or read now"
             raise NotTaken(NO_SPACE, "storage", f"an instance is not kept: {what}") from error
         return taken
 
@@ -169,6 +171,8 @@ class Intake:
         except NotTaken:
             raise
         except InputRefused as refusal:
+            if is_passing(refusal):
+                raise OSError("an instance cannot be read now") from refusal
             raise NotTaken(NOT_UNDERSTOOD, "damaged", f"an instance cannot be read ({refusal.code})") from None
         self._check_uids(*values)
         if values[0] not in self.classes:

@@ -40,7 +40,7 @@ from convformer_monai.serve.config import NodeConfig
 from convformer_monai.serve.connections import ConnectionServer
 from convformer_monai.serve.counts import Counts
 from convformer_monai.serve.guards import GuardedTlsSocket
-from convformer_monai.serve.intake import NOT_UNDERSTOOD, Intake, NotTaken, file_of
+from convformer_monai.serve.intake import NO_SPACE, NOT_UNDERSTOOD, Intake, NotTaken, file_of
 from convformer_monai.serve.seldom import Seldom
 from convformer_monai.serve.tls import server_context
 
@@ -190,6 +190,9 @@ class Listener:
         except NotTaken as refusal:
             self._seldom.warn(str(refusal))
             return refusal.status
+        except MemoryError:  # there may be some later
+            self._seldom.warn("a request could not be answered: MemoryError")
+            return NO_SPACE
         except Exception as error:  # nothing that a peer sends may do more than be refused
             self._seldom.warn(f"a request could not be answered: {type(error).__name__}")
             return NOT_UNDERSTOOD

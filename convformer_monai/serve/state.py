@@ -340,12 +340,20 @@ def _queue(db: sqlite3.Connection, study: str, job: NewJob) -> int | None:
     """Queues a job, unless it is, or was, there; returns its number."""
     key = (study, job.target, job.rule)
     before = db.execute(
-        "SELECT id, digest, state FROM jobs WHERE study = ? AND target = ? AND rule = ? ORDER BY id", key
+        "SELECT id, digest, state, code FROM jobs WHERE study = ? AND target = ? AND rule = ? ORDER BY id", key
     ).fetchall()
-    if any(row["digest"] == job.digest for row in before):
-        return None
     state, (code, message) = (REFUSED if job.refusal else QUEUED), (job.refusal or ("", ""))
     now, files = time.time(), json.dumps(list(job.files))
+    for row in before:
+        if row["digest"] == job.digest:
+            if row["code"] != RefusalCode.INCOMPLETE or job.refusal:
+                return None
+            db.execute(  # the images that were missing have been sent again
+                "UPDATE jobs SET state = ?, files = ?, attempts = 0, due = 0, code = '', message = '', "
+                "finished = NULL, cleared = 0 WHERE id = ?",
+                (QUEUED, files, row["id"]),
+            )
+            return int(row["id"])
     for row in before:
         if row["state"] == QUEUED and not job.refusal:  # not yet begun: what came since is part of it
             db.execute("UPDATE jobs SET digest = ?, files = ? WHERE id = ?", (job.digest, files, row["id"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import random
@@ -18,6 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from convformer_monai.phantoms.dicom import save_dataset
+from convformer_monai.readers.dicom import parsing
 from convformer_monai.serve.config import Limits
 from convformer_monai.serve.counts import Counts
 from convformer_monai.serve.intake import MISMATCH, NO_SPACE, NO_SUCH_CLASS, NOT_UNDERSTOOD, Intake, NotTaken, file_of
@@ -172,6 +174,19 @@ def test_a_full_disk_is_no_fault(intake: Intake, good: bytes, monkeypatch: pytes
             intake.take(good, "SCANNER")
         assert caught.value.status == NO_SPACE
     assert intake.take(good, "SCANNER").present  # as it is sent again
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "too many"), OSError(errno.EIO, "disk"), MemoryError()])
+def test_a_fault_of_the_machine_is_not_one_of_the_instance(
+    error: Exception, intake: Intake, good: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parsing, "open", failing, raising=False)
+        check_refused(intake, good, NO_SPACE, "storage")
+    assert intake.take(good, "SCANNER").present
 
 
 def mutated(good: bytes, random_numbers: random.Random) -> bytes:

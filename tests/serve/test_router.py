@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pydicom.dataset import Dataset
 
 from convformer_monai.outputs.writer import Options
 from convformer_monai.phantoms.dicom import Identity, localizer, save_dataset
+from convformer_monai.readers.dicom import parsing
 from convformer_monai.serve.config import Keep, Limits, NodeConfig, Rule
 from convformer_monai.serve.counts import Counts
 from convformer_monai.serve.dead import DeadLetters
@@ -169,6 +171,42 @@ def test_images_go_when_their_time_is_over_and_a_part_of_a_series_is_not_answere
     hospital.router.route_all()
     assert hospital.jobs()[1:] == [("one", "refused", 2, 1)]
     assert hospital.state.rows("SELECT code FROM jobs WHERE version = 2")[0][0] == "INCOMPLETE"
+    hospital.send(made)  # the whole series, as the refusal asks for
+    assert hospital.router.route_all() == 1
+    assert hospital.jobs()[1:] == [("one", "queued", 2, 3)]
+
+
+@pytest.mark.parametrize("what", ["missing", "damaged"])
+def test_a_series_whose_first_file_is_bad_is_not_forgotten(what: str, tmp_path: Path) -> None:
+    hospital = Hospital(tmp_path, rule())
+    hospital.send(datasets("cardiac", 1, slices=3))
+    ((study, _),) = hospital.state.complete_studies(0)
+    first = hospital.folder / hospital.state.instances_of(study)[0].file
+    first.unlink() if what == "missing" else first.write_bytes(first.read_bytes()[:132])
+    hospital.router.route_all()
+    assert hospital.jobs() == [("one", "refused", 1, 2) if what == "missing" else ("one", "queued", 1, 3)]
+    assert hospital.files() == (2 if what == "missing" else 3)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "too many"), MemoryError()])
+def test_a_study_that_cannot_be_read_now_waits(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital = Hospital(tmp_path, rule())
+    hospital.send(datasets("cardiac", 1))
+    hospital.send(datasets("cardiac", 2))
+    place = hospital.folder / hospital.state.instances_of(str(datasets("cardiac", 1)[0].StudyInstanceUID))[0].file
+
+    def failing(path: Any, *arguments: Any, **more: Any) -> Any:
+        if Path(path).parent == place.parent:
+            raise error
+        return open(path, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parsing, "open", failing, raising=False)
+        assert hospital.router.route_all() == 1 and hospital.files() == 4
+    assert hospital.router.route_all() == 1
+    assert hospital.jobs() == [("one", "queued", 1, 2)] * 2
 
 
 def test_a_part_of_a_whole_study_is_not_answered(tmp_path: Path) -> None:
