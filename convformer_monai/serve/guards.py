@@ -1,7 +1,8 @@
-"""Sockets that end a connection whose peer sends more than is allowed, before it is in memory.
+"""Sockets that end a connection whose peer sends more than is allowed, before it is in memory, or too slowly.
 
 pynetdicom reads a PDU of whatever length its header claims (4 GiB), and joins the parts of a message without a limit.
-So what is received is followed here: the length of each PDU, the bytes of a command set, those since our last answer.
+So what is received is followed here: the length of each PDU, the bytes of a command set, those since our last answer,
+and how long a PDU takes.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +25,7 @@ MARGIN = 2**16  # of a message, for its command set and the headers of its PDUs
 
 
 class TooMuch(OSError):
-    """The peer sent more than is allowed."""
+    """The peer sent more than is allowed, or too slowly."""
 
 
 class _Fragments:
@@ -65,10 +67,13 @@ class _Meter:
         pdu: bytes of a PDU, at most.
         message: bytes between two answers of ours, at most.
         tell: is called when there is more.
+        first_s: seconds in which a PDU arrives, before our first answer.
+        later_s: afterwards.
     """
 
-    def __init__(self, pdu: int, message: int, tell: Callable[[str], None]) -> None:
+    def __init__(self, pdu: int, message: int, tell: Callable[[str], None], first_s: float, later_s: float) -> None:
         self._pdu, self._message, self._tell = pdu, message, tell
+        self._pdu_s, self._later_s, self._began = first_s, later_s, 0.0
         self._header, self._kind, self._rest, self._since_answer = b"", 0, 0, 0
         self._fragments = _Fragments()
 
@@ -77,7 +82,12 @@ class _Meter:
         self._since_answer += len(data)
         if self._since_answer > self._message + self._message // 64 + MARGIN:
             self._refuse("message size")
+        now = time.monotonic()
+        if (self._header or self._rest) and now - self._began > self._pdu_s:
+            self._refuse("slow PDU")
         while data:
+            if not self._header and not self._rest:
+                self._began = now
             if self._rest:
                 taken = min(self._rest, len(data))
                 self._rest -= taken
@@ -96,11 +106,11 @@ class _Meter:
 
     def answered(self) -> None:
         """Notes that we sent something."""
-        self._since_answer = 0
+        self._since_answer, self._pdu_s = 0, self._later_s
 
     def _refuse(self, reason: str) -> None:
         self._tell(reason)
-        raise TooMuch(f"a peer sent more than is allowed ({reason})")
+        raise TooMuch(f"a peer sent more than is allowed, or too slowly ({reason})")
 
 
 class _Guarded:
@@ -108,9 +118,9 @@ class _Guarded:
 
     meter: _Meter | None = None
 
-    def guard(self, pdu: int, message: int, tell: Callable[[str], None]) -> None:
+    def guard(self, pdu: int, message: int, tell: Callable[[str], None], first_s: float, later_s: float) -> None:
         """Begins to follow; see :class:`_Meter`."""
-        self.meter = _Meter(pdu, message, tell)
+        self.meter = _Meter(pdu, message, tell, first_s, later_s)
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
         data: bytes = super().recv(bufsize, flags)  # type: ignore[misc]

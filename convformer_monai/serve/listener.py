@@ -56,6 +56,7 @@ COMPRESSED = (
 )
 SUCCESS = 0x0000
 POLL_S = 0.1
+ABORT_S = 0.5  # for an A-ABORT to get out
 REJECTED_PERMANENT, BY_USER, CALLING_AE_UNKNOWN = 1, 1, 3  # PS3.8 table 9-21
 REJECTED_TRANSIENT, BY_PROVIDER, LOCAL_LIMIT = 2, 3, 2
 
@@ -154,7 +155,11 @@ class Listener:
         while self.associations and time.monotonic() < end:
             time.sleep(POLL_S)
         for one in self._server.active_associations:
-            one.abort()
+            one.abort(block=False)
+        end = time.monotonic() + ABORT_S
+        while self.associations and time.monotonic() < end:
+            time.sleep(POLL_S)
+        self._server.cut()
 
     def may_connect(self, host: str) -> bool:
         """Whether some caller may connect from an address."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from convformer_monai.serve import guards
 from convformer_monai.serve.guards import GuardedSocket, TooMuch
 
 COMMAND, LAST = 1, 2
@@ -20,7 +21,7 @@ class Line:
         ours, self.peer = socket.socketpair()
         self.guarded = GuardedSocket(ours.family, ours.type, ours.proto, fileno=ours.detach())
         self.told: list[str] = []
-        self.guarded.guard(2**14, 2**20, self.told.append)
+        self.guarded.guard(2**14, 2**20, self.told.append, 5.0, 60.0)
 
     def gets(self, content: bytes, piece: int = 2**12) -> None:
         """Sends bytes, and receives them in pieces."""
@@ -51,3 +52,28 @@ def test_a_command_set_has_a_size(line: Line, piece: int) -> None:
         for _ in range(9):  # one that does not end
             line.gets(data((9000, COMMAND)), piece)
     assert line.told == ["command size"]
+
+
+def test_a_pdu_takes_its_time_and_no_more(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(guards.time, "monotonic", lambda: now[0])
+
+    def drips(content: bytes) -> None:
+        for place in range(len(content)):
+            now[0] += 0.5
+            line.gets(content[place : place + 1])
+
+    drips(data((1, 0))[:9])
+    with pytest.raises(TooMuch):  # nobody knows who calls
+        drips(data((1, 0))[9:])
+    assert line.told == ["slow PDU"]
+    fresh = Line()
+    fresh.guarded.send(b"an answer")
+    fresh.gets(data((9, 0))[:20])
+    now[0] += 59
+    fresh.gets(data((9, 0))[20:] + data((9, 0)))
+    now[0] += 3600  # between two PDUs
+    fresh.gets(data((9, 0))[:3])
+    now[0] += 61
+    with pytest.raises(TooMuch):
+        fresh.gets(data((9, 0))[3:])

@@ -264,6 +264,22 @@ def test_half_sent_pdus_are_cut_by_the_timeout(open_port: Callable[..., Port]) -
         assert is_closed(half) and is_closed(silent)
 
 
+def test_to_stop_does_not_wait_for_peers(open_port: Callable[..., Port]) -> None:
+    port = open_port(limits=replace(QUICK, network_s=3600.0))
+    entity = AE(CALLER)
+    entity.add_requested_context(Verification)
+    association = entity.associate("127.0.0.1", port.number, ae_title=NODE_AE)
+    with connect(port.number) as half:
+        half.sendall(associate_request())
+        assert half.recv(4096)
+        half.sendall(struct.pack(">BBL", 4, 0, 3000))  # whose data do not come
+        stopping = threading.Thread(target=port.listener.stop, args=(0.0,), daemon=True)
+        stopping.start()
+        stopping.join(20)
+        assert not stopping.is_alive() and is_closed(half)
+    wait_until(lambda: association.is_aborted or not association.is_established, "the abort", 20)
+
+
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")  # an old one is what is refused
 def test_tls_with_client_certificates(open_port: Callable[..., Port], certificates: Path, tmp_path: Path) -> None:
     tls = Tls(certificates / "node.pem", certificates / "node.key", certificates / "ca.pem")

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pydicom import dcmread
 from convformer_monai.errors import InputRefused
 from convformer_monai.outputs.atomic import CannotWrite
 from convformer_monai.phantoms.dicom import save_dataset
+from convformer_monai.serve import web as web_module
 from convformer_monai.serve import worker as worker_module
 from convformer_monai.serve.node import Node, load_segmenters, owned
 from convformer_monai.serve.pages import summary
@@ -125,6 +127,20 @@ def test_pages_want_the_token(hospital: Hospital) -> None:
         assert get(node, "/health").status_code == 200
         for one in idle:
             one.close()
+
+
+def test_a_request_that_drips_in_is_cut(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_module._Handler, "timeout", 0.5)
+    with hospital.node() as node:
+        assert node.web is not None
+        with socket.create_connection(("127.0.0.1", node.web.port), timeout=20) as raw:
+            raw.sendall(b"GET /")
+            with contextlib.suppress(OSError):
+                for _ in range(40):
+                    raw.sendall(b"x")
+                    time.sleep(0.1)
+                pytest.fail("the connection stays open")
+        assert get(node, "/health").status_code == 200
 
 
 def test_pages_with_tls(hospital: Hospital, certificates: Path) -> None:
