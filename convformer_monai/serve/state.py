@@ -22,6 +22,7 @@ from convformer_monai.serve.records import SCHEMA, SCHEMA_VERSION, Delivery, Ins
 __all__ = ["DEAD", "DONE", "FAILED", "GROWING", "NEW", "PENDING", "QUEUED", "REFUSED", "RUNNING", "SENT", "State"]
 
 BUSY_S = 30
+UNWRITTEN_S = 60.0  # before a job is done again whose end could not be written
 QUEUED, RUNNING, DONE, REFUSED, FAILED = "queued", "running", "done", "refused", "failed"
 PENDING, SENT, DEAD = "pending", "sent", "dead"
 GROWING, NEW, FETCHED = "growing", "new", "fetched"
@@ -162,9 +163,17 @@ class State:
             db.execute("UPDATE jobs SET state = ?, due = 0 WHERE state = ?", (QUEUED, RUNNING))
 
     def next_job(self) -> Job | None:
-        """Takes the oldest job that is due out of the queue."""
+        """Takes the oldest job that is due out of the queue.
+
+        One worker asks, when it has ended with its last job. So what still runs is a job whose end could not be
+        written, as on a full disk: it goes back into the queue.
+        """
         now = time.time()
         with self._change() as db:
+            db.execute(
+                "UPDATE jobs SET state = ?, due = ?, attempts = attempts - 1 WHERE state = ?",
+                (QUEUED, now + UNWRITTEN_S, RUNNING),
+            )
             row = db.execute(
                 "SELECT * FROM jobs WHERE state = ? AND due <= ? ORDER BY id LIMIT 1", (QUEUED, now)
             ).fetchone()
