@@ -106,6 +106,11 @@ class State:
         with self._change() as db:
             db.execute("UPDATE studies SET received = ? WHERE uid = ? AND open", (time.time(), study))
 
+    def put_off(self, study: str, seconds: float) -> None:
+        """Notes that the rest of an open study will be sent later; :meth:`complete` overrides it."""
+        with self._change() as db:
+            db.execute("UPDATE studies SET received = ? WHERE uid = ? AND open", (time.time() + seconds, study))
+
     def complete(self, studies: Sequence[str]) -> None:
         """Notes that studies are complete, without waiting any longer."""
         with self._change() as db:
