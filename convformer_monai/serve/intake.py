@@ -1,6 +1,7 @@
 """An instance is taken: checked, on the disk and remembered, before its sender is told so.
 
-Files are named by hashes, and folders, too: no text of a sender is ever part of a path.
+Files are named by hashes, and folders, too: no text of a sender is ever part of a path. What is sent again gets a
+name of its own, so that nobody who removes an old file meets a new one.
 """
 
 from __future__ import annotations
@@ -139,13 +140,15 @@ class Intake:
         count, total = self.state.study_size(study)
         if count >= self.limits.study_instances or total + size > self.limits.study_mb * MB:
             raise NotTaken(NO_SPACE, "study size", f"study {short(study)} is larger than the limit")
-        place = Path(INCOMING) / _hashed(study) / f"{_hashed(uid)}.dcm"
+        place = Path(INCOMING) / _hashed(study) / f"{_hashed(uid)}.{secrets.token_hex(4)}.dcm"
         target = self.folder / place
         target.parent.mkdir(exist_ok=True)
         os.replace(temporary, target)
         _sync(target.parent)
         one = Instance(uid, study, series, class_uid, place.as_posix(), size, source)
-        self.state.add_instance(one)
+        if not self.state.add_instance(one, None if known is None else known.file):
+            target.unlink(missing_ok=True)
+            raise NotTaken(NO_SPACE, "storage", "an instance comes twice at once; send it again")
         self.counts.add("instances_taken")
         return one
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from dataclasses import dataclass
 
-__all__ = ["SCHEMA", "SCHEMA_VERSION", "Delivery", "Instance", "Job", "NewJob"]
+__all__ = [
+    *("DEAD", "DONE", "FAILED", "PENDING", "QUEUED", "REFUSED", "RUNNING", "SENT"),
+    *("SCHEMA", "SCHEMA_VERSION", "Delivery", "Instance", "Job", "NewJob"),
+    *("delivery_of", "instance_of", "job_of"),
+]
 
+QUEUED, RUNNING, DONE, REFUSED, FAILED = "queued", "running", "done", "refused", "failed"
+PENDING, SENT, DEAD = "pending", "sent", "dead"
 SCHEMA_VERSION = 1
 SCHEMA = """
 CREATE TABLE studies (
@@ -103,3 +111,20 @@ class Delivery:
     file: str
     attempts: int
     created: float
+
+
+def instance_of(row: sqlite3.Row) -> Instance:
+    """The instance of a row."""
+    columns = ("uid", "study", "series", "class", "file", "bytes", "source", "present")
+    return Instance(*(row[name] for name in columns))
+
+
+def job_of(row: sqlite3.Row) -> Job:
+    """The job of a row."""
+    files = tuple(json.loads(row["files"]))
+    return Job(row["id"], row["study"], row["target"], row["rule"], row["version"], files, row["attempts"])
+
+
+def delivery_of(row: sqlite3.Row) -> Delivery:
+    """The delivery of a row."""
+    return Delivery(*(row[name] for name in ("id", "job", "destination", "file", "attempts", "created")))

@@ -8,23 +8,40 @@ dates of patients.
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from convformer_monai.errors import RefusalCode
-from convformer_monai.serve.records import SCHEMA, SCHEMA_VERSION, Delivery, Instance, Job, NewJob
+from convformer_monai.serve.queueing import queue_job
+from convformer_monai.serve.records import (
+    DEAD,
+    DONE,
+    FAILED,
+    PENDING,
+    QUEUED,
+    RUNNING,
+    SCHEMA,
+    SCHEMA_VERSION,
+    SENT,
+    Delivery,
+    Instance,
+    Job,
+    NewJob,
+    delivery_of,
+    instance_of,
+    job_of,
+)
 
-__all__ = ["DEAD", "DONE", "FAILED", "GROWING", "NEW", "PENDING", "QUEUED", "REFUSED", "RUNNING", "SENT", "State"]
+__all__ = ["ENDED_EACH_TIME", "FETCHED", "GROWING", "NEW", "State"]
 
 BUSY_S = 30
 UNWRITTEN_S = 60.0  # before a job is done again whose end could not be written
-QUEUED, RUNNING, DONE, REFUSED, FAILED = "queued", "running", "done", "refused", "failed"
-PENDING, SENT, DEAD = "pending", "sent", "dead"
+ENDED_EACH_TIME = "the program ended each time this was worked on"
 GROWING, NEW, FETCHED = "growing", "new", "fetched"
 
 
@@ -81,7 +98,7 @@ class State:
     def known(self, uid: str) -> Instance | None:
         """The instance of a UID, if it came before."""
         found = self.rows("SELECT * FROM instances WHERE uid = ?", uid)
-        return _instance(found[0]) if found else None
+        return instance_of(found[0]) if found else None
 
     def study_size(self, study: str) -> tuple[int, int]:
         """Number and bytes of the instances of a study that are kept."""
@@ -89,10 +106,21 @@ class State:
         (row,) = self.rows(query, study)
         return int(row[0]), int(row[1])
 
-    def add_instance(self, one: Instance) -> None:
-        """Remembers an instance, and that its study is not complete."""
+    def add_instance(self, one: Instance, replaced: str | None = None) -> bool:
+        """Remembers an instance, and that its study is not complete.
+
+        Args:
+            one: the instance.
+            replaced: file that was known of it, and is there no more.
+
+        Returns:
+            Whether it is remembered; not if it came from somebody else in the meantime.
+        """
         now = time.time()
         with self._change() as db:
+            known = db.execute("SELECT file FROM instances WHERE uid = ? AND present", (one.uid,)).fetchone()
+            if known is not None and known["file"] != replaced:
+                return False
             values = (one.uid, one.study, one.series, one.class_uid, one.file, one.bytes, one.source, 1, now)
             db.execute("INSERT OR REPLACE INTO instances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
             db.execute(
@@ -100,6 +128,7 @@ class State:
                 "open = 1, complete = 0, received = excluded.received",
                 (one.study, now),
             )
+        return True
 
     def touch(self, study: str) -> None:
         """Notes that a study that is not complete is still being sent."""
@@ -126,7 +155,7 @@ class State:
 
     def instances_of(self, study: str) -> list[Instance]:
         """All instances of a study, also those whose files are gone."""
-        return [_instance(row) for row in self.rows("SELECT * FROM instances WHERE study = ? ORDER BY uid", study)]
+        return [instance_of(row) for row in self.rows("SELECT * FROM instances WHERE study = ? ORDER BY uid", study)]
 
     def settle(
         self, study: str, received: float, jobs: Sequence[NewJob], dropped: Sequence[Instance]
@@ -150,22 +179,32 @@ class State:
             if closed.rowcount != 1:
                 return None
             for job in jobs:
-                number = _queue(db, study, job)
+                number = queue_job(db, study, job)
                 new += [] if number is None else [number]
-            db.executemany("DELETE FROM instances WHERE uid = ?", [(one.uid,) for one in dropped])
+            db.executemany("DELETE FROM instances WHERE uid = ? AND file = ?", [(one.uid, one.file) for one in dropped])
         return new
 
     # Jobs
 
-    def recover(self, most_attempts: int) -> None:
-        """After a start: what was running when the process ended is to be done again, or given up."""
+    def recover(self, most_attempts: int) -> list[Job]:
+        """After a start: what was running when the process ended is to be done again, or given up.
+
+        Args:
+            most_attempts: with which a job is given up.
+
+        Returns:
+            The jobs that are given up.
+        """
         with self._change() as db:
-            values = (FAILED, str(RefusalCode.ATTEMPTS), "the program ended each time this was worked on", time.time())
+            query = "SELECT * FROM jobs WHERE state = ? AND attempts >= ? ORDER BY id"
+            given_up = [job_of(row) for row in db.execute(query, (RUNNING, most_attempts)).fetchall()]
+            values = (FAILED, str(RefusalCode.ATTEMPTS), ENDED_EACH_TIME, time.time())
             db.execute(
                 "UPDATE jobs SET state = ?, code = ?, message = ?, finished = ? WHERE state = ? AND attempts >= ?",
                 (*values, RUNNING, most_attempts),
             )
             db.execute("UPDATE jobs SET state = ?, due = 0 WHERE state = ?", (QUEUED, RUNNING))
+        return given_up
 
     def next_job(self) -> Job | None:
         """Takes the oldest job that is due out of the queue.
@@ -188,8 +227,7 @@ class State:
                 "UPDATE jobs SET state = ?, attempts = attempts + 1, started = ? WHERE id = ?",
                 (RUNNING, now, row["id"]),
             )
-        files = tuple(json.loads(row["files"]))
-        return Job(row["id"], row["study"], row["target"], row["rule"], row["version"], files, row["attempts"] + 1)
+        return replace(job_of(row), attempts=row["attempts"] + 1)
 
     def done(self, job: int, files: Mapping[str, Sequence[str]], flags: Sequence[str]) -> None:
         """Notes that a job is done, and queues its results, all at once.
@@ -244,7 +282,7 @@ class State:
             "SELECT * FROM deliveries WHERE destination = ? AND state = ? AND due <= ? ORDER BY due, id LIMIT 1",
             *(destination, PENDING, time.time()),
         )
-        return None if not found else _delivery(found[0])
+        return None if not found else delivery_of(found[0])
 
     def delivered(self, delivery: int) -> None:
         """Notes that a destination has stored a file."""
@@ -326,10 +364,26 @@ class State:
 
     # Cleaning up
 
-    def forget_files(self, instances: Sequence[str]) -> None:
-        """Notes that the files of instances are gone."""
+    def forget_files(self, files: Sequence[tuple[str, str]]) -> list[str]:
+        """Notes that files are gone, but those of studies that are open again.
+
+        Args:
+            files: UID and file of each instance.
+
+        Returns:
+            The files that may be removed.
+        """
         with self._change() as db:
-            db.executemany("UPDATE instances SET present = 0 WHERE uid = ?", [(uid,) for uid in instances])
+            return [
+                file
+                for uid, file in files
+                if db.execute(
+                    "UPDATE instances SET present = 0 WHERE uid = ? AND file = ? AND present "
+                    "AND NOT EXISTS (SELECT 1 FROM studies WHERE uid = instances.study AND open)",
+                    (uid, file),
+                ).rowcount
+                == 1
+            ]
 
     def cleared(self, job: int) -> None:
         """Notes that the files of a job are gone."""
@@ -348,45 +402,3 @@ class State:
             for table, column in (("jobs", "study"), ("instances", "study"), ("studies", "uid")):
                 db.executemany(f"DELETE FROM {table} WHERE {column} = ?", uids)  # noqa: S608 (names of ours)
             db.execute("DELETE FROM polled WHERE time < ?", (before,))
-
-
-def _queue(db: sqlite3.Connection, study: str, job: NewJob) -> int | None:
-    """Queues a job, unless it is, or was, there; returns its number."""
-    key = (study, job.target, job.rule)
-    before = db.execute(
-        "SELECT id, digest, state, code FROM jobs WHERE study = ? AND target = ? AND rule = ? ORDER BY id", key
-    ).fetchall()
-    state, (code, message) = (REFUSED if job.refusal else QUEUED), (job.refusal or ("", ""))
-    now, files = time.time(), json.dumps(list(job.files))
-    for row in before:
-        if row["digest"] == job.digest:
-            if row["code"] != RefusalCode.INCOMPLETE or job.refusal:
-                return None
-            db.execute(  # the images that were missing have been sent again
-                "UPDATE jobs SET state = ?, files = ?, attempts = 0, due = 0, code = '', message = '', "
-                "finished = NULL, cleared = 0 WHERE id = ?",
-                (QUEUED, files, row["id"]),
-            )
-            return int(row["id"])
-    for row in before:
-        if row["state"] == QUEUED and not job.refusal:  # not yet begun: what came since is part of it
-            db.execute("UPDATE jobs SET digest = ?, files = ? WHERE id = ?", (job.digest, files, row["id"]))
-            return int(row["id"])
-    if before and not job.again:
-        return None
-    values = (*key, job.digest, len(before) + 1, files, state, code, message, now, now if job.refusal else None)
-    done = db.execute(
-        "INSERT INTO jobs (study, target, rule, digest, version, files, state, code, message, created, finished, "
-        "attempts, due, flags) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, '')",
-        values,
-    )
-    return int(done.lastrowid or 0)
-
-
-def _instance(row: sqlite3.Row) -> Instance:
-    columns = ("uid", "study", "series", "class", "file", "bytes", "source", "present")
-    return Instance(*(row[name] for name in columns))
-
-
-def _delivery(row: sqlite3.Row) -> Delivery:
-    return Delivery(*(row[name] for name in ("id", "job", "destination", "file", "attempts", "created")))

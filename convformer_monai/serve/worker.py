@@ -24,8 +24,8 @@ from convformer_monai.serve.counts import Counts
 from convformer_monai.serve.dead import DeadLetters
 from convformer_monai.serve.intake import short
 from convformer_monai.serve.passing import is_passing
-from convformer_monai.serve.records import Job
-from convformer_monai.serve.state import FAILED, REFUSED, State
+from convformer_monai.serve.records import FAILED, REFUSED, Job
+from convformer_monai.serve.state import State
 
 if TYPE_CHECKING:
     from convformer_monai.segmenter import Segmenter

@@ -229,6 +229,7 @@ def test_what_ends_the_process_each_time_is_given_up(hospital: Hospital, tmp_pat
     with hospital.node() as node:
         assert jobs(node) == {"failed": 1}
         assert node.state.rows("SELECT code FROM jobs")[0]["code"] == "ATTEMPTS"
+        assert node.dead.names() == ["job-00000001"]
 
 
 def test_a_job_that_was_interrupted_gives_the_same_objects(hospital: Hospital, tmp_path: Path) -> None:

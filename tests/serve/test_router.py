@@ -142,6 +142,30 @@ def test_a_study_that_grows(when_grown: str, tmp_path: Path) -> None:
     assert hospital.jobs() == [("one", "done", 1, 3), *new]
 
 
+def test_a_refusal_is_not_the_first_answer(tmp_path: Path) -> None:
+    hospital = Hospital(tmp_path, rule(when_grown="ignore"))
+    made = datasets("cardiac", 1, slices=4)
+    hospital.send(made[:2])
+    hospital.router.route_all()
+    job = hospital.state.next_job()
+    assert job is not None
+    hospital.state.end_job(job.id, "refused", "MISSING_SLICES", "")
+    hospital.send(made[2:])  # so that it is whole
+    hospital.router.route_all()
+    assert hospital.jobs() == [("one", "refused", 1, 2), ("one", "queued", 2, 4)]
+
+
+def test_a_late_series_after_an_upgrade_does_not_answer_the_others_again(tmp_path: Path) -> None:
+    hospital = Hospital(tmp_path, rule())
+    hospital.send(datasets("cardiac", 1))
+    hospital.router.route_all()
+    hospital.do_next()
+    hospital.router.made_by = {"some": ("Some", "2", "abc")}
+    hospital.send(datasets("cardiac", 1, series=2, slices=3))
+    assert hospital.router.route_all() == 1
+    assert hospital.jobs() == [("one", "done", 1, 2), ("one", "queued", 1, 3)]
+
+
 def test_photographs_are_images_by_themselves_and_a_whole_study_may_be_one(tmp_path: Path) -> None:
     photos = rule("photos", match={"modality": ("DMS",)})
     hospital = Hospital(tmp_path, photos, rule("cine", whole_study=True))
@@ -224,6 +248,44 @@ def test_a_part_of_a_whole_study_is_not_answered(tmp_path: Path) -> None:
     hospital.send(datasets("cardiac", 1, series=5))
     hospital.router.route_all()
     assert hospital.jobs()[2:] == [("one", "refused", 3, 2)]
+
+
+def test_what_is_sent_again_while_old_files_are_removed_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hospital = Hospital(tmp_path, rule(), keep=Keep(images_hours=0.0))
+    made = datasets("cardiac", 1)
+    hospital.send(made)
+    hospital.router.route_all()
+    hospital.do_next()
+    time.sleep(0.01)
+    forget = hospital.state.forget_files
+
+    def and_then_they_come_again(files: Any) -> Any:
+        gone = forget(files)
+        hospital.send(made)
+        return gone
+
+    monkeypatch.setattr(hospital.state, "forget_files", and_then_they_come_again)
+    clean_up(hospital.config, hospital.state, DeadLetters(hospital.folder))
+    kept = hospital.state.instances_of(str(made[0].StudyInstanceUID))
+    assert all(one.present and (hospital.folder / one.file).is_file() for one in kept) and hospital.files() == 2
+    assert forget([(one.uid, one.file) for one in kept]) == []  # the study is open again
+
+
+def test_images_of_what_failed_stay_for_another_try(tmp_path: Path) -> None:
+    hospital = Hospital(tmp_path, rule(), keep=Keep(images_hours=0.0, results_hours=0.0, dead_days=1.0))
+    dead = DeadLetters(hospital.folder)
+    hospital.send(datasets("cardiac", 1))
+    hospital.router.route_all()
+    job = hospital.state.next_job()
+    assert job is not None
+    hospital.state.end_job(job.id, "failed", "FAULT", "")
+    time.sleep(0.01)
+    clean_up(hospital.config, hospital.state, dead)
+    assert hospital.files() == 2 and hospital.state.retry_dead() == (1, 0)
+    hospital.do_next()
+    time.sleep(0.01)
+    clean_up(hospital.config, hospital.state, dead)
+    assert hospital.files() == 0
 
 
 def test_files_that_were_never_acknowledged_are_removed_at_the_start(tmp_path: Path) -> None:
