@@ -150,6 +150,17 @@ def test_what_fails_for_good_is_kept_with_the_reason(why: str, tmp_path: Path) -
     assert queue.states() == ["sent", "sent"]
 
 
+def test_a_result_of_before_a_long_stop_is_tried_as_long_as_others(tmp_path: Path) -> None:
+    before = Queue(tmp_path, Script())
+    before.put("a")
+    before.state._db.execute("UPDATE deliveries SET created = created - 100 * 3600")
+    script = Script(CannotDeliver("down"))
+    there = replace(before.sender.destination, give_up_hours=72.0)
+    sender = Sender(there, tmp_path, before.state, Counts(), before.dead, script)
+    assert sender.run_one() and before.states() == ["pending"]
+    assert sender.run_one() and before.states() == ["sent"]
+
+
 def test_a_folder_gets_complete_files_by_study(tmp_path: Path, result: Path) -> None:
     place = Destination("share", "folder", path=tmp_path / "share")
     deliver = deliver_to(place, 5)
