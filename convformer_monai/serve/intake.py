@@ -1,6 +1,6 @@
 """An instance is taken: checked, on the disk and remembered, before its sender is told so.
 
-Files are named by hashes, and folders, too: no text of a sender is ever part of a path. What is sent again gets a
+Files are named by hashes, and folders, too: no text of a sender is part of these paths. What is sent again gets a
 name of its own, so that nobody who removes an old file meets a new one.
 """
 

@@ -135,6 +135,7 @@ class Node:
         self._loop("worker", self.worker.run_one, LOOK_S)
         for sender in self.senders:
             self._loop(f"sender {sender.destination.name}", sender.run_one, LOOK_S)
+        self._loop("commitment", self.commitment.report_one, LOOK_S)
         for poller in self.pollers:
             self._loop(f"source {poller.source.name}", partial(_ask, poller), poller.source.every_s)
         self._loop("janitor", self._clean, CLEAN_S)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 __all__ = [
     *("DEAD", "DONE", "FAILED", "PENDING", "QUEUED", "REFUSED", "RUNNING", "SENT"),
-    *("SCHEMA", "SCHEMA_VERSION", "Delivery", "Instance", "Job", "NewJob"),
+    *("ADDED", "SCHEMA", "SCHEMA_VERSION", "Delivery", "Instance", "Job", "NewJob"),
     *("delivery_of", "instance_of", "job_of"),
 ]
 
@@ -39,6 +39,13 @@ CREATE INDEX job_deliveries ON deliveries (job, state);
 CREATE TABLE polled (
     source TEXT NOT NULL, series TEXT NOT NULL, seen INTEGER NOT NULL, fetched INTEGER NOT NULL, time REAL NOT NULL,
     PRIMARY KEY (source, series));
+"""
+# What came later, and an earlier program does not mind.
+ADDED = """
+CREATE TABLE IF NOT EXISTS reports (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, title TEXT NOT NULL, kind INTEGER NOT NULL, content BLOB NOT NULL,
+    attempts INTEGER NOT NULL, due REAL NOT NULL, created REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS kept_instances ON instances (study) WHERE present;
 """
 
 

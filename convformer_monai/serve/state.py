@@ -19,6 +19,7 @@ from typing import Any
 from convformer_monai.errors import RefusalCode
 from convformer_monai.serve.queueing import queue_job
 from convformer_monai.serve.records import (
+    ADDED,
     DEAD,
     DONE,
     FAILED,
@@ -62,13 +63,12 @@ class State:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             self._db.execute(f"PRAGMA {pragma}")
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            with self._change() as db:
-                for statement in filter(str.strip, SCHEMA.split(";")):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        elif version != SCHEMA_VERSION:
+        if version not in (0, SCHEMA_VERSION):
             raise sqlite3.DatabaseError(f"the state is of version {version}, and this program knows {SCHEMA_VERSION}")
+        with self.change() as db:
+            for statement in filter(str.strip, (("" if version else SCHEMA) + ADDED).split(";")):
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def close(self) -> None:
         """Closes the file."""
@@ -76,7 +76,7 @@ class State:
             self._db.close()
 
     @contextlib.contextmanager
-    def _change(self) -> Iterator[sqlite3.Connection]:
+    def change(self) -> Iterator[sqlite3.Connection]:
         """One transaction: all of it, or nothing."""
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
@@ -117,7 +117,7 @@ class State:
             Whether it is remembered; not if it came from somebody else in the meantime.
         """
         now = time.time()
-        with self._change() as db:
+        with self.change() as db:
             known = db.execute("SELECT file FROM instances WHERE uid = ? AND present", (one.uid,)).fetchone()
             if known is not None and known["file"] != replaced:
                 return False
@@ -132,17 +132,17 @@ class State:
 
     def touch(self, study: str) -> None:
         """Notes that a study that is not complete is still being sent."""
-        with self._change() as db:
+        with self.change() as db:
             db.execute("UPDATE studies SET received = ? WHERE uid = ? AND open", (time.time(), study))
 
     def put_off(self, study: str, seconds: float) -> None:
         """Notes that the rest of an open study will be sent later; :meth:`complete` overrides it."""
-        with self._change() as db:
+        with self.change() as db:
             db.execute("UPDATE studies SET received = ? WHERE uid = ? AND open", (time.time() + seconds, study))
 
     def complete(self, studies: Sequence[str]) -> None:
         """Notes that studies are complete, without waiting any longer."""
-        with self._change() as db:
+        with self.change() as db:
             db.executemany("UPDATE studies SET complete = 1 WHERE uid = ? AND open", [(uid,) for uid in studies])
 
     def complete_studies(self, quiet_s: float) -> list[tuple[str, float]]:
@@ -172,7 +172,7 @@ class State:
             The numbers of the new jobs; ``None`` if more has come in the meantime: then nothing is changed.
         """
         new: list[int] = []
-        with self._change() as db:
+        with self.change() as db:
             closed = db.execute(
                 "UPDATE studies SET open = 0, complete = 0 WHERE uid = ? AND open AND received = ?", (study, received)
             )
@@ -195,7 +195,7 @@ class State:
         Returns:
             The jobs that are given up.
         """
-        with self._change() as db:
+        with self.change() as db:
             query = "SELECT * FROM jobs WHERE state = ? AND attempts >= ? ORDER BY id"
             given_up = [job_of(row) for row in db.execute(query, (RUNNING, most_attempts)).fetchall()]
             values = (FAILED, str(RefusalCode.ATTEMPTS), ENDED_EACH_TIME, time.time())
@@ -213,7 +213,7 @@ class State:
         written, as on a full disk: it goes back into the queue.
         """
         now = time.time()
-        with self._change() as db:
+        with self.change() as db:
             db.execute(
                 "UPDATE jobs SET state = ?, due = ?, attempts = attempts - 1 WHERE state = ?",
                 (QUEUED, now + UNWRITTEN_S, RUNNING),
@@ -238,7 +238,7 @@ class State:
             flags: codes of doubt.
         """
         now = time.time()
-        with self._change() as db:
+        with self.change() as db:
             db.execute(
                 "UPDATE jobs SET state = ?, finished = ?, flags = ?, code = '', message = '' WHERE id = ?",
                 (DONE, now, " ".join(flags), job),
@@ -252,7 +252,7 @@ class State:
 
     def end_job(self, job: int, state: str, code: str, message: str) -> None:
         """Notes that a job is refused or failed for good."""
-        with self._change() as db:
+        with self.change() as db:
             db.execute(
                 "UPDATE jobs SET state = ?, code = ?, message = ?, finished = ? WHERE id = ?",
                 (state, code, message, time.time(), job),
@@ -268,7 +268,7 @@ class State:
             message: why.
             counts: whether this was an attempt.
         """
-        with self._change() as db:
+        with self.change() as db:
             db.execute(
                 "UPDATE jobs SET state = ?, due = ?, code = ?, message = ?, attempts = attempts - ? WHERE id = ?",
                 (QUEUED, time.time() + wait_s, code, message, 0 if counts else 1, job),
@@ -290,7 +290,7 @@ class State:
 
     def deliver_again(self, delivery: int, wait_s: float, error: str) -> None:
         """Notes that a destination did not take a file, and when it is tried again."""
-        with self._change() as db:
+        with self.change() as db:
             db.execute(
                 "UPDATE deliveries SET attempts = attempts + 1, due = ?, error = ? WHERE id = ?",
                 (time.time() + wait_s, error, delivery),
@@ -304,7 +304,7 @@ class State:
         """Gives up what waits for destinations that there are no more; returns how many files."""
         waiting = self.rows("SELECT DISTINCT destination FROM deliveries WHERE state = ?", PENDING)
         gone = [row["destination"] for row in waiting if row["destination"] not in destinations]
-        with self._change() as db:
+        with self.change() as db:
             values = (DEAD, "the configuration has no such destination any more", time.time())
             return sum(
                 db.execute(
@@ -315,7 +315,7 @@ class State:
             )
 
     def _end_delivery(self, delivery: int, state: str, error: str) -> None:
-        with self._change() as db:
+        with self.change() as db:
             db.execute(
                 "UPDATE deliveries SET state = ?, attempts = attempts + 1, error = ?, finished = ? WHERE id = ?",
                 (state, error, time.time(), delivery),
@@ -323,7 +323,7 @@ class State:
 
     def retry_dead(self) -> tuple[int, int]:
         """Queues anew what failed for good; returns how many jobs and deliveries."""
-        with self._change() as db:
+        with self.change() as db:
             jobs = db.execute(
                 "UPDATE jobs SET state = ?, attempts = 0, due = 0, finished = NULL WHERE state = ? AND NOT cleared",
                 (QUEUED, FAILED),
@@ -344,7 +344,7 @@ class State:
             ``growing`` if there were others at the question before, or none; ``fetched`` if as many were fetched
             before; else ``new``.
         """
-        with self._change() as db:
+        with self.change() as db:
             values = (source, series)
             row = db.execute("SELECT seen, fetched FROM polled WHERE source = ? AND series = ?", values).fetchone()
             db.execute(
@@ -358,7 +358,7 @@ class State:
 
     def fetched(self, source: str, series: str, instances: int) -> None:
         """Notes that a series was fetched."""
-        with self._change() as db:
+        with self.change() as db:
             values = (instances, source, series)
             db.execute("UPDATE polled SET fetched = ? WHERE source = ? AND series = ?", values)
 
@@ -373,7 +373,7 @@ class State:
         Returns:
             The files that may be removed.
         """
-        with self._change() as db:
+        with self.change() as db:
             return [
                 file
                 for uid, file in files
@@ -387,12 +387,12 @@ class State:
 
     def cleared(self, job: int) -> None:
         """Notes that the files of a job are gone."""
-        with self._change() as db:
+        with self.change() as db:
             db.execute("UPDATE jobs SET cleared = 1, files = '[]' WHERE id = ?", (job,))
 
     def forget_records(self, before: float) -> None:
         """Forgets studies of which nothing is kept, and nothing has come since a time."""
-        with self._change() as db:
+        with self.change() as db:
             old = (
                 "SELECT uid FROM studies WHERE NOT open AND received < ? "
                 "AND NOT EXISTS (SELECT 1 FROM instances WHERE study = studies.uid AND present) "

@@ -18,7 +18,7 @@ from convformer_monai.serve.config import Keep, Limits, NodeConfig, Rule
 from convformer_monai.serve.counts import Counts
 from convformer_monai.serve.dead import DeadLetters
 from convformer_monai.serve.intake import Intake
-from convformer_monai.serve.janitor import clean_up, remove_orphans
+from convformer_monai.serve.janitor import SETTLED, clean_up, remove_orphans
 from convformer_monai.serve.listener import CLASSES
 from convformer_monai.serve.router import Router
 from convformer_monai.serve.state import State
@@ -269,6 +269,16 @@ def test_what_is_sent_again_while_old_files_are_removed_stays(tmp_path: Path, mo
     kept = hospital.state.instances_of(str(made[0].StudyInstanceUID))
     assert all(one.present and (hospital.folder / one.file).is_file() for one in kept) and hospital.files() == 2
     assert forget([(one.uid, one.file) for one in kept]) == []  # the study is open again
+
+
+def test_cleaning_looks_at_kept_images_only_also_in_an_old_state(tmp_path: Path) -> None:
+    hospital = Hospital(tmp_path, rule())
+    hospital.state._db.executescript("DROP INDEX kept_instances; DROP TABLE reports;")  # of an earlier version
+    hospital.state.close()
+    state = State(hospital.folder / "state.sqlite")
+    plan = [row["detail"] for row in state.rows(f"EXPLAIN QUERY PLAN {SETTLED}", 0, 0, 0)]
+    assert any("kept_instances" in step for step in plan)
+    assert not any(step.startswith("SCAN") and "kept_instances" not in step for step in plan)
 
 
 def test_images_of_what_failed_stay_for_another_try(tmp_path: Path) -> None:
