@@ -27,7 +27,7 @@ from convformer_monai.serve.reports import Report, Reports
 from convformer_monai.serve.state import State
 from convformer_monai.serve.tls import client_context
 
-__all__ = ["Commitment"]
+__all__ = ["PROCESSING_FAILURE", "RESOURCE_LIMITATION", "Commitment"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,8 @@ MOST_BYTES = 2**22  # of a request, encoded; an item has about 140
 SAME_ASSOCIATION_S = 0.3  # the response must be on its way before the report
 WAIT_S, LONGEST_WAIT_S, GIVE_UP_S = 2.0, 300.0, 86_400.0  # of a report that nobody takes
 AT_ONCE = 8  # reports on the associations on which was asked
-INVALID_ARGUMENT, RESOURCE_LIMITATION = 0x0115, 0x0213  # statuses of the response (PS3.7 annex C)
+# Statuses of the response (PS3.7 annex C).
+PROCESSING_FAILURE, INVALID_ARGUMENT, RESOURCE_LIMITATION = 0x0110, 0x0115, 0x0213
 
 
 class Commitment:

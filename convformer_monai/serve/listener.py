@@ -35,7 +35,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # typ
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.dicom.files import CLASS_MODALITY
 from convformer_monai.readers.photo_dicom import STILL_IMAGES
-from convformer_monai.serve.commitment import Commitment
+from convformer_monai.serve.commitment import PROCESSING_FAILURE, RESOURCE_LIMITATION, Commitment
 from convformer_monai.serve.config import NodeConfig
 from convformer_monai.serve.connections import ConnectionServer
 from convformer_monai.serve.counts import Counts
@@ -186,10 +186,10 @@ class Listener:
         return SUCCESS
 
     def _store(self, event: evt.Event) -> int:
-        return self._guarded(partial(self._take, event))
+        return self._guarded(partial(self._take, event), NOT_UNDERSTOOD, NO_SPACE)
 
-    def _guarded(self, handle: Callable[[], int]) -> int:
-        """The status of a request, whatever happens to it."""
+    def _guarded(self, handle: Callable[[], int], failure: int, passing: int) -> int:
+        """The status of a request, whatever happens to it: one for any failure, another for what may be over later."""
         try:
             return handle()
         except NotTaken as refusal:
@@ -197,10 +197,10 @@ class Listener:
             return refusal.status
         except MemoryError:  # there may be some later
             self._seldom.warn("a request could not be answered: MemoryError")
-            return NO_SPACE
+            return passing
         except Exception as error:  # nothing that a peer sends may do more than be refused
             self._seldom.warn(f"a request could not be answered: {type(error).__name__}")
-            return NOT_UNDERSTOOD
+            return failure
 
     def _take(self, event: evt.Event) -> int:
         request: Any = event.request
@@ -215,4 +215,4 @@ class Listener:
         return SUCCESS
 
     def _action(self, event: evt.Event) -> tuple[int, None]:
-        return self._guarded(partial(self.commitment.asked, event)), None
+        return self._guarded(partial(self.commitment.asked, event), PROCESSING_FAILURE, RESOURCE_LIMITATION), None

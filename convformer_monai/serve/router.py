@@ -106,7 +106,10 @@ class Router:
 
     def _targets(self, instances: Sequence[Instance]) -> tuple[list[_Target], list[Instance]]:
         """What is to be done, and the instances that no rule takes."""
-        instances = [one if self._is_there(one) else replace(one, present=False) for one in instances]
+        missing = {one.uid for one in instances if one.present and not (self.config.folder / one.file).is_file()}
+        if missing:
+            self._seldom.warn(f"{len(missing)} images of study {short(instances[0].study)} are gone from the folder")
+        instances = [replace(one, present=False) if one.uid in missing else one for one in instances]
         by_series: dict[str, list[Instance]] = {}
         gone = [one for one in instances if not one.present]
         for one in instances:
@@ -129,9 +132,6 @@ class Router:
                 classes, there = {one.class_uid for one in them}, {one.uid for one in them}
                 them += [one for one in gone if one.class_uid in classes and one.uid not in there]
         return [_Target(uid, rules[name], tuple(them)) for (uid, name), them in taken.items()], unmatched
-
-    def _is_there(self, instance: Instance) -> bool:
-        return instance.present and (self.config.folder / instance.file).is_file()
 
     def _rule(self, series: Sequence[Instance]) -> Rule | None:
         """The first rule that a series fits, by the first of its instances that can be read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -128,3 +129,15 @@ def test_only_so_many_reports_wait(open_port: Callable[..., Port], monkeypatch: 
     here.commitment._free = threading.BoundedSemaphore(1)
     here.commitment._free.acquire()
     assert ask(here, request) == 0x0213
+
+
+@pytest.mark.parametrize(("error", "status"), [(sqlite3.OperationalError("full"), 0x0110), (MemoryError(), 0x0213)])
+def test_a_fault_of_ours_has_a_status_of_n_action(
+    error: Exception, status: int, open_port: Callable[..., Port], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise error
+
+    port = open_port()
+    monkeypatch.setattr(port.state, "known", failing)
+    assert ask(port, request_for(datasets("cardiac", 1)[0])) == status

@@ -201,7 +201,9 @@ def test_images_go_when_their_time_is_over_and_a_part_of_a_series_is_not_answere
 
 
 @pytest.mark.parametrize("what", ["missing", "damaged"])
-def test_a_series_whose_first_file_is_bad_is_not_forgotten(what: str, tmp_path: Path) -> None:
+def test_a_series_whose_first_file_is_bad_is_not_forgotten(
+    what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     hospital = Hospital(tmp_path, rule())
     hospital.send(datasets("cardiac", 1, slices=3))
     ((study, _),) = hospital.state.complete_studies(0)
@@ -210,6 +212,7 @@ def test_a_series_whose_first_file_is_bad_is_not_forgotten(what: str, tmp_path: 
     hospital.router.route_all()
     assert hospital.jobs() == [("one", "refused", 1, 2) if what == "missing" else ("one", "queued", 1, 3)]
     assert hospital.files() == (2 if what == "missing" else 3)
+    assert ("gone from the folder" in caplog.text) == (what == "missing")
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EMFILE, "too many"), MemoryError()])
