@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,11 @@ from convformer_monai.outputs.dicom_seg import MANUFACTURER, write_dataset
 from convformer_monai.outputs.dicom_sources import check_sources, references, source_headers
 from convformer_monai.outputs.dicom_uids import MakeUid, derived_uids, random_uids
 from convformer_monai.outputs.writer import Options, Result, Writer, path_for, register_writer
+from convformer_monai.readers.cases import PHOTO_CLASSES
 
 if TYPE_CHECKING:
     from highdicom.sc import SCImage
+    from pydicom import Dataset
 
     from convformer_monai.readers.series import ImageSeries
 
@@ -126,7 +129,7 @@ def dicom_sc(
 ) -> SCImage:
     """Makes a Secondary Capture of a picture, in the study of a series.
 
-    It names the series' images as its sources. Nothing that names the patient is burnt in.
+    It names the series' images as its sources. Nothing that names the patient is burnt in but what they hold already.
 
     Args:
         picture: (rows, columns, 3) RGB.
@@ -168,11 +171,25 @@ def dicom_sc(
         )
         for keyword in ("PatientOrientation", "Laterality"):  # type 2, and unknown
             setattr(image, keyword, None)
-        image.BurnedInAnnotation = "NO"
+        burnt_in = _burnt_in(headers)
+        if burnt_in:
+            image.BurnedInAnnotation = burnt_in
         image.ImageComments = "For research, not for diagnosis"
         image.DerivationDescription = f"Outlines found by {algorithm_name} {algorithm_version}"[:1024]
         image.SourceImageSequence = references(headers)
     return image
+
+
+def _burnt_in(headers: Sequence[Dataset]) -> str | None:
+    """Whether text that names the patient is burnt in: the picture shows its sources, and adds nothing of that kind.
+
+    Photographs are scanned and exported with whatever was on them; without their word on it, nobody knows.
+    """
+    said = [str(header.get("BurnedInAnnotation") or "").strip() for header in headers]
+    if "YES" in said:
+        return "YES"
+    photographs = any(str(header.SOPClassUID).startswith(PHOTO_CLASSES) for header in headers)
+    return "NO" if not photographs or set(said) == {"NO"} else None
 
 
 register_writer(DicomScWriter())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import socket
 import socketserver
 import threading
 from collections import Counter
@@ -46,13 +48,14 @@ class ConnectionServer(ThreadedAssociationServer):
     """
 
     request_queue_size = 128  # of connections that are not yet accepted
+    daemon_threads, block_on_close = True, False  # to stop does not wait for peers
 
     def __init__(
         self, *args: Any, limits: Limits, may_connect: Callable[[str], bool], counts: Counts, **options: Any
     ) -> None:
         self.limits, self.may_connect, self.counts = limits, may_connect, counts
         self._lock, self._open = threading.Lock(), Counter[str]()
-        self._hosts: dict[int, str] = {}
+        self._connections: dict[int, tuple[str, Any]] = {}
         super().__init__(*args, **{**options, "request_handler": _Connection})
 
     def get_request(self) -> Any:
@@ -68,7 +71,8 @@ class ConnectionServer(ThreadedAssociationServer):
             raise
         guarded.settimeout(self.limits.network_s)
         cut = partial(self.counts.add, "connections_cut")
-        guarded.guard(self.limits.pdu_bytes, self.limits.instance_mb * MB, cut)
+        limits = self.limits
+        guarded.guard(limits.pdu_bytes, limits.instance_mb * MB, cut, limits.association_s, limits.network_s)
         return guarded, address
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
@@ -81,7 +85,7 @@ class ConnectionServer(ThreadedAssociationServer):
                 reason = "per host"
             else:
                 self._open[host] += 1
-                self._hosts[id(request)] = host
+                self._connections[id(request)] = host, request
                 return True
         self.counts.add("connections_refused", reason)
         return False
@@ -95,7 +99,7 @@ class ConnectionServer(ThreadedAssociationServer):
         finally:
             self.shutdown_request(request)
             with self._lock:
-                host = self._hosts.pop(id(request), None)
+                host, _ = self._connections.pop(id(request), (None, None))
                 if host is not None:
                     self._open[host] -= 1
                     self._open += Counter()  # forgets those of none
@@ -108,3 +112,10 @@ class ConnectionServer(ThreadedAssociationServer):
         """Accepts no more."""
         socketserver.BaseServer.shutdown(self)  # pynetdicom's own expects a server that its entity has started
         self.server_close()
+
+    def cut(self) -> None:
+        """Ends all connections, whatever their peers do."""
+        with self._lock:
+            for _, connection in self._connections.values():
+                with contextlib.suppress(OSError):  # it has ended already
+                    connection.shutdown(socket.SHUT_RDWR)

@@ -12,6 +12,7 @@ from pynetdicom import AE
 from convformer_monai.readers.dicom.parsing import silent_pydicom
 from convformer_monai.serve.config import Destination
 from convformer_monai.serve.senders import CannotDeliver
+from convformer_monai.serve.statuses import is_for_good, is_stored
 from convformer_monai.serve.tls import client_context
 
 __all__ = ["DicomDelivery"]
@@ -26,9 +27,6 @@ RESULT_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.481.3",  # RT Structure Set
 )
 NO_CONTEXT = "does not take the SOP class"
-# PS3.4 table B.2-1 and PS3.7 annex C: what the same object will meet again
-FOR_GOOD = (range(0xA900, 0xAA00), range(0xC000, 0xD000), range(0x0122, 0x0123))
-STORED = (range(0x0000, 0x0001), range(0xB000, 0xC000), range(0x0111, 0x0112))  # success, warnings, duplicate instance
 
 
 class DicomDelivery:
@@ -66,8 +64,8 @@ class DicomDelivery:
         if code is None:
             self.close()
             raise CannotDeliver("no answer")
-        if not any(code in codes for codes in STORED):
-            raise CannotDeliver(f"status {code:04X}", for_good=any(code in codes for codes in FOR_GOOD))
+        if not is_stored(code):
+            raise CannotDeliver(f"status {code:04X}", for_good=is_for_good(code))
 
     def _open(self, class_uid: str) -> None:
         """Sees to it that an association is there, and that it knows the class."""

@@ -10,7 +10,7 @@ from convformer_monai.serve.senders import CannotDeliver
 
 __all__ = ["StowDelivery"]
 
-FOR_GOOD = (400, 404, 405, 406, 409, 413, 415, 422)  # the same request will be answered so again
+FOR_GOOD = (400, 405, 406, 413, 415, 422)  # the same request will be answered so again; 404 is an address
 
 
 class StowDelivery:
@@ -33,7 +33,7 @@ class StowDelivery:
         try:
             self.server.store(path.read_bytes())
         except WebFault as fault:
-            raise CannotDeliver(fault.reason, for_good=fault.status in FOR_GOOD) from None
+            raise CannotDeliver(fault.reason, for_good=fault.for_good or fault.status in FOR_GOOD) from None
 
     def close(self) -> None:
         """The connection stays open for the next file."""

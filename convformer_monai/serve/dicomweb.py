@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import requests
 
 from convformer_monai.serve.config import Tls
 from convformer_monai.serve.multipart import parts
+from convformer_monai.serve.statuses import is_for_good, is_stored
 
 __all__ = ["DicomWeb", "WebFault"]
 
@@ -20,6 +21,7 @@ PIECE = 2**18
 MAX_JSON = 2**26
 STUDY_UID, SERIES_UID, SERIES_INSTANCES = "0020000D", "0020000E", "00201209"
 MODALITY, FAILED_SEQUENCE, FAILURE_REASON = "00080060", "00081198", "00081197"
+CONFLICT = 409  # of a store: nothing was stored; the body says why
 ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 
 
@@ -120,6 +122,8 @@ class DicomWeb:
                 yield from parts(pieces, answer.headers.get("Content-Type", ""), limit)
             except ValueError as error:
                 raise WebFault(str(error), for_good=True) from None
+            except EOFError as error:
+                raise WebFault(str(error)) from None
             except requests.RequestException as error:
                 raise WebFault(f"ended early ({type(error).__name__})") from None
 
@@ -138,25 +142,32 @@ class DicomWeb:
             )
         )
         kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
-        with self._ask("POST", "studies", data=body, headers={"Content-Type": kind, "Accept": JSON}) as answer:
-            told = b"".join(_limited(answer, MAX_JSON))
+        headers = {"Content-Type": kind, "Accept": JSON}
+        with self._ask("POST", "studies", (CONFLICT,), data=body, headers=headers) as answer:
+            told, status = b"".join(_limited(answer, MAX_JSON)), answer.status_code
         try:
             failed = json.loads(told).get(FAILED_SEQUENCE, {}).get("Value") or []
         except (ValueError, AttributeError):
-            failed = []  # 200 without a word: stored
-        if failed:
-            reason = value_of(failed[0], FAILURE_REASON) if isinstance(failed[0], dict) else ""
-            raise WebFault(f"did not store it (reason {reason or 'unknown'})", 409)
+            failed = []  # without a word: stored, as the status says
+        if not failed:
+            if status == CONFLICT:
+                raise WebFault(f"answers {CONFLICT}", CONFLICT)
+            return
+        reason = value_of(failed[0], FAILURE_REASON) if isinstance(failed[0], dict) else ""
+        if not reason.isdigit():
+            raise WebFault("did not store it (unknown reason)", CONFLICT)
+        if not is_stored(int(reason)):
+            raise WebFault(f"did not store it (reason {int(reason):04X})", CONFLICT, for_good=is_for_good(int(reason)))
 
-    def _ask(self, method: str, path: str, **more: Any) -> requests.Response:
-        """Asks, and gives back a good answer."""
+    def _ask(self, method: str, path: str, taken: Sequence[int] = (), **more: Any) -> requests.Response:
+        """Asks, and gives back an answer that is good, or has one of the statuses that are taken, too."""
         try:
             answer = self.session.request(
                 method, f"{self.url}/{path}", timeout=self.timeout, stream=True, allow_redirects=False, **more
             )
         except requests.RequestException as error:
             raise WebFault(f"cannot be reached ({type(error).__name__})") from None
-        if not 200 <= answer.status_code < 300:
+        if not 200 <= answer.status_code < 300 and answer.status_code not in taken:
             answer.close()
             raise WebFault(f"answers {answer.status_code}", answer.status_code)
         return answer

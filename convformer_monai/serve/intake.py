@@ -1,6 +1,7 @@
 """An instance is taken: checked, on the disk and remembered, before its sender is told so.
 
-Files are named by hashes, and folders, too: no text of a sender is ever part of a path.
+Files are named by hashes, and folders, too: no text of a sender is part of these paths. What is sent again gets a
+name of its own, so that nobody who removes an old file meets a new one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.serve.config import Limits
 from convformer_monai.serve.counts import Counts
+from convformer_monai.serve.passing import is_passing
 from convformer_monai.serve.records import Instance
 from convformer_monai.serve.state import State
 
@@ -95,10 +97,11 @@ class Intake:
         except NotTaken as refusal:
             self.counts.add("instances_refused", refusal.reason)
             raise
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, MemoryError) as error:
             self.counts.add("instances_refused", "storage")
-            full = isinstance(error, sqlite3.Error) or error.errno in (errno.ENOSPC, errno.EDQUOT)
-            what = "the disk is full" if full else "it cannot be written"
+            number = getattr(error, "errno", None)
+            full = isinstance(error, sqlite3.Error) or number in (errno.ENOSPC, errno.EDQUOT)
+            what = "the disk is full" if full else "it cannot be written or read now"
             raise NotTaken(NO_SPACE, "storage", f"an instance is not kept: {what}") from error
         return taken
 
@@ -137,13 +140,15 @@ class Intake:
         count, total = self.state.study_size(study)
         if count >= self.limits.study_instances or total + size > self.limits.study_mb * MB:
             raise NotTaken(NO_SPACE, "study size", f"study {short(study)} is larger than the limit")
-        place = Path(INCOMING) / _hashed(study) / f"{_hashed(uid)}.dcm"
+        place = Path(INCOMING) / _hashed(study) / f"{_hashed(uid)}.{secrets.token_hex(4)}.dcm"
         target = self.folder / place
         target.parent.mkdir(exist_ok=True)
         os.replace(temporary, target)
         _sync(target.parent)
         one = Instance(uid, study, series, class_uid, place.as_posix(), size, source)
-        self.state.add_instance(one)
+        if not self.state.add_instance(one, None if known is None else known.file):
+            target.unlink(missing_ok=True)
+            raise NotTaken(NO_SPACE, "storage", "an instance comes twice at once; send it again")
         self.counts.add("instances_taken")
         return one
 
@@ -169,6 +174,8 @@ class Intake:
         except NotTaken:
             raise
         except InputRefused as refusal:
+            if is_passing(refusal):
+                raise OSError("an instance cannot be read now") from refusal
             raise NotTaken(NOT_UNDERSTOOD, "damaged", f"an instance cannot be read ({refusal.code})") from None
         self._check_uids(*values)
         if values[0] not in self.classes:

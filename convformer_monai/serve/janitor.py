@@ -22,7 +22,8 @@ HOUR, DAY = 3600.0, 86_400.0
 SETTLED = """
 SELECT i.uid, i.file FROM instances i JOIN studies s ON s.uid = i.study
 WHERE i.present AND NOT s.open AND s.received < ? AND NOT EXISTS (
-    SELECT 1 FROM jobs j WHERE j.study = i.study AND (j.state IN ('queued', 'running') OR j.finished > ?))
+    SELECT 1 FROM jobs j WHERE j.study = i.study AND (j.state IN ('queued', 'running') OR j.finished > ?
+    OR (j.state = 'failed' AND NOT j.cleared AND j.finished > ?)))
 """
 ENDED = """
 SELECT j.id FROM jobs j WHERE NOT j.cleared AND j.finished < ? AND (
@@ -42,14 +43,14 @@ def clean_up(config: NodeConfig, state: State, dead: DeadLetters) -> None:
     """
     now, keep = time.time(), config.keep
     before = now - keep.images_hours * HOUR
-    gone = state.rows(SETTLED, before, before)
-    state.forget_files([row["uid"] for row in gone])
-    for row in gone:
-        path = config.folder / row["file"]
+    unread = now - keep.dead_days * DAY
+    settled = state.rows(SETTLED, before, before, unread)
+    for file in state.forget_files([(row["uid"], row["file"]) for row in settled]):
+        path = config.folder / file
         path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             path.parent.rmdir()  # when it is empty
-    old, unread = now - keep.results_hours * HOUR, now - keep.dead_days * DAY
+    old = now - keep.results_hours * HOUR
     for row in state.rows(ENDED, old, unread, unread, old):
         shutil.rmtree(config.folder / job_folder(row["id"]), ignore_errors=True)
         state.cleared(row["id"])

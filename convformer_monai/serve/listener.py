@@ -35,12 +35,12 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # typ
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.dicom.files import CLASS_MODALITY
 from convformer_monai.readers.photo_dicom import STILL_IMAGES
-from convformer_monai.serve.commitment import Commitment
+from convformer_monai.serve.commitment import PROCESSING_FAILURE, RESOURCE_LIMITATION, Commitment
 from convformer_monai.serve.config import NodeConfig
 from convformer_monai.serve.connections import ConnectionServer
 from convformer_monai.serve.counts import Counts
 from convformer_monai.serve.guards import GuardedTlsSocket
-from convformer_monai.serve.intake import NOT_UNDERSTOOD, Intake, NotTaken, file_of
+from convformer_monai.serve.intake import NO_SPACE, NOT_UNDERSTOOD, Intake, NotTaken, file_of
 from convformer_monai.serve.seldom import Seldom
 from convformer_monai.serve.tls import server_context
 
@@ -56,6 +56,7 @@ COMPRESSED = (
 )
 SUCCESS = 0x0000
 POLL_S = 0.1
+ABORT_S = 0.5  # for an A-ABORT to get out
 REJECTED_PERMANENT, BY_USER, CALLING_AE_UNKNOWN = 1, 1, 3  # PS3.8 table 9-21
 REJECTED_TRANSIENT, BY_PROVIDER, LOCAL_LIMIT = 2, 3, 2
 
@@ -96,7 +97,7 @@ class Listener:
         entity.require_called_aet = True
         entity.require_calling_aet = [caller.ae for caller in config.callers]  # `_requested` rejects more
         entity.add_supported_context(Verification)
-        entity.add_supported_context(StorageCommitmentPushModel)
+        entity.add_supported_context(StorageCommitmentPushModel, [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
         syntaxes = transfer_syntaxes()
         for class_uid in CLASSES:
             entity.add_supported_context(class_uid, syntaxes)
@@ -154,7 +155,11 @@ class Listener:
         while self.associations and time.monotonic() < end:
             time.sleep(POLL_S)
         for one in self._server.active_associations:
-            one.abort()
+            one.abort(block=False)
+        end = time.monotonic() + ABORT_S
+        while self.associations and time.monotonic() < end:
+            time.sleep(POLL_S)
+        self._server.cut()
 
     def may_connect(self, host: str) -> bool:
         """Whether some caller may connect from an address."""
@@ -181,18 +186,21 @@ class Listener:
         return SUCCESS
 
     def _store(self, event: evt.Event) -> int:
-        return self._guarded(partial(self._take, event))
+        return self._guarded(partial(self._take, event), NOT_UNDERSTOOD, NO_SPACE)
 
-    def _guarded(self, handle: Callable[[], int]) -> int:
-        """The status of a request, whatever happens to it."""
+    def _guarded(self, handle: Callable[[], int], failure: int, passing: int) -> int:
+        """The status of a request, whatever happens to it: one for any failure, another for what may be over later."""
         try:
             return handle()
         except NotTaken as refusal:
             self._seldom.warn(str(refusal))
             return refusal.status
+        except MemoryError:  # there may be some later
+            self._seldom.warn("a request could not be answered: MemoryError")
+            return passing
         except Exception as error:  # nothing that a peer sends may do more than be refused
             self._seldom.warn(f"a request could not be answered: {type(error).__name__}")
-            return NOT_UNDERSTOOD
+            return failure
 
     def _take(self, event: evt.Event) -> int:
         request: Any = event.request
@@ -207,4 +215,4 @@ class Listener:
         return SUCCESS
 
     def _action(self, event: evt.Event) -> tuple[int, None]:
-        return self._guarded(partial(self.commitment.asked, event)), None
+        return self._guarded(partial(self.commitment.asked, event), PROCESSING_FAILURE, RESOURCE_LIMITATION), None

@@ -20,7 +20,8 @@ def parts(pieces: Iterable[bytes], content_type: str, limit: int) -> Iterator[by
         limit: bytes of a part, at most.
 
     Raises:
-        ValueError: if the body is of another kind, ends early, or a part is larger.
+        ValueError: if the body is of another kind, or a part is larger.
+        EOFError: if the body ends early, as where a connection was cut.
     """
     message = Message()
     message["Content-Type"] = content_type
@@ -36,13 +37,15 @@ def parts(pieces: Iterable[bytes], content_type: str, limit: int) -> Iterator[by
         ending = body.take(2)
         if ending == b"--":
             return
+        if len(ending) < 2:
+            raise EOFError("answers with a part that ends early")
         if ending != b"\r\n":
             raise ValueError("answers with parts that cannot be told apart")
         body.content[:0] = b"\r\n"  # a part without headers begins with an empty line
         header = body.until(b"\r\n\r\n", MAX_HEADER)
         content = None if header is None else body.until(delimiter, limit)
         if content is None:
-            raise ValueError("answers with a part that ends early")
+            raise EOFError("answers with a part that ends early")
         yield content
 
 

@@ -27,7 +27,7 @@ from convformer_monai.serve.pages import pages_of
 from convformer_monai.serve.polling import Poller
 from convformer_monai.serve.router import Router
 from convformer_monai.serve.senders import Sender, deliver_to
-from convformer_monai.serve.state import State
+from convformer_monai.serve.state import ENDED_EACH_TIME, State
 from convformer_monai.serve.web import Web
 from convformer_monai.serve.worker import Worker
 
@@ -124,7 +124,9 @@ class Node:
 
     def start(self) -> None:
         """Takes up what was left, and begins."""
-        self.state.recover(self.config.attempts)
+        for job in self.state.recover(self.config.attempts):
+            self.dead.keep(f"job-{job.id:08d}", {"job": job.id, "rule": job.rule, "reason": ENDED_EACH_TIME}, [])
+            logger.error("job %d is given up: %s", job.id, ENDED_EACH_TIME)
         given_up = self.state.give_up_others(self.config.destinations)
         if given_up:
             logger.warning("%d files waited for destinations that the configuration has no more: given up", given_up)
@@ -133,6 +135,7 @@ class Node:
         self._loop("worker", self.worker.run_one, LOOK_S)
         for sender in self.senders:
             self._loop(f"sender {sender.destination.name}", sender.run_one, LOOK_S)
+        self._loop("commitment", self.commitment.report_one, LOOK_S)
         for poller in self.pollers:
             self._loop(f"source {poller.source.name}", partial(_ask, poller), poller.source.every_s)
         self._loop("janitor", self._clean, CLEAN_S)

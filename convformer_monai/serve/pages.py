@@ -28,7 +28,7 @@ HELP = {
     "associations": "Associations that were accepted",
     "associations_refused": "Associations that were rejected",
     "commitments": "Requests of storage commitment",
-    "connections_cut": "Connections that sent more than is allowed",
+    "connections_cut": "Connections that sent more than is allowed, or too slowly",
     "connections_refused": "Connections that were not accepted",
     "deliveries": "Tries to bring a result to a destination",
     "echoes": "C-ECHO requests",

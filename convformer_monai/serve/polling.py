@@ -18,6 +18,7 @@ __all__ = ["Poller"]
 logger = logging.getLogger(__name__)
 
 PAGE = 500  # studies of one answer
+REST_S = 3600.0  # for how long the rest of a study is waited for that was fetched in part
 
 
 class Poller:
@@ -96,7 +97,8 @@ class Poller:
             try:
                 self._fetch(series)
             except WebFault as fault:
-                if not fault.for_good:
+                if not fault.for_good:  # what is here of it is not the whole
+                    self.state.put_off(study, max(REST_S, 3 * self.source.every_s))
                     raise
                 self._failed(fault)
                 self.state.fetched(self.source.name, series.uid, series.instances)

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from dataclasses import dataclass
 
-__all__ = ["SCHEMA", "SCHEMA_VERSION", "Delivery", "Instance", "Job", "NewJob"]
+__all__ = [
+    *("DEAD", "DONE", "FAILED", "PENDING", "QUEUED", "REFUSED", "RUNNING", "SENT"),
+    *("ADDED", "SCHEMA", "SCHEMA_VERSION", "Delivery", "Instance", "Job", "NewJob"),
+    *("delivery_of", "instance_of", "job_of"),
+]
 
+QUEUED, RUNNING, DONE, REFUSED, FAILED = "queued", "running", "done", "refused", "failed"
+PENDING, SENT, DEAD = "pending", "sent", "dead"
 SCHEMA_VERSION = 1
 SCHEMA = """
 CREATE TABLE studies (
@@ -31,6 +39,13 @@ CREATE INDEX job_deliveries ON deliveries (job, state);
 CREATE TABLE polled (
     source TEXT NOT NULL, series TEXT NOT NULL, seen INTEGER NOT NULL, fetched INTEGER NOT NULL, time REAL NOT NULL,
     PRIMARY KEY (source, series));
+"""
+# What came later, and an earlier program does not mind.
+ADDED = """
+CREATE TABLE IF NOT EXISTS reports (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, title TEXT NOT NULL, kind INTEGER NOT NULL, content BLOB NOT NULL,
+    attempts INTEGER NOT NULL, due REAL NOT NULL, created REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS kept_instances ON instances (study) WHERE present;
 """
 
 
@@ -103,3 +118,20 @@ class Delivery:
     file: str
     attempts: int
     created: float
+
+
+def instance_of(row: sqlite3.Row) -> Instance:
+    """The instance of a row."""
+    columns = ("uid", "study", "series", "class", "file", "bytes", "source", "present")
+    return Instance(*(row[name] for name in columns))
+
+
+def job_of(row: sqlite3.Row) -> Job:
+    """The job of a row."""
+    files = tuple(json.loads(row["files"]))
+    return Job(row["id"], row["study"], row["target"], row["rule"], row["version"], files, row["attempts"])
+
+
+def delivery_of(row: sqlite3.Row) -> Delivery:
+    """The delivery of a row."""
+    return Delivery(*(row[name] for name in ("id", "job", "destination", "file", "attempts", "created")))

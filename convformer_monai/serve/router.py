@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from convformer_monai.serve.config import NodeConfig, Rule
 from convformer_monai.serve.counts import Counts
 from convformer_monai.serve.intake import short
 from convformer_monai.serve.records import Instance, NewJob
+from convformer_monai.serve.seldom import Seldom
 from convformer_monai.serve.state import State
 
 __all__ = ["WHOLE_STUDY", "Router"]
@@ -57,6 +58,7 @@ class Router:
 
     def __init__(self, config: NodeConfig, state: State, made_by: Mapping[str, Sequence[str]], counts: Counts) -> None:
         self.config, self.state, self.made_by, self.counts = config, state, made_by, counts
+        self._seldom = Seldom(logger)
 
     def route_all(self) -> int:
         """Routes all studies that are complete.
@@ -66,7 +68,10 @@ class Router:
         """
         new = 0
         for study, received in self.state.complete_studies(self.config.quiet_s):
-            new += self.route(study, received)
+            try:
+                new += self.route(study, received)
+            except OSError:  # the others are routed all the same
+                self._seldom.warn(f"study {short(study)} waits: its images cannot be read now")
         return new
 
     def route(self, study: str, received: float) -> int:
@@ -78,6 +83,9 @@ class Router:
 
         Returns:
             How many jobs are new.
+
+        Raises:
+            OSError: if an image cannot be read now; nothing is changed then.
         """
         targets, unmatched = self._targets(self.state.instances_of(study))
         dropped = unmatched if self.config.unmatched == "drop" else []
@@ -98,6 +106,10 @@ class Router:
 
     def _targets(self, instances: Sequence[Instance]) -> tuple[list[_Target], list[Instance]]:
         """What is to be done, and the instances that no rule takes."""
+        missing = {one.uid for one in instances if one.present and not (self.config.folder / one.file).is_file()}
+        if missing:
+            self._seldom.warn(f"{len(missing)} images of study {short(instances[0].study)} are gone from the folder")
+        instances = [replace(one, present=False) if one.uid in missing else one for one in instances]
         by_series: dict[str, list[Instance]] = {}
         gone = [one for one in instances if not one.present]
         for one in instances:
@@ -107,9 +119,9 @@ class Router:
         unmatched: list[Instance] = []
         for series, members in by_series.items():
             kept = [one for one in members if one.present]
-            if not kept:  # cleared away after it was answered
+            if not kept:  # cleared away after it was answered, or by somebody else: taken when it is sent again
                 continue
-            rule = self._rule(kept[0])
+            rule = self._rule(kept)
             if rule is None:
                 unmatched += kept
                 continue
@@ -121,12 +133,14 @@ class Router:
                 them += [one for one in gone if one.class_uid in classes and one.uid not in there]
         return [_Target(uid, rules[name], tuple(them)) for (uid, name), them in taken.items()], unmatched
 
-    def _rule(self, instance: Instance) -> Rule | None:
-        """The first rule that an instance fits."""
-        values = _attributes(self.config.folder / instance.file)
-        if SCOUTS & set(values.pop("ImageType", "").upper().split("\\")):
+    def _rule(self, series: Sequence[Instance]) -> Rule | None:
+        """The first rule that a series fits, by the first of its instances that can be read."""
+        headers = (_header(self.config.folder / one.file) for one in series)
+        found = next((header for header in headers if header is not None), {})
+        if SCOUTS & set(found.get("ImageType", "").upper().split("\\")):
             return None
-        values["calling_ae"] = instance.source
+        values = {key: found.get(name, "") for key, name in ATTRIBUTES.items()}
+        values["calling_ae"] = series[0].source
         return next((rule for rule in self.config.rules if _fits(rule.match, values)), None)
 
     def _job(self, target: _Target) -> NewJob:
@@ -148,17 +162,26 @@ def _target_uid(instance: Instance, series: str, rule: Rule) -> str:
     return WHOLE_STUDY if rule.whole_study else series
 
 
-def _attributes(path: Path) -> dict[str, str]:
-    """What rules look at, of one file; empty texts for what it does not say."""
+def _header(path: Path) -> dict[str, str] | None:
+    """What rules look at, of one file; empty texts for what it does not say, ``None`` if it is damaged.
+
+    Raises:
+        OSError: if it cannot be read now.
+    """
     from convformer_monai.readers.dicom.parsing import read_header, silent_pydicom
 
     try:
         with silent_pydicom:
             header, _ = read_header(path, KEYWORDS)
-            found = {name: _text(header.get(name)) for name in KEYWORDS}
-    except (InputRefused, ValueError, TypeError, LookupError, AttributeError):  # its reader will say what is wrong
-        found = {}
-    return {"ImageType": found.get("ImageType", ""), **{key: found.get(name, "") for key, name in ATTRIBUTES.items()}}
+            return {name: _text(header.get(name)) for name in KEYWORDS}
+    except InputRefused as refusal:
+        if isinstance(refusal.__context__, OSError):
+            raise OSError("an image cannot be read now") from None
+    except MemoryError:
+        raise OSError("an image cannot be read now") from None
+    except (ValueError, TypeError, LookupError, AttributeError):  # its reader will say what is wrong
+        pass
+    return None
 
 
 def _text(value: Any) -> str:

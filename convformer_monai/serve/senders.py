@@ -95,7 +95,7 @@ class Sender:
     ) -> None:
         self.destination, self.folder, self.state, self.counts = destination, folder, state, counts
         self.dead, self.deliver = dead, deliver
-        self.failures, self.paused_until = 0, 0.0
+        self.failures, self.paused_until, self.began = 0, 0.0, time.time()
 
     @property
     def reachable(self) -> bool:
@@ -157,4 +157,5 @@ class Sender:
         return float(min(there.longest_wait_s, there.first_wait_s * 2 ** min(failures, MOST_DOUBLINGS)))
 
     def _is_too_old(self, delivery: Delivery, wait: float) -> bool:
-        return time.time() + wait > delivery.created + self.destination.give_up_hours * 3600
+        first = max(delivery.created, self.began)  # nobody tried while the node was stopped
+        return time.time() + wait > first + self.destination.give_up_hours * 3600

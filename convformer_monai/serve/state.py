@@ -8,22 +8,41 @@ dates of patients.
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from convformer_monai.errors import RefusalCode
-from convformer_monai.serve.records import SCHEMA, SCHEMA_VERSION, Delivery, Instance, Job, NewJob
+from convformer_monai.serve.queueing import queue_job
+from convformer_monai.serve.records import (
+    ADDED,
+    DEAD,
+    DONE,
+    FAILED,
+    PENDING,
+    QUEUED,
+    RUNNING,
+    SCHEMA,
+    SCHEMA_VERSION,
+    SENT,
+    Delivery,
+    Instance,
+    Job,
+    NewJob,
+    delivery_of,
+    instance_of,
+    job_of,
+)
 
-__all__ = ["DEAD", "DONE", "FAILED", "GROWING", "NEW", "PENDING", "QUEUED", "REFUSED", "RUNNING", "SENT", "State"]
+__all__ = ["ENDED_EACH_TIME", "FETCHED", "GROWING", "NEW", "State"]
 
 BUSY_S = 30
-QUEUED, RUNNING, DONE, REFUSED, FAILED = "queued", "running", "done", "refused", "failed"
-PENDING, SENT, DEAD = "pending", "sent", "dead"
+UNWRITTEN_S = 60.0  # before a job is done again whose end could not be written
+ENDED_EACH_TIME = "the program ended each time this was worked on"
 GROWING, NEW, FETCHED = "growing", "new", "fetched"
 
 
@@ -44,13 +63,12 @@ class State:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             self._db.execute(f"PRAGMA {pragma}")
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            with self._change() as db:
-                for statement in filter(str.strip, SCHEMA.split(";")):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        elif version != SCHEMA_VERSION:
+        if version not in (0, SCHEMA_VERSION):
             raise sqlite3.DatabaseError(f"the state is of version {version}, and this program knows {SCHEMA_VERSION}")
+        with self.change() as db:
+            for statement in filter(str.strip, (("" if version else SCHEMA) + ADDED).split(";")):
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def close(self) -> None:
         """Closes the file."""
@@ -58,7 +76,7 @@ class State:
             self._db.close()
 
     @contextlib.contextmanager
-    def _change(self) -> Iterator[sqlite3.Connection]:
+    def change(self) -> Iterator[sqlite3.Connection]:
         """One transaction: all of it, or nothing."""
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
@@ -80,7 +98,7 @@ class State:
     def known(self, uid: str) -> Instance | None:
         """The instance of a UID, if it came before."""
         found = self.rows("SELECT * FROM instances WHERE uid = ?", uid)
-        return _instance(found[0]) if found else None
+        return instance_of(found[0]) if found else None
 
     def study_size(self, study: str) -> tuple[int, int]:
         """Number and bytes of the instances of a study that are kept."""
@@ -88,10 +106,21 @@ class State:
         (row,) = self.rows(query, study)
         return int(row[0]), int(row[1])
 
-    def add_instance(self, one: Instance) -> None:
-        """Remembers an instance, and that its study is not complete."""
+    def add_instance(self, one: Instance, replaced: str | None = None) -> bool:
+        """Remembers an instance, and that its study is not complete.
+
+        Args:
+            one: the instance.
+            replaced: file that was known of it, and is there no more.
+
+        Returns:
+            Whether it is remembered; not if it came from somebody else in the meantime.
+        """
         now = time.time()
-        with self._change() as db:
+        with self.change() as db:
+            known = db.execute("SELECT file FROM instances WHERE uid = ? AND present", (one.uid,)).fetchone()
+            if known is not None and known["file"] != replaced:
+                return False
             values = (one.uid, one.study, one.series, one.class_uid, one.file, one.bytes, one.source, 1, now)
             db.execute("INSERT OR REPLACE INTO instances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
             db.execute(
@@ -99,15 +128,21 @@ class State:
                 "open = 1, complete = 0, received = excluded.received",
                 (one.study, now),
             )
+        return True
 
     def touch(self, study: str) -> None:
         """Notes that a study that is not complete is still being sent."""
-        with self._change() as db:
+        with self.change() as db:
             db.execute("UPDATE studies SET received = ? WHERE uid = ? AND open", (time.time(), study))
+
+    def put_off(self, study: str, seconds: float) -> None:
+        """Notes that the rest of an open study will be sent later; :meth:`complete` overrides it."""
+        with self.change() as db:
+            db.execute("UPDATE studies SET received = ? WHERE uid = ? AND open", (time.time() + seconds, study))
 
     def complete(self, studies: Sequence[str]) -> None:
         """Notes that studies are complete, without waiting any longer."""
-        with self._change() as db:
+        with self.change() as db:
             db.executemany("UPDATE studies SET complete = 1 WHERE uid = ? AND open", [(uid,) for uid in studies])
 
     def complete_studies(self, quiet_s: float) -> list[tuple[str, float]]:
@@ -120,7 +155,7 @@ class State:
 
     def instances_of(self, study: str) -> list[Instance]:
         """All instances of a study, also those whose files are gone."""
-        return [_instance(row) for row in self.rows("SELECT * FROM instances WHERE study = ? ORDER BY uid", study)]
+        return [instance_of(row) for row in self.rows("SELECT * FROM instances WHERE study = ? ORDER BY uid", study)]
 
     def settle(
         self, study: str, received: float, jobs: Sequence[NewJob], dropped: Sequence[Instance]
@@ -137,34 +172,52 @@ class State:
             The numbers of the new jobs; ``None`` if more has come in the meantime: then nothing is changed.
         """
         new: list[int] = []
-        with self._change() as db:
+        with self.change() as db:
             closed = db.execute(
                 "UPDATE studies SET open = 0, complete = 0 WHERE uid = ? AND open AND received = ?", (study, received)
             )
             if closed.rowcount != 1:
                 return None
             for job in jobs:
-                number = _queue(db, study, job)
+                number = queue_job(db, study, job)
                 new += [] if number is None else [number]
-            db.executemany("DELETE FROM instances WHERE uid = ?", [(one.uid,) for one in dropped])
+            db.executemany("DELETE FROM instances WHERE uid = ? AND file = ?", [(one.uid, one.file) for one in dropped])
         return new
 
     # Jobs
 
-    def recover(self, most_attempts: int) -> None:
-        """After a start: what was running when the process ended is to be done again, or given up."""
-        with self._change() as db:
-            values = (FAILED, str(RefusalCode.ATTEMPTS), "the program ended each time this was worked on", time.time())
+    def recover(self, most_attempts: int) -> list[Job]:
+        """After a start: what was running when the process ended is to be done again, or given up.
+
+        Args:
+            most_attempts: with which a job is given up.
+
+        Returns:
+            The jobs that are given up.
+        """
+        with self.change() as db:
+            query = "SELECT * FROM jobs WHERE state = ? AND attempts >= ? ORDER BY id"
+            given_up = [job_of(row) for row in db.execute(query, (RUNNING, most_attempts)).fetchall()]
+            values = (FAILED, str(RefusalCode.ATTEMPTS), ENDED_EACH_TIME, time.time())
             db.execute(
                 "UPDATE jobs SET state = ?, code = ?, message = ?, finished = ? WHERE state = ? AND attempts >= ?",
                 (*values, RUNNING, most_attempts),
             )
             db.execute("UPDATE jobs SET state = ?, due = 0 WHERE state = ?", (QUEUED, RUNNING))
+        return given_up
 
     def next_job(self) -> Job | None:
-        """Takes the oldest job that is due out of the queue."""
+        """Takes the oldest job that is due out of the queue.
+
+        One worker asks, when it has ended with its last job. So what still runs is a job whose end could not be
+        written, as on a full disk: it goes back into the queue.
+        """
         now = time.time()
-        with self._change() as db:
+        with self.change() as db:
+            db.execute(
+                "UPDATE jobs SET state = ?, due = ?, attempts = attempts - 1 WHERE state = ?",
+                (QUEUED, now + UNWRITTEN_S, RUNNING),
+            )
             row = db.execute(
                 "SELECT * FROM jobs WHERE state = ? AND due <= ? ORDER BY id LIMIT 1", (QUEUED, now)
             ).fetchone()
@@ -174,8 +227,7 @@ class State:
                 "UPDATE jobs SET state = ?, attempts = attempts + 1, started = ? WHERE id = ?",
                 (RUNNING, now, row["id"]),
             )
-        files = tuple(json.loads(row["files"]))
-        return Job(row["id"], row["study"], row["target"], row["rule"], row["version"], files, row["attempts"] + 1)
+        return replace(job_of(row), attempts=row["attempts"] + 1)
 
     def done(self, job: int, files: Mapping[str, Sequence[str]], flags: Sequence[str]) -> None:
         """Notes that a job is done, and queues its results, all at once.
@@ -186,7 +238,7 @@ class State:
             flags: codes of doubt.
         """
         now = time.time()
-        with self._change() as db:
+        with self.change() as db:
             db.execute(
                 "UPDATE jobs SET state = ?, finished = ?, flags = ?, code = '', message = '' WHERE id = ?",
                 (DONE, now, " ".join(flags), job),
@@ -200,7 +252,7 @@ class State:
 
     def end_job(self, job: int, state: str, code: str, message: str) -> None:
         """Notes that a job is refused or failed for good."""
-        with self._change() as db:
+        with self.change() as db:
             db.execute(
                 "UPDATE jobs SET state = ?, code = ?, message = ?, finished = ? WHERE id = ?",
                 (state, code, message, time.time(), job),
@@ -216,7 +268,7 @@ class State:
             message: why.
             counts: whether this was an attempt.
         """
-        with self._change() as db:
+        with self.change() as db:
             db.execute(
                 "UPDATE jobs SET state = ?, due = ?, code = ?, message = ?, attempts = attempts - ? WHERE id = ?",
                 (QUEUED, time.time() + wait_s, code, message, 0 if counts else 1, job),
@@ -230,7 +282,7 @@ class State:
             "SELECT * FROM deliveries WHERE destination = ? AND state = ? AND due <= ? ORDER BY due, id LIMIT 1",
             *(destination, PENDING, time.time()),
         )
-        return None if not found else _delivery(found[0])
+        return None if not found else delivery_of(found[0])
 
     def delivered(self, delivery: int) -> None:
         """Notes that a destination has stored a file."""
@@ -238,7 +290,7 @@ class State:
 
     def deliver_again(self, delivery: int, wait_s: float, error: str) -> None:
         """Notes that a destination did not take a file, and when it is tried again."""
-        with self._change() as db:
+        with self.change() as db:
             db.execute(
                 "UPDATE deliveries SET attempts = attempts + 1, due = ?, error = ? WHERE id = ?",
                 (time.time() + wait_s, error, delivery),
@@ -252,7 +304,7 @@ class State:
         """Gives up what waits for destinations that there are no more; returns how many files."""
         waiting = self.rows("SELECT DISTINCT destination FROM deliveries WHERE state = ?", PENDING)
         gone = [row["destination"] for row in waiting if row["destination"] not in destinations]
-        with self._change() as db:
+        with self.change() as db:
             values = (DEAD, "the configuration has no such destination any more", time.time())
             return sum(
                 db.execute(
@@ -263,7 +315,7 @@ class State:
             )
 
     def _end_delivery(self, delivery: int, state: str, error: str) -> None:
-        with self._change() as db:
+        with self.change() as db:
             db.execute(
                 "UPDATE deliveries SET state = ?, attempts = attempts + 1, error = ?, finished = ? WHERE id = ?",
                 (state, error, time.time(), delivery),
@@ -271,7 +323,7 @@ class State:
 
     def retry_dead(self) -> tuple[int, int]:
         """Queues anew what failed for good; returns how many jobs and deliveries."""
-        with self._change() as db:
+        with self.change() as db:
             jobs = db.execute(
                 "UPDATE jobs SET state = ?, attempts = 0, due = 0, finished = NULL WHERE state = ? AND NOT cleared",
                 (QUEUED, FAILED),
@@ -292,7 +344,7 @@ class State:
             ``growing`` if there were others at the question before, or none; ``fetched`` if as many were fetched
             before; else ``new``.
         """
-        with self._change() as db:
+        with self.change() as db:
             values = (source, series)
             row = db.execute("SELECT seen, fetched FROM polled WHERE source = ? AND series = ?", values).fetchone()
             db.execute(
@@ -306,25 +358,41 @@ class State:
 
     def fetched(self, source: str, series: str, instances: int) -> None:
         """Notes that a series was fetched."""
-        with self._change() as db:
+        with self.change() as db:
             values = (instances, source, series)
             db.execute("UPDATE polled SET fetched = ? WHERE source = ? AND series = ?", values)
 
     # Cleaning up
 
-    def forget_files(self, instances: Sequence[str]) -> None:
-        """Notes that the files of instances are gone."""
-        with self._change() as db:
-            db.executemany("UPDATE instances SET present = 0 WHERE uid = ?", [(uid,) for uid in instances])
+    def forget_files(self, files: Sequence[tuple[str, str]]) -> list[str]:
+        """Notes that files are gone, but those of studies that are open again.
+
+        Args:
+            files: UID and file of each instance.
+
+        Returns:
+            The files that may be removed.
+        """
+        with self.change() as db:
+            return [
+                file
+                for uid, file in files
+                if db.execute(
+                    "UPDATE instances SET present = 0 WHERE uid = ? AND file = ? AND present "
+                    "AND NOT EXISTS (SELECT 1 FROM studies WHERE uid = instances.study AND open)",
+                    (uid, file),
+                ).rowcount
+                == 1
+            ]
 
     def cleared(self, job: int) -> None:
         """Notes that the files of a job are gone."""
-        with self._change() as db:
+        with self.change() as db:
             db.execute("UPDATE jobs SET cleared = 1, files = '[]' WHERE id = ?", (job,))
 
     def forget_records(self, before: float) -> None:
         """Forgets studies of which nothing is kept, and nothing has come since a time."""
-        with self._change() as db:
+        with self.change() as db:
             old = (
                 "SELECT uid FROM studies WHERE NOT open AND received < ? "
                 "AND NOT EXISTS (SELECT 1 FROM instances WHERE study = studies.uid AND present) "
@@ -334,37 +402,3 @@ class State:
             for table, column in (("jobs", "study"), ("instances", "study"), ("studies", "uid")):
                 db.executemany(f"DELETE FROM {table} WHERE {column} = ?", uids)  # noqa: S608 (names of ours)
             db.execute("DELETE FROM polled WHERE time < ?", (before,))
-
-
-def _queue(db: sqlite3.Connection, study: str, job: NewJob) -> int | None:
-    """Queues a job, unless it is, or was, there; returns its number."""
-    key = (study, job.target, job.rule)
-    before = db.execute(
-        "SELECT id, digest, state FROM jobs WHERE study = ? AND target = ? AND rule = ? ORDER BY id", key
-    ).fetchall()
-    if any(row["digest"] == job.digest for row in before):
-        return None
-    state, (code, message) = (REFUSED if job.refusal else QUEUED), (job.refusal or ("", ""))
-    now, files = time.time(), json.dumps(list(job.files))
-    for row in before:
-        if row["state"] == QUEUED and not job.refusal:  # not yet begun: what came since is part of it
-            db.execute("UPDATE jobs SET digest = ?, files = ? WHERE id = ?", (job.digest, files, row["id"]))
-            return int(row["id"])
-    if before and not job.again:
-        return None
-    values = (*key, job.digest, len(before) + 1, files, state, code, message, now, now if job.refusal else None)
-    done = db.execute(
-        "INSERT INTO jobs (study, target, rule, digest, version, files, state, code, message, created, finished, "
-        "attempts, due, flags) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, '')",
-        values,
-    )
-    return int(done.lastrowid or 0)
-
-
-def _instance(row: sqlite3.Row) -> Instance:
-    columns = ("uid", "study", "series", "class", "file", "bytes", "source", "present")
-    return Instance(*(row[name] for name in columns))
-
-
-def _delivery(row: sqlite3.Row) -> Delivery:
-    return Delivery(*(row[name] for name in ("id", "job", "destination", "file", "attempts", "created")))

@@ -6,6 +6,7 @@ No address holds a value of a patient, and nothing that is asked changes anythin
 from __future__ import annotations
 
 import base64
+import contextlib
 import hmac
 import logging
 import socket
@@ -51,6 +52,22 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = REQUEST_S
     server_version, sys_version = "convformer_monai", ""
     protocol_version = "HTTP/1.0"  # a connection a request
+
+    def setup(self) -> None:
+        """Begins; however slowly the peer speaks, the connection has an end."""
+        self._timer = threading.Timer(self.timeout, self._cut)
+        self._timer.daemon = True
+        self._timer.start()
+        super().setup()
+
+    def finish(self) -> None:
+        """Ends."""
+        self._timer.cancel()
+        super().finish()
+
+    def _cut(self) -> None:
+        with contextlib.suppress(OSError):  # it has ended already
+            self.request.shutdown(socket.SHUT_RDWR)
 
     def do_GET(self) -> None:  # noqa: N802 (of the standard library)
         """Answers."""

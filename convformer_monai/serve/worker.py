@@ -23,8 +23,9 @@ from convformer_monai.serve.config import NodeConfig, Rule
 from convformer_monai.serve.counts import Counts
 from convformer_monai.serve.dead import DeadLetters
 from convformer_monai.serve.intake import short
-from convformer_monai.serve.records import Job
-from convformer_monai.serve.state import FAILED, REFUSED, State
+from convformer_monai.serve.passing import is_passing
+from convformer_monai.serve.records import FAILED, REFUSED, Job
+from convformer_monai.serve.state import State
 
 if TYPE_CHECKING:
     from convformer_monai.segmenter import Segmenter
@@ -98,7 +99,7 @@ class Worker:
             return self._do(job, rule)
         except Exception as error:
             refusal = find_refusal(error)
-            if _is_passing(error):
+            if _may_pass(error, refusal):
                 return lambda: self._later(job, refusal)
             if refusal is not None:
                 text = refusal.message.replace(f"{self.config.folder}{os.sep}", "")
@@ -191,11 +192,7 @@ def _name(job: Job) -> str:
     return f"{job.study}/{job.target}" + (f"_v{job.version}" if job.version > 1 else "")
 
 
-def _is_passing(error: BaseException) -> bool:
+def _may_pass(error: BaseException, refusal: InputRefused | None) -> bool:
     """Whether an error is one of the machine, which may have more room later."""
-    if isinstance(error, MemoryError):
-        return True
-    refusal = find_refusal(error)
-    if isinstance(refusal, CannotWrite) or (refusal is not None and refusal.code == RefusalCode.CANNOT_WRITE):
-        return True
-    return refusal is None and isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
+    cannot_write = refusal is not None and refusal.code == RefusalCode.CANNOT_WRITE
+    return cannot_write or isinstance(refusal, CannotWrite) or is_passing(error)

@@ -41,6 +41,28 @@ def test_of_a_photograph(tmp_path: Path) -> None:
     assert dcmread(written).SourceImageSequence[0].ReferencedSOPInstanceUID == dcmread(path).SOPInstanceUID
 
 
+@pytest.mark.parametrize(("said", "expected"), [("YES", "YES"), ("NO", "NO"), (None, None), ("", None)])
+def test_what_a_photograph_says_of_its_annotations_is_repeated(
+    said: str | None, expected: str | None, tmp_path: Path
+) -> None:
+    photo = photograph_dataset(dermoscopic=True)
+    del photo.BurnedInAnnotation
+    if said is not None:
+        photo.BurnedInAnnotation = said
+    source = save_dataset(photo, tmp_path / "photo.dcm")
+    written = write_dicom_sc(tmp_path / "x_sc.dcm", PICTURE, read_series(source))
+    assert dciodvfy_errors(written) == [] and dcmread(written).get("BurnedInAnnotation") == expected
+
+
+def test_a_volume_with_annotations_says_so(tmp_path: Path) -> None:
+    series = CASES["ct"].read(tmp_path / "in")
+    path = series.frames[0][0].path
+    source = dcmread(path)
+    source.BurnedInAnnotation = "YES"
+    source.save_as(path)
+    assert dicom_sc(PICTURE, series).BurnedInAnnotation == "YES"
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     series = CASES["ct"].read(tmp_path / "in")
     with pytest.raises(ValueError, match="picture must be"):

@@ -1,10 +1,15 @@
-"""Certificates for the tests of TLS."""
+"""Certificates for the tests of TLS, and DICOM ports."""
+
+from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from dicom_port import Port
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +32,18 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
         signing = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names")
         openssl("x509", "-req", "-in", f"{name}.csr", *signing, "-out", f"{name}.pem")
     return folder
+
+
+@pytest.fixture
+def open_port(tmp_path: Path) -> Iterator[Callable[..., Port]]:
+    opened = []
+
+    def make(**options: Any) -> Port:
+        opened.append(Port(tmp_path / f"node{len(opened)}", **options))
+        opened[-1].listener.start()
+        return opened[-1]
+
+    yield make
+    for port in opened:
+        port.commitment.stop()
+        port.listener.stop(0.0)

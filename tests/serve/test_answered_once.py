@@ -17,6 +17,7 @@ from dicom_results import dciodvfy_errors
 from hospital import NodeProcess, needs_dcmtk, needs_orthanc, rule, storescu, tiny, wait_until, write_study
 from pacs import Pacs, orthanc
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from servers import free_port
 
 pytestmark = [needs_orthanc, needs_dcmtk]
@@ -132,13 +133,23 @@ def test_each_study_is_answered_once_through_kills(node: NodeProcess, archive: A
     assert "Planted" not in said and "PLANTED" not in said and "Traceback" not in said
 
 
+def positions(segmentation: Dataset) -> set[tuple[float, ...]]:
+    """Where its frames lie, in mm; those without any structure are left out of it."""
+    frames = segmentation.PerFrameFunctionalGroupsSequence
+    found = {tuple(frame.PlanePositionSequence[0].ImagePositionPatient) for frame in frames}
+    assert found
+    return found
+
+
 def check_answers(archive: Archive, studies: list[list[Path]], share: Path, folder: Path) -> None:
     """Each study has one SEG with its source, one SR and one picture, of its patient; there is nothing else."""
     assert archive.pacs is not None
-    expected = {}
+    expected, slices = {}, {}
     for files in studies:
-        source = dcmread(files[0])
-        expected[str(source.StudyInstanceUID)] = source
+        sources = [dcmread(file) for file in files]
+        study = str(sources[0].StudyInstanceUID)
+        expected[study] = sources[0]
+        slices[study] = {tuple(one.ImagePositionPatient) for one in sources if "ImagePositionPatient" in one}
     found: dict[str, Counter[str]] = {uid: Counter() for uid in expected}
     shared = {file.name: file for file in share.rglob("*.dcm")}
     for series in archive.pacs.series():
@@ -153,6 +164,8 @@ def check_answers(archive: Archive, studies: list[list[Path]], share: Path, fold
                 assert referenced.SeriesInstanceUID == source.SeriesInstanceUID
                 if source.get("FrameOfReferenceUID"):
                     assert result.FrameOfReferenceUID == source.FrameOfReferenceUID
+                if slices[str(result.StudyInstanceUID)]:
+                    assert positions(result) <= slices[str(result.StudyInstanceUID)]
     assert all(modalities["SR"] == 1 and modalities["OT"] == 1 for modalities in found.values()), found
     assert all(modalities["SEG"] <= 1 for modalities in found.values())
     assert sum(modalities["SEG"] for modalities in found.values()) > STUDIES // 3

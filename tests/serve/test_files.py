@@ -50,6 +50,7 @@ def test_container_and_unit_name_what_there_is(folder: Path, repository: Path) -
     assert services["orthanc"]["environment"]["ORTHANC__DICOM_AET"] == content["destinations"][0]["ae"]
     unit = (folder / "convformer-node.service").read_text()
     assert "serve --config /etc/convformer/node.yaml" in unit and "Restart=always" in unit
+    assert "ReadWritePaths=" in unit and "DeviceAllow=/dev/nvidia0" in unit
     assert f"EXPOSE {content['port']} {content['web']['port']}" in (folder / "Containerfile").read_text()
     page = (repository / "docs" / "hospital.md").read_text()
     assert all(f"(hospital/{file.name})" in page for file in folder.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import random
@@ -18,10 +19,13 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from convformer_monai.phantoms.dicom import save_dataset
+from convformer_monai.readers.dicom import parsing
+from convformer_monai.serve import intake as intake_module
 from convformer_monai.serve.config import Limits
 from convformer_monai.serve.counts import Counts
 from convformer_monai.serve.intake import MISMATCH, NO_SPACE, NO_SUCH_CLASS, NOT_UNDERSTOOD, Intake, NotTaken, file_of
 from convformer_monai.serve.listener import CLASSES
+from convformer_monai.serve.records import Instance
 from convformer_monai.serve.state import State
 
 FUZZED = int(os.environ.get("CONVFORMER_FUZZED", "1500"))
@@ -69,8 +73,23 @@ def test_an_instance_is_kept_as_it_came_and_a_repeat_changes_nothing(intake: Int
 def test_a_file_that_somebody_removed_is_taken_again(intake: Intake, good: bytes) -> None:
     one = intake.take(good, "SCANNER")
     (intake.folder / one.file).unlink()
-    assert intake.take(good, "SCANNER", claimed=(one.class_uid, one.uid)) == one
-    assert (intake.folder / one.file).read_bytes() == good
+    again = intake.take(good, "SCANNER", claimed=(one.class_uid, one.uid))
+    assert replace(again, file=one.file) == one and again.file != one.file
+    assert (intake.folder / again.file).read_bytes() == good and intake.state.known(one.uid) == again
+
+
+def test_what_comes_twice_at_once_is_kept_once(intake: Intake, good: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    first: list[Instance] = []
+
+    def another(folder: Path) -> None:
+        monkeypatch.undo()
+        first.append(intake.take(good, "ANOTHER"))
+
+    monkeypatch.setattr(intake_module, "_sync", another)
+    with pytest.raises(NotTaken) as caught:
+        intake.take(good, "SCANNER")
+    assert caught.value.status == NO_SPACE
+    assert files(intake) == [intake.folder / first[0].file] and intake.state.known(first[0].uid) == first[0]
 
 
 def test_a_dataset_gets_its_meta_information(intake: Intake, tmp_path: Path) -> None:
@@ -172,6 +191,19 @@ def test_a_full_disk_is_no_fault(intake: Intake, good: bytes, monkeypatch: pytes
             intake.take(good, "SCANNER")
         assert caught.value.status == NO_SPACE
     assert intake.take(good, "SCANNER").present  # as it is sent again
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "too many"), OSError(errno.EIO, "disk"), MemoryError()])
+def test_a_fault_of_the_machine_is_not_one_of_the_instance(
+    error: Exception, intake: Intake, good: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parsing, "open", failing, raising=False)
+        check_refused(intake, good, NO_SPACE, "storage")
+    assert intake.take(good, "SCANNER").present
 
 
 def mutated(good: bytes, random_numbers: random.Random) -> bytes:

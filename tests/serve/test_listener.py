@@ -10,14 +10,14 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dicom_port import QUICK, Port, ask_commitment
 from hospital import CALLER, NODE_AE, datasets, needs_dcmtk, storescu, wait_until, write_study
-from pydicom.dataset import Dataset
 from pydicom.uid import (
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
@@ -25,64 +25,16 @@ from pydicom.uid import (
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
-    generate_uid,
 )
-from pynetdicom import AE, AllStoragePresentationContexts, evt
-from pynetdicom.presentation import build_role
-from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance, Verification  # type: ignore[attr-defined]
-from servers import free_port
+from pynetdicom import AE, AllStoragePresentationContexts
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from convformer_monai.phantoms.dicom import save_dataset
-from convformer_monai.serve.commitment import Commitment
-from convformer_monai.serve.config import Caller, Limits, NodeConfig, Tls
-from convformer_monai.serve.counts import Counts
-from convformer_monai.serve.intake import Intake
-from convformer_monai.serve.listener import CLASSES, Listener, transfer_syntaxes
-from convformer_monai.serve.state import State
+from convformer_monai.serve.config import Caller, Tls
+from convformer_monai.serve.listener import transfer_syntaxes
 
 pytestmark = needs_dcmtk
 ELSEWHERE = "127.0.0.2"  # an attacker's address
-QUICK = Limits(associations=6, per_host=4, instance_mb=1, min_free_mb=1, association_s=1.0, network_s=2.0)
-
-
-class Port:
-    """A listener with its intake, without the rest of a node."""
-
-    def __init__(self, folder: Path, **options: Any) -> None:
-        folder.mkdir()
-        callers = options.pop("callers", (Caller(CALLER),))
-        values = {"limits": QUICK, **options}
-        self.config = NodeConfig(NODE_AE, "0.0.0.0", 0, folder, callers, (), {}, **values)
-        self.state, self.counts = State(folder / "state.sqlite"), Counts()
-        self.intake = Intake(folder, self.state, self.config.limits, CLASSES, self.counts)
-        self.commitment = Commitment(self.config, self.state, CLASSES, self.counts)
-        self.listener = Listener(self.config, self.intake, self.commitment, self.counts)
-
-    @property
-    def number(self) -> int:
-        return self.listener.port
-
-    def instances(self) -> int:
-        return int(self.state.rows("SELECT count(*) FROM instances")[0][0])
-
-    def count(self, name: str) -> float:
-        """A counter, whatever its labels."""
-        return sum(value for (key, _), value in self.counts.all().items() if key == name)
-
-
-@pytest.fixture
-def open_port(tmp_path: Path) -> Iterator[Callable[..., Port]]:
-    opened = []
-
-    def make(**options: Any) -> Port:
-        opened.append(Port(tmp_path / f"node{len(opened)}", **options))
-        opened[-1].listener.start()
-        return opened[-1]
-
-    yield make
-    for port in opened:
-        port.commitment.stop()
-        port.listener.stop(0.0)
 
 
 def echoscu(port: int, *options: str, caller: str = CALLER, called: str = NODE_AE) -> subprocess.CompletedProcess:
@@ -262,6 +214,22 @@ def test_half_sent_pdus_are_cut_by_the_timeout(open_port: Callable[..., Port]) -
         assert is_closed(half) and is_closed(silent)
 
 
+def test_to_stop_does_not_wait_for_peers(open_port: Callable[..., Port]) -> None:
+    port = open_port(limits=replace(QUICK, network_s=3600.0))
+    entity = AE(CALLER)
+    entity.add_requested_context(Verification)
+    association = entity.associate("127.0.0.1", port.number, ae_title=NODE_AE)
+    with connect(port.number) as half:
+        half.sendall(associate_request())
+        assert half.recv(4096)
+        half.sendall(struct.pack(">BBL", 4, 0, 3000))  # whose data do not come
+        stopping = threading.Thread(target=port.listener.stop, args=(0.0,), daemon=True)
+        stopping.start()
+        stopping.join(20)
+        assert not stopping.is_alive() and is_closed(half)
+    wait_until(lambda: association.is_aborted or not association.is_established, "the abort", 20)
+
+
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")  # an old one is what is refused
 def test_tls_with_client_certificates(open_port: Callable[..., Port], certificates: Path, tmp_path: Path) -> None:
     tls = Tls(certificates / "node.pem", certificates / "node.key", certificates / "ca.pem")
@@ -289,56 +257,3 @@ def test_tls_with_client_certificates(open_port: Callable[..., Port], certificat
         with connect(port.number) as plain:
             context.wrap_socket(plain, server_hostname="localhost")
     assert port.instances() == 2 and port.listener.is_alive
-
-
-def ask_commitment(port: Port, wanted: list[Dataset], report_to: int | None) -> list[tuple[int, Dataset]]:
-    """Asks for storage commitment as a modality does; returns the reports."""
-    reports: list[tuple[int, Dataset]] = []
-
-    def reported(event: evt.Event) -> tuple[int, None]:
-        reports.append((event.event_type, event.event_information))
-        return 0, None
-
-    entity = AE(CALLER)
-    entity.add_requested_context(StorageCommitmentPushModel)
-    entity.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
-    request = Dataset()
-    request.TransactionUID = generate_uid()
-    request.ReferencedSOPSequence = []
-    for one in wanted:
-        item = Dataset()
-        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = one.SOPClassUID, one.SOPInstanceUID
-        request.ReferencedSOPSequence.append(item)
-    handlers: Any = [(evt.EVT_N_EVENT_REPORT, reported)]
-    server = (
-        None if report_to is None else entity.start_server(("127.0.0.1", report_to), block=False, evt_handlers=handlers)
-    )
-    role = build_role(StorageCommitmentPushModel, scu_role=True, scp_role=True)
-    association = entity.associate("127.0.0.1", port.number, ae_title=NODE_AE, evt_handlers=handlers, ext_neg=[role])
-    assert association.is_established
-    status, _ = association.send_n_action(request, 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance)
-    assert status.Status == 0
-    if report_to is not None:
-        association.release()
-    wait_until(lambda: reports, "a report", 20)
-    association.release()
-    if server is not None:
-        server.shutdown()
-    assert all(report.TransactionUID == request.TransactionUID for _, report in reports)
-    return reports
-
-
-@pytest.mark.parametrize("own_association", [False, True])
-def test_storage_commitment(own_association: bool, open_port: Callable[..., Port], tmp_path: Path) -> None:
-    there = free_port() if own_association else None
-    port = open_port(callers=(Caller(CALLER, commitment=("127.0.0.1", there) if there else None),))
-    made = datasets("cardiac", 1)
-    storescu(port.number, write_study(tmp_path / "in", "cardiac", 1)[:1])
-    ((kind, report),) = ask_commitment(port, made, there)
-    assert kind == 2 and len(report.ReferencedSOPSequence) == len(report.FailedSOPSequence) == 1
-    assert report.FailedSOPSequence[0].ReferencedSOPInstanceUID == made[1].SOPInstanceUID
-    assert port.state.complete_studies(3600) == []
-    storescu(port.number, write_study(tmp_path / "in", "cardiac", 1))
-    ((kind, report),) = ask_commitment(port, made, there)
-    assert kind == 1 and len(report.ReferencedSOPSequence) == 2 and "FailedSOPSequence" not in report
-    assert [study for study, _ in port.state.complete_studies(3600)] == [str(made[0].StudyInstanceUID)]

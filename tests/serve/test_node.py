@@ -6,7 +6,9 @@ import base64
 import contextlib
 import logging
 import socket
+import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,9 @@ from pydicom import dcmread
 from convformer_monai.errors import InputRefused
 from convformer_monai.outputs.atomic import CannotWrite
 from convformer_monai.phantoms.dicom import save_dataset
+from convformer_monai.serve import node as node_module
+from convformer_monai.serve import state as state_module
+from convformer_monai.serve import web as web_module
 from convformer_monai.serve import worker as worker_module
 from convformer_monai.serve.node import Node, load_segmenters, owned
 from convformer_monai.serve.pages import summary
@@ -127,6 +132,20 @@ def test_pages_want_the_token(hospital: Hospital) -> None:
             one.close()
 
 
+def test_a_request_that_drips_in_is_cut(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_module._Handler, "timeout", 0.5)
+    with hospital.node() as node:
+        assert node.web is not None
+        with socket.create_connection(("127.0.0.1", node.web.port), timeout=20) as raw:
+            raw.sendall(b"GET /")
+            with contextlib.suppress(OSError):
+                for _ in range(40):
+                    raw.sendall(b"x")
+                    time.sleep(0.1)
+                pytest.fail("the connection stays open")
+        assert get(node, "/health").status_code == 200
+
+
 def test_pages_with_tls(hospital: Hospital, certificates: Path) -> None:
     tls = {"cert": str(certificates / "node.pem"), "key": str(certificates / "node.key")}
     hospital.folder.mkdir()
@@ -210,6 +229,7 @@ def test_what_ends_the_process_each_time_is_given_up(hospital: Hospital, tmp_pat
     with hospital.node() as node:
         assert jobs(node) == {"failed": 1}
         assert node.state.rows("SELECT code FROM jobs")[0]["code"] == "ATTEMPTS"
+        assert node.dead.names() == ["job-00000001"]
 
 
 def test_a_job_that_was_interrupted_gives_the_same_objects(hospital: Hospital, tmp_path: Path) -> None:
@@ -220,12 +240,11 @@ def test_a_job_that_was_interrupted_gives_the_same_objects(hospital: Hospital, t
     first = {path.name: dcmread(path) for path in hospital.shared() if path.suffix == ".dcm"}
     with hospital.node() as node:
         node.state._db.execute("DELETE FROM deliveries")
-        node.state._db.execute("UPDATE jobs SET state = 'running'")
         for path in (hospital.folder / "state" / "results").rglob("*_report.json"):
             path.unlink()  # as if it had been killed before its last file
         for path in hospital.shared():
             path.unlink()
-        node.state.recover(3)
+        node.state._db.execute("UPDATE jobs SET state = 'queued', due = 0")
         wait_until(lambda: len(hospital.shared()) >= 10, "the results again")
     again = {path.name: dcmread(path) for path in hospital.shared() if path.suffix == ".dcm"}
     assert {name: one.SOPInstanceUID for name, one in again.items()} == {
@@ -233,6 +252,25 @@ def test_a_job_that_was_interrupted_gives_the_same_objects(hospital: Hospital, t
     }
     seg = next(name for name in again if name.endswith("_seg.dcm"))
     np.testing.assert_array_equal(again[seg].pixel_array, first[seg].pixel_array)
+
+
+def test_a_job_whose_end_cannot_be_written_is_done_again(
+    hospital: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_module, "UNWRITTEN_S", 0.0)
+    monkeypatch.setattr(node_module, "PAUSE_S", 0.1)
+    with hospital.node(attempts=1) as node:
+        failures, done = [sqlite3.OperationalError("database or disk is full")], node.state.done
+
+        def full_once(*arguments: Any) -> None:
+            if failures:
+                raise failures.pop()
+            done(*arguments)
+
+        monkeypatch.setattr(node.state, "done", full_once)
+        storescu(node.listener.port, write_study(tmp_path / "in", "cardiac", 1))
+        wait_until(lambda: jobs(node) == {"done": 1}, "the job", 20)
+        assert not failures and node.state.rows("SELECT attempts FROM jobs")[0]["attempts"] == 1
 
 
 def test_a_job_that_takes_longer_than_the_stop_is_done_at_the_next_start(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import json
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 from hospital import datasets, needs_orthanc, write_study
 from pacs import Pacs, orthanc
+from pydicom import dcmread
 
 from convformer_monai.phantoms.dicom import save_dataset
 from convformer_monai.serve.config import Limits, Source
@@ -41,7 +46,6 @@ def test_parts_come_out_as_they_went_in(size: int) -> None:
         (b"--b\r\n\r\nx\r\n--b--", "application/json", "something else"),
         (b"--b\r\n\r\nx\r\n--b--", "multipart/related", "something else"),
         (b"no part at all", KIND, "without parts"),
-        (b"--b\r\n\r\nx", KIND, "ends early"),
         (b"--b\r\n\r\n" + b"x" * 99 + b"\r\n--b--", KIND, "larger than allowed"),
         (b"--bxx", KIND, "told apart"),
     ],
@@ -49,6 +53,58 @@ def test_parts_come_out_as_they_went_in(size: int) -> None:
 def test_answers_that_are_no_parts(body: bytes, kind: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         list(parts(in_pieces(body, 5), kind, 50))
+
+
+@pytest.mark.parametrize("body", [b"--b", b"--b\r\nContent", b"--b\r\n\r\nx", b"--b\r\n\r\nx\r\n--b\r"])
+def test_answers_that_end_early(body: bytes) -> None:
+    with pytest.raises(EOFError, match="ends early"):
+        list(parts(in_pieces(body, 5), KIND, 50))
+
+
+class _Archive(BaseHTTPRequestHandler):
+    """A study with one series, whose connection is cut once."""
+
+    files: list[bytes]
+    cuts = 1
+
+    def do_GET(self) -> None:  # noqa: N802
+        path = self.path.partition("?")[0]
+        kind = "application/dicom+json"
+        first = dcmread(io.BytesIO(self.files[0]))
+        study, series = first.StudyInstanceUID, first.SeriesInstanceUID
+        if path.endswith(series):
+            kind, body = KIND, b"".join(b"--b\r\n\r\n" + one + b"\r\n" for one in self.files) + b"--b--"
+            if _Archive.cuts:
+                _Archive.cuts -= 1
+                body = body[:-1000]
+        else:
+            values = {"0020000D": study, "0020000E": series, "00080060": "MR", "00201209": len(self.files)}
+            body = json.dumps([{tag: {"Value": [value]} for tag, value in values.items()}]).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_what_was_fetched_in_part_is_not_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [path.read_bytes() for path in write_study(tmp_path / "in", "cardiac", 1)]
+    study = str(datasets("cardiac", 1)[0].StudyInstanceUID)
+    monkeypatch.setattr(_Archive, "files", files, raising=False)
+    server = HTTPServer(("127.0.0.1", 0), _Archive)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    state, counts = State(tmp_path / "state.sqlite"), Counts()
+    intake = Intake(tmp_path, state, Limits(min_free_mb=1), CLASSES, counts)
+    source = Source("archive", f"http://127.0.0.1:{server.server_address[1]}", modalities=("MR",), days=0)
+    poller = Poller(source, state, intake, Limits(), counts)
+    assert [poller.ask(), poller.ask()] == [0, 0] and not poller.reachable
+    assert counts.get("instances_taken") == 1 and state.complete_studies(0) == []
+    assert poller.ask() == 1 and counts.get("instances_taken") == 2
+    assert [uid for uid, _ in state.complete_studies(3600)] == [study]
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from pydicom.dataset import Dataset
 
 from convformer_monai.outputs.writer import Options
 from convformer_monai.phantoms.dicom import Identity, localizer, save_dataset
+from convformer_monai.readers.dicom import parsing
 from convformer_monai.serve.config import Keep, Limits, NodeConfig, Rule
 from convformer_monai.serve.counts import Counts
 from convformer_monai.serve.dead import DeadLetters
 from convformer_monai.serve.intake import Intake
-from convformer_monai.serve.janitor import clean_up, remove_orphans
+from convformer_monai.serve.janitor import SETTLED, clean_up, remove_orphans
 from convformer_monai.serve.listener import CLASSES
 from convformer_monai.serve.router import Router
 from convformer_monai.serve.state import State
@@ -140,6 +142,30 @@ def test_a_study_that_grows(when_grown: str, tmp_path: Path) -> None:
     assert hospital.jobs() == [("one", "done", 1, 3), *new]
 
 
+def test_a_refusal_is_not_the_first_answer(tmp_path: Path) -> None:
+    hospital = Hospital(tmp_path, rule(when_grown="ignore"))
+    made = datasets("cardiac", 1, slices=4)
+    hospital.send(made[:2])
+    hospital.router.route_all()
+    job = hospital.state.next_job()
+    assert job is not None
+    hospital.state.end_job(job.id, "refused", "MISSING_SLICES", "")
+    hospital.send(made[2:])  # so that it is whole
+    hospital.router.route_all()
+    assert hospital.jobs() == [("one", "refused", 1, 2), ("one", "queued", 2, 4)]
+
+
+def test_a_late_series_after_an_upgrade_does_not_answer_the_others_again(tmp_path: Path) -> None:
+    hospital = Hospital(tmp_path, rule())
+    hospital.send(datasets("cardiac", 1))
+    hospital.router.route_all()
+    hospital.do_next()
+    hospital.router.made_by = {"some": ("Some", "2", "abc")}
+    hospital.send(datasets("cardiac", 1, series=2, slices=3))
+    assert hospital.router.route_all() == 1
+    assert hospital.jobs() == [("one", "done", 1, 2), ("one", "queued", 1, 3)]
+
+
 def test_photographs_are_images_by_themselves_and_a_whole_study_may_be_one(tmp_path: Path) -> None:
     photos = rule("photos", match={"modality": ("DMS",)})
     hospital = Hospital(tmp_path, photos, rule("cine", whole_study=True))
@@ -169,6 +195,45 @@ def test_images_go_when_their_time_is_over_and_a_part_of_a_series_is_not_answere
     hospital.router.route_all()
     assert hospital.jobs()[1:] == [("one", "refused", 2, 1)]
     assert hospital.state.rows("SELECT code FROM jobs WHERE version = 2")[0][0] == "INCOMPLETE"
+    hospital.send(made)  # the whole series, as the refusal asks for
+    assert hospital.router.route_all() == 1
+    assert hospital.jobs()[1:] == [("one", "queued", 2, 3)]
+
+
+@pytest.mark.parametrize("what", ["missing", "damaged"])
+def test_a_series_whose_first_file_is_bad_is_not_forgotten(
+    what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hospital = Hospital(tmp_path, rule())
+    hospital.send(datasets("cardiac", 1, slices=3))
+    ((study, _),) = hospital.state.complete_studies(0)
+    first = hospital.folder / hospital.state.instances_of(study)[0].file
+    first.unlink() if what == "missing" else first.write_bytes(first.read_bytes()[:132])
+    hospital.router.route_all()
+    assert hospital.jobs() == [("one", "refused", 1, 2) if what == "missing" else ("one", "queued", 1, 3)]
+    assert hospital.files() == (2 if what == "missing" else 3)
+    assert ("gone from the folder" in caplog.text) == (what == "missing")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "too many"), MemoryError()])
+def test_a_study_that_cannot_be_read_now_waits(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital = Hospital(tmp_path, rule())
+    hospital.send(datasets("cardiac", 1))
+    hospital.send(datasets("cardiac", 2))
+    place = hospital.folder / hospital.state.instances_of(str(datasets("cardiac", 1)[0].StudyInstanceUID))[0].file
+
+    def failing(path: Any, *arguments: Any, **more: Any) -> Any:
+        if Path(path).parent == place.parent:
+            raise error
+        return open(path, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parsing, "open", failing, raising=False)
+        assert hospital.router.route_all() == 1 and hospital.files() == 4
+    assert hospital.router.route_all() == 1
+    assert hospital.jobs() == [("one", "queued", 1, 2)] * 2
 
 
 def test_a_part_of_a_whole_study_is_not_answered(tmp_path: Path) -> None:
@@ -186,6 +251,54 @@ def test_a_part_of_a_whole_study_is_not_answered(tmp_path: Path) -> None:
     hospital.send(datasets("cardiac", 1, series=5))
     hospital.router.route_all()
     assert hospital.jobs()[2:] == [("one", "refused", 3, 2)]
+
+
+def test_what_is_sent_again_while_old_files_are_removed_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hospital = Hospital(tmp_path, rule(), keep=Keep(images_hours=0.0))
+    made = datasets("cardiac", 1)
+    hospital.send(made)
+    hospital.router.route_all()
+    hospital.do_next()
+    time.sleep(0.01)
+    forget = hospital.state.forget_files
+
+    def and_then_they_come_again(files: Any) -> Any:
+        gone = forget(files)
+        hospital.send(made)
+        return gone
+
+    monkeypatch.setattr(hospital.state, "forget_files", and_then_they_come_again)
+    clean_up(hospital.config, hospital.state, DeadLetters(hospital.folder))
+    kept = hospital.state.instances_of(str(made[0].StudyInstanceUID))
+    assert all(one.present and (hospital.folder / one.file).is_file() for one in kept) and hospital.files() == 2
+    assert forget([(one.uid, one.file) for one in kept]) == []  # the study is open again
+
+
+def test_cleaning_looks_at_kept_images_only_also_in_an_old_state(tmp_path: Path) -> None:
+    hospital = Hospital(tmp_path, rule())
+    hospital.state._db.executescript("DROP INDEX kept_instances; DROP TABLE reports;")  # of an earlier version
+    hospital.state.close()
+    state = State(hospital.folder / "state.sqlite")
+    plan = [row["detail"] for row in state.rows(f"EXPLAIN QUERY PLAN {SETTLED}", 0, 0, 0)]
+    assert any("kept_instances" in step for step in plan)
+    assert not any(step.startswith("SCAN") and "kept_instances" not in step for step in plan)
+
+
+def test_images_of_what_failed_stay_for_another_try(tmp_path: Path) -> None:
+    hospital = Hospital(tmp_path, rule(), keep=Keep(images_hours=0.0, results_hours=0.0, dead_days=1.0))
+    dead = DeadLetters(hospital.folder)
+    hospital.send(datasets("cardiac", 1))
+    hospital.router.route_all()
+    job = hospital.state.next_job()
+    assert job is not None
+    hospital.state.end_job(job.id, "failed", "FAULT", "")
+    time.sleep(0.01)
+    clean_up(hospital.config, hospital.state, dead)
+    assert hospital.files() == 2 and hospital.state.retry_dead() == (1, 0)
+    hospital.do_next()
+    time.sleep(0.01)
+    clean_up(hospital.config, hospital.state, dead)
+    assert hospital.files() == 0
 
 
 def test_files_that_were_never_acknowledged_are_removed_at_the_start(tmp_path: Path) -> None:

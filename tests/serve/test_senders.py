@@ -150,6 +150,17 @@ def test_what_fails_for_good_is_kept_with_the_reason(why: str, tmp_path: Path) -
     assert queue.states() == ["sent", "sent"]
 
 
+def test_a_result_of_before_a_long_stop_is_tried_as_long_as_others(tmp_path: Path) -> None:
+    before = Queue(tmp_path, Script())
+    before.put("a")
+    before.state._db.execute("UPDATE deliveries SET created = created - 100 * 3600")
+    script = Script(CannotDeliver("down"))
+    there = replace(before.sender.destination, give_up_hours=72.0)
+    sender = Sender(there, tmp_path, before.state, Counts(), before.dead, script)
+    assert sender.run_one() and before.states() == ["pending"]
+    assert sender.run_one() and before.states() == ["sent"]
+
+
 def test_a_folder_gets_complete_files_by_study(tmp_path: Path, result: Path) -> None:
     place = Destination("share", "folder", path=tmp_path / "share")
     deliver = deliver_to(place, 5)
@@ -297,7 +308,10 @@ def web() -> Iterator[str]:
     server.server_close()
 
 
-FAILED = json.dumps({"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [272]}}]}}).encode()
+def failed(reason: int) -> bytes:
+    """An answer with a FailedSOPSequence."""
+    item = {"00081197": {"vr": "US", "Value": [reason]}}
+    return json.dumps({"00081198": {"vr": "SQ", "Value": [item]}}).encode()
 
 
 @pytest.mark.parametrize(
@@ -306,8 +320,16 @@ FAILED = json.dumps({"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US"
         (200, b"{}", "secret", None),
         (200, b"", "secret", None),
         (202, b"{}", "secret", None),
-        (200, FAILED, "secret", ("did not store it (reason 272)", True)),
-        (409, b"{}", "secret", ("answers 409", True)),
+        (200, failed(0x0110), "secret", ("did not store it (reason 0110)", False)),
+        (409, failed(0x0111), "secret", None),  # there already
+        (409, failed(0xA700), "secret", ("did not store it (reason A700)", False)),
+        (409, failed(0xA900), "secret", ("did not store it (reason A900)", True)),
+        (202, failed(0xC122), "secret", ("did not store it (reason C122)", True)),
+        (409, failed(0x0122), "secret", ("did not store it (reason 0122)", True)),
+        (409, b"{}", "secret", ("answers 409", False)),
+        (409, b"", "secret", ("answers 409", False)),
+        (404, b"", "secret", ("answers 404", False)),  # another address, perhaps
+        (400, b"", "secret", ("answers 400", True)),
         (503, b"{}", "secret", ("answers 503", False)),
         (302, b"", "secret", ("answers 302", False)),
         (200, b"{}", "wrong", ("answers 401", False)),

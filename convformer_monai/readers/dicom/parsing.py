@@ -40,7 +40,6 @@ UNREADABLE: tuple[type[Exception], ...] = (
     EOFError,
     InvalidDicomError,
     LookupError,
-    MemoryError,
     OSError,
     RuntimeError,
     TypeError,
