@@ -41,7 +41,7 @@ def serve(
         sys.stderr.write("".join(f"{one}\n" for one in faults))
         raise typer.Exit(EXIT_REFUSED) from None
     if check:
-        typer.echo(f"{config} is good: {len(read.rules)} rules, {len(read.destinations)} destinations")
+        typer.echo(f"{config} is good; rules: {len(read.rules)}, destinations: {len(read.destinations)}")
         return
     bundles = {rule.bundle for rule in read.rules}
     with lean_monai(next(iter(bundles - set(BUNDLES)), read.rules[0].bundle)):

@@ -99,8 +99,8 @@ class Router:
             self.counts.add("series_unmatched", value=series)
         self.counts.add("jobs_queued", value=len(new))
         logger.info(
-            "study %s is complete: %d jobs%s, %d series without a rule",
-            *(short(study), len(new), f" ({', '.join(map(str, new))})" if new else "", series),
+            "study %s is complete; new jobs: %s; series without a rule: %d",
+            *(short(study), ", ".join(map(str, new)) or "none", series),
         )
         return len(new)
 

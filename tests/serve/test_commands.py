@@ -28,7 +28,7 @@ SHARE = {"name": "share", "kind": "folder", "path": "share"}
 def test_a_configuration_is_checked(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path, _ = configure(tmp_path, [rule("cardiac", "cardiac", ["share"])], [SHARE])
     assert main(["serve", "--config", str(path), "--check"]) == 0
-    assert "is good: 1 rules, 1 destinations" in capfd.readouterr().out
+    assert "is good; rules: 1, destinations: 1" in capfd.readouterr().out
     path.write_text(path.read_text().replace("port: 0", "port: none").replace("quiet_seconds", "quite_seconds"))
     assert main(["serve", "--config", str(path)]) == 2
     lines = capfd.readouterr().err.splitlines()
