@@ -1,4 +1,4 @@
-"""What can run a bundle's network; told before torch is imported."""
+"""What can run a bundle's network. Checks it before torch is imported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ENGINES = ("torch", "openvino")
 
 
 def check_engine(engine: str, bundle: Bundle, device: str = "auto") -> None:
-    """Tells whether an engine can run the network of a bundle; imports nothing.
+    """Refuses an engine that cannot run the network of a bundle; imports nothing.
 
     Args:
         engine: one of :data:`ENGINES`.

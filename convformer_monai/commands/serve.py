@@ -1,4 +1,4 @@
-"""``convformer-monai serve``: runs a DICOM node until it is told to stop."""
+"""``convformer-monai serve``: runs a DICOM node until it is stopped."""
 
 from __future__ import annotations
 

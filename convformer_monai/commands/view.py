@@ -27,7 +27,7 @@ def serve_review(
         results: the folder.
         images: the folder that was segmented, or ``None``.
         port: 0 for any that is free.
-        say: told the address, once it can be opened.
+        say: called with the address, once it can be opened.
         open_browser: also open it.
 
     Raises:

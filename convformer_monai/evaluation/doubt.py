@@ -220,8 +220,8 @@ def summarise_doubt(cases: Sequence[DoubtfulCase], measure: str = "expected_dice
     for name, chosen in (("flagged", found > limit), ("others", found <= limit)):
         picked = [case for case, one in zip(cases, chosen, strict=True) if one]
         groups[name] = describe([case.dice for case in picked], [case.patient for case in picked]) if picked else None
-    told = np.ptp(found) > 0 and np.ptp(dice_of) > 0
-    correlation, p_value = stats.spearmanr(found, dice_of) if told else (0.0, 1.0)
+    varies = np.ptp(found) > 0 and np.ptp(dice_of) > 0
+    correlation, p_value = stats.spearmanr(found, dice_of) if varies else (0.0, 1.0)
     return {
         "threshold": limit,
         **{name: asdict(group) if group else None for name, group in groups.items()},
