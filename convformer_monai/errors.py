@@ -121,7 +121,7 @@ class RefusalCode(str, Enum):
     LABEL_MISALIGNED = "LABEL_MISALIGNED", "[label server](annotate.md): a label lies on another grid than its image"
     LABEL_UNKNOWN = "LABEL_UNKNOWN", "label server: a label holds structures that the bundle does not know"
     NO_LABELS = "NO_LABELS", "label server: there is no label to learn from"
-    TRAINING = "TRAINING", "label server: the training failed"
+    TRAINING = "TRAINING", "label server, `benchmark peers`: a training failed"
     VERSIONS = "VERSIONS", "label server: there are no such weights"
     IMAGE_NOT_FOUND = "IMAGE_NOT_FOUND", "label server: there is no such image"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND", "label server: there is no such model"

@@ -210,6 +210,33 @@ def blast_ct(
     print_text(run(repository, data, output_dir, bundle, numbers, weights, runs, not heads_only))
 
 
+@app.command()
+def peers(
+    data: Annotated[Path, typer.Option(metavar="DIR", help="datalist.json with the lists train and val, of volumes.")],
+    nnunet_python: Annotated[
+        Path, typer.Option(metavar="FILE", help="Python of a virtual environment that has nnunetv2.")
+    ] = Path("nnunet/bin/python"),
+    minutes: Annotated[float, typer.Option(min=0.1, help="Minutes of each training.")] = 25,
+    peers: Annotated[str, typer.Option(help="Comma-separated.")] = "shipped,convformer,zoo,nnunet",
+    memory_target: Annotated[
+        float, typer.Option(min=0, help="GB that nnU-Net plans for, which sets its batch; 0 for its own.")
+    ] = 0,
+    output_dir: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")] = Path("peers"),
+) -> None:
+    """Compare the cardiac bundle with nnU-Net and the network of MONAI's zoo, trained as long on the same machine.
+
+    nnU-Net keeps an environment of its own: python -m venv nnunet && nnunet/bin/pip install nnunetv2
+
+    Writes peers.md and peers.csv; stopped at any time, the same command goes on with the next peer.
+    """
+    start_logging(times=True)
+    from convformer_monai.benchmarks.peers import run
+    from convformer_monai.cli.console import print_text
+    from convformer_monai.commands.lists import names_in
+
+    print_text(run(data, output_dir, nnunet_python, minutes, names_in(peers), memory_target))
+
+
 @app.command("silver-heads")
 def silver_heads(
     repository: Repository,

@@ -1,0 +1,297 @@
+"""Peers of a bundle on the same data, machine and training time: nnU-Net, and the network of MONAI's zoo.
+
+nnU-Net 2 (Isensee et al., Nature Methods 2021) plans and trains itself, in a Python of its own, since it brings
+packages in versions that ours need not share. The network of the zoo is the one of its bundle
+``ventricular_short_axis_3label``, trained by our recipe. Each is trained on the list ``train`` for as many steps as fit
+into the minutes, by the speed of its first steps, then segments the list ``val``: Dice per case by
+:mod:`convformer_monai.evaluation.metrics`, seconds a volume from file to file, and peak memory of the process.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import os
+import resource
+import statistics
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from nibabel.nifti1 import Nifti1Image
+
+from convformer_monai.benchmarks import nnunet_worker
+from convformer_monai.benchmarks.processes import RSS_UNIT, in_own_process
+from convformer_monai.bundle import Bundle, component
+from convformer_monai.bundle_run import bundle_command
+from convformer_monai.datalist import read_cases
+from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.evaluation.metrics import score_volume
+from convformer_monai.evaluation.report import table_of
+from convformer_monai.evaluation.summary import describe
+from convformer_monai.experiments.cells import network_of
+from convformer_monai.inferers import has_fast_bf16
+from convformer_monai.outputs.atomic import write_text
+from convformer_monai.readers import read_series
+from convformer_monai.training.plan import BEST, run_logged
+
+__all__ = ["PEERS", "run"]
+
+logger = logging.getLogger(__name__)
+
+SHIPPED, OURS, ZOO, NNUNET = "shipped", "convformer", "zoo", "nnunet"
+PEERS = (SHIPPED, OURS, ZOO, NNUNET)
+TITLES = {
+    SHIPPED: "ConvFormerUNet, the shipped weights",
+    OURS: "ConvFormerUNet",
+    ZOO: "MONAI zoo's UNet, by our recipe",
+    NNUNET: "nnU-Net, 2-D, by itself",
+}
+ZOO_NETWORK = {
+    "_target_": "UNet",
+    "spatial_dims": 2,
+    "in_channels": 1,
+    "out_channels": 4,
+    "channels": [16, 32, 64, 128, 256],
+    "strides": [2, 2, 2, 2],
+    "num_res_units": 2,
+}
+NETWORKS: dict[str, dict[str, Any]] = {SHIPPED: {}, OURS: {}, ZOO: {"network_def": ZOO_NETWORK}}
+DONE, LOG = "done.json", "log.txt"
+PLANS = "nnUNetPlans"
+WARM_UP, TIMED = 3, 10  # steps
+NNUNET_STEPS = 10  # an epoch
+
+
+def run(
+    data: Path,
+    output_dir: Path,
+    python: Path,
+    minutes: float,
+    peers: Sequence[str] = PEERS,
+    memory_target: float = 0,
+    bundle: str = "cardiac",
+) -> str:
+    """Trains, segments and compares; what is done already is taken as it is.
+
+    Args:
+        data: see :func:`convformer_monai.datalist.read_cases`; its lists ``train`` and ``val``, of single volumes.
+        output_dir: gets ``peers.csv``, ``peers.md`` and a folder for each peer.
+        python: a Python that has nnunetv2.
+        minutes: of each training.
+        peers: of :data:`PEERS`.
+        memory_target: GB of GPU memory that nnU-Net plans for, which makes its batches smaller; 0 for its own.
+        bundle: ours, of volumes.
+
+    Returns:
+        The table.
+
+    Raises:
+        InputRefused: if the data cannot be used, nnU-Net is not there, or a training fails.
+    """
+    for name in peers:
+        if name not in PEERS:
+            raise InputRefused(RefusalCode.OPTION, f"--peers must be among {', '.join(PEERS)}, got {name!r}")
+    opened = Bundle(bundle)
+    cases = {section: read_cases(str(data), section) for section in ("train", "val")}
+    if NNUNET in peers:
+        _check_nnunet(python)
+    rows = []
+    for name in peers:
+        folder = output_dir / name
+        if not (folder / DONE).is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            logger.info("%s: begins", TITLES[name])
+            try:
+                if name == NNUNET:
+                    found = _nnunet(python, cases, folder, minutes, memory_target, len(opened.labels))
+                else:
+                    found = _ours(opened, data, cases["val"], folder, name, minutes)
+            except subprocess.CalledProcessError as error:
+                raise InputRefused(RefusalCode.TRAINING, f"{TITLES[name]} failed; see {folder / LOG}") from error
+            write_text(folder / DONE, json.dumps(found, indent=2) + "\n")
+        content = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        rows.append(_row(opened, name, content, cases["val"], folder / "masks"))
+        text = _written(rows, output_dir)
+    return text
+
+
+def _ours(
+    bundle: Bundle, data: Path, cases: Sequence[Mapping[str, Any]], folder: Path, name: str, minutes: float
+) -> dict[str, Any]:
+    """Trains a network by the bundle's recipe, unless it is the shipped one, and lets it segment."""
+    network, root = NETWORKS[name], bundle.root
+    found: dict[str, Any] = {"minutes": None, "steps": None}
+    weights = None
+    if name != SHIPPED:
+        changes: dict[str, Any] = {"network_def#overrides": network} if network else {}
+        seconds, steps = in_own_process(_seconds_a_step, root, str(data), network)
+        epochs = max(1, round(60 * minutes / (seconds * steps)))
+        logger.info("%.2f s a step, %d steps an epoch: %d epochs", seconds, steps, epochs)
+        values = {**changes, "max_epochs": epochs, "val_interval": epochs, "resume": False}
+        started = time.perf_counter()
+        run_logged(bundle_command(root, "train", str(data), folder, values), log=folder / LOG)
+        found = {"minutes": (time.perf_counter() - started) / 60, "steps": epochs * steps, "epochs": epochs}
+        weights = folder / BEST
+    images = [str(case["image"]) for case in cases]
+    found |= in_own_process(_segment, str(root), weights, network, images, str(folder / "masks"))
+    return found
+
+
+def _seconds_a_step(root: Path, data: str, network: Mapping[str, Any]) -> tuple[float, int]:
+    """Seconds of a training step, and steps of an epoch."""
+    from ignite.engine import Events
+
+    values = {"dataset_dir": data, "output_dir": os.devnull, "train#handlers": [], "max_epochs": WARM_UP + TIMED}
+    values["network_def"] = network_of(root, network)
+    parts = component(root, "train", ["train#trainer", "train#batches"], values)
+    trainer, ends = parts["train#trainer"], []
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: ends.append(time.perf_counter()))
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=WARM_UP + TIMED), trainer.terminate)
+    trainer.run()
+    return (ends[-1] - ends[WARM_UP - 1]) / TIMED, len(parts["train#batches"])
+
+
+def _segment(
+    root: str, weights: Path | None, network: Mapping[str, Any], images: Sequence[str], folder: str
+) -> dict[str, Any]:
+    """Segments images one after another, from file to file."""
+    from convformer_monai.segmenter import Segmenter
+
+    segmenter = Segmenter(root, weights=weights, overrides=network)
+    seconds = {}
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for image in images:
+        started = time.perf_counter()
+        result = segmenter.segment(image)
+        mask = Nifti1Image(result.labels.numpy()[0].astype(np.uint8), result.series.affine)
+        nib.save(mask, Path(folder, f"{_stem(image)}.nii.gz"))
+        seconds[_stem(image)] = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT / 1e6
+    parameters = sum(parameter.numel() for parameter in segmenter.network.parameters())
+    return {"seconds": seconds, "megabytes": peak, "parameters": parameters}
+
+
+def _stem(image: str) -> str:
+    return Path(image).name.split(".")[0]
+
+
+def _check_nnunet(python: Path) -> None:
+    try:
+        found = not subprocess.run([python, "-c", "import nnunetv2"], capture_output=True, check=False).returncode
+    except OSError:
+        found = False
+    if not found:
+        raise InputRefused(
+            RefusalCode.MISSING_PACKAGE,
+            f"{python} has no nnunetv2: make a virtual environment, pip install nnunetv2, and name its python",
+        )
+
+
+def _nnunet(
+    python: Path,
+    cases: Mapping[str, Sequence[Mapping[str, Any]]],
+    folder: Path,
+    minutes: float,
+    memory_target: float,
+    structures: int,
+) -> dict[str, Any]:
+    """Plans, trains and predicts with nnU-Net."""
+    raw = folder / "raw" / "Dataset001_peer"
+    for case in cases["train"]:
+        name = _stem(str(case["image"]))
+        _export(case["image"], raw / "imagesTr" / f"{name}_0000.nii.gz")
+        _export(case["label"], raw / "labelsTr" / f"{name}.nii.gz", np.uint8)
+    for case in cases["val"]:
+        _export(case["image"], folder / "images" / f"{_stem(str(case['image']))}_0000.nii.gz")
+    labels = {"background": 0} | {f"structure{number}": number for number in range(1, structures + 1)}
+    description = {"channel_names": {"0": "MRI"}, "labels": labels, "file_ending": ".nii.gz"}
+    write_text(raw / "dataset.json", json.dumps({**description, "numTraining": len(cases["train"])}), overwrite=True)
+
+    def worker(*words: object) -> dict[str, Any]:
+        places = {"nnUNet_raw": "raw", "nnUNet_preprocessed": "preprocessed", "nnUNet_results": "results"}
+        environment = {**os.environ, **{key: str(folder / place) for key, place in places.items()}}
+        environment[nnunet_worker.BF16] = "1" if has_fast_bf16(torch.device("cpu")) else ""
+        command = [str(python), nnunet_worker.__file__, *map(str, words)]
+        with open(folder / LOG, "a", encoding="utf-8") as log:
+            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
+            log.write(done.stdout)
+        done.check_returncode()
+        answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        return answer
+
+    worker("plan", PLANS, memory_target)
+    seconds = worker("train", PLANS, 1, NNUNET_STEPS)["seconds_a_step"]
+    epochs = max(1, round(60 * minutes / (seconds * (NNUNET_STEPS + 1 / 3))))  # a step of validation is a third
+    logger.info("%.2f s a step, %d steps an epoch: %d epochs", seconds, NNUNET_STEPS, epochs)
+    found = worker("train", PLANS, epochs, NNUNET_STEPS)
+    return found | worker("predict", PLANS, folder / "images", folder / "masks")
+
+
+def _export(source: str | Path, target: Path, dtype: type = np.float32) -> None:
+    """Writes a volume as a plain NIfTI file of its true spacing."""
+    series = read_series(source)
+    spacing = np.linalg.norm(series.affine[:3, :3], axis=0)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    values = np.asarray(series.image)[0].astype(dtype)
+    nib.save(Nifti1Image(values, np.diag([*spacing, 1.0])), target)
+
+
+def _row(
+    bundle: Bundle, name: str, found: Mapping[str, Any], cases: Sequence[Mapping[str, Any]], masks: Path
+) -> dict[str, Any]:
+    """The row of a peer, with the scores of its masks."""
+    dice, patients = [], []
+    for case in cases:
+        truth = read_series(case["label"])
+        mask = np.asarray(Nifti1Image.from_filename(masks / f"{_stem(str(case['image']))}.nii.gz").dataobj)
+        scores = score_volume(mask.astype(int), np.asarray(truth.image)[0].astype(int), truth.affine, bundle.labels)
+        dice.append([score.dice for score in scores])
+        patients.append(str(case["patient"]))
+    overall = describe([float(np.mean(one)) for one in dice], patients)
+    return {
+        "network": TITLES[name],
+        "minutes": found["minutes"],
+        "steps": found["steps"],
+        "batch_size": found.get("batch_size"),
+        "parameters": found["parameters"],
+        "dice": overall.mean,
+        "dice_ci95_low": overall.ci95[0],
+        "dice_ci95_high": overall.ci95[1],
+        **{label.name: float(np.mean([one[at] for one in dice])) for at, label in enumerate(bundle.labels)},
+        "seconds_a_volume": statistics.median(found["seconds"].values()),
+        "peak_megabytes": found["megabytes"],
+        "weights_megabytes": found["parameters"] * 4 / 1e6,
+    }
+
+
+def _written(rows: Sequence[Mapping[str, Any]], folder: Path) -> str:
+    """Writes the rows as CSV and Markdown; returns the latter."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / "peers.csv", text.getvalue(), overwrite=True)
+    heading = ["network", "minutes", "steps", "Dice [95% CI]", "s a volume", "peak MB", "weights, MB"]
+    lines = [
+        [
+            row["network"],
+            "-" if row["minutes"] is None else f"{row['minutes']:.0f}",
+            "-" if row["steps"] is None else f"{row['steps']:,}",
+            f"{row['dice']:.3f} [{row['dice_ci95_low']:.3f}, {row['dice_ci95_high']:.3f}]",
+            f"{row['seconds_a_volume']:.2f}",
+            f"{row['peak_megabytes']:,.0f}",
+            f"{row['weights_megabytes']:.1f}",
+        ]
+        for row in rows
+    ]
+    table = "\n".join(table_of([heading, *lines]))
+    write_text(folder / "peers.md", table + "\n", overwrite=True)
+    return table

@@ -1,0 +1,108 @@
+"""Peers trained as long: a network by our recipe, for real; nnU-Net by a stand-in that answers as its worker does."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from bundle_kinds import KINDS, training_data
+
+from convformer_monai.benchmarks import peers
+from convformer_monai.cli import main
+
+STAND_IN = '''#!{python}
+import json, os, sys
+from pathlib import Path
+import nibabel as nib, numpy as np
+if sys.argv[1] == "-c":
+    sys.exit({missing})
+words = sys.argv[2:]
+with open(Path(os.environ["nnUNet_raw"]).parent / "asked.txt", "a") as asked:
+    print(*words[:4], file=asked)
+print("nnU-Net talks")
+if words[0] == "train":
+    if {broken}:
+        sys.exit("out of luck")
+    print(json.dumps({{"minutes": 0.5, "seconds_a_step": 0.02, "steps": 30, "batch_size": 14, "parameters": 2_000_000}}))
+elif words[0] == "predict":
+    Path(words[3]).mkdir()
+    for image in sorted(Path(words[2]).glob("*_0000.nii.gz")):
+        file = nib.load(image)
+        mask = np.zeros(file.shape, np.uint8)
+        nib.save(nib.Nifti1Image(mask, file.affine), Path(words[3], image.name.replace("_0000", "")))
+    print(json.dumps({{"seconds": {{"a": 1.5, "b": 2.5, "c": 2.0}}, "megabytes": 700.0}}))
+else:
+    print("{{}}")
+'''
+
+
+def stand_in(folder: Path, missing: bool = False, broken: bool = False) -> Path:
+    path = folder / "python"
+    path.write_text(STAND_IN.format(python=sys.executable, missing=int(missing), broken=broken))
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    training_data(KINDS["cardiac"], folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_trains_segments_and_compares(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "TIMED", 2)
+    out, python = tmp_path / "out", stand_in(tmp_path)
+    arguments = ["benchmark", "peers", "--data", str(data), "--minutes", "0.1", "--memory-target", "2"]
+    arguments += ["--nnunet-python", str(python), "--output-dir", str(out), "--peers", "shipped,zoo,nnunet"]
+    assert main(arguments) == 0
+    shipped, zoo, nnunet = csv.DictReader(open(out / "peers.csv"))
+    assert float(shipped["dice"]) >= float(nnunet["dice"]) and shipped["minutes"] == ""
+    assert float(zoo["minutes"]) > 0 and int(zoo["steps"]) >= 1
+    assert (float(zoo["parameters"]), float(zoo["weights_megabytes"])) == (1_625_849, 1_625_849 * 4e-6)
+    assert (nnunet["steps"], nnunet["batch_size"], nnunet["seconds_a_volume"]) == ("30", "14", "2.0")
+    assert float(nnunet["dice"]) < 0.01, "empty masks"
+
+    asked = (out / "nnunet" / "asked.txt").read_text().splitlines()
+    assert asked[:2] == ["plan nnUNetPlans 2.0", "train nnUNetPlans 1 10"]
+    assert asked[2] == "train nnUNetPlans 29 10", "6 seconds, 10.33 steps of 0.02 an epoch"
+    raw = out / "nnunet" / "raw" / "Dataset001_peer"
+    description = json.loads((raw / "dataset.json").read_text())
+    case = json.loads((data / "datalist.json").read_text())["train"][0]
+    name = Path(case["image"]).name.split(".")[0]
+    image, label = nib.load(raw / "imagesTr" / f"{name}_0000.nii.gz"), nib.load(raw / "labelsTr" / f"{name}.nii.gz")
+    source = nib.load(data / case["image"])
+    assert image.shape == label.shape == source.shape[:3]
+    assert image.header.get_zooms() == pytest.approx(source.header.get_zooms()[:3])
+    assert set(np.unique(label.dataobj)) <= set(description["labels"].values())
+
+    assert main(arguments) == 0, "nothing is done again"
+    assert (out / "nnunet" / "asked.txt").read_text().splitlines() == asked
+
+
+def test_refuses(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["benchmark", "peers", "--data", str(data), "--output-dir", str(tmp_path / "out")]
+    for more, line in (
+        (["--peers", "nnunet,nobody"], "error[OPTION]: --peers must be among shipped, convformer, zoo, nnunet"),
+        (["--nnunet-python", str(stand_in(tmp_path, missing=True))], "error[MISSING_PACKAGE]:"),
+        (["--nnunet-python", str(tmp_path / "nothing")], "error[MISSING_PACKAGE]:"),
+    ):
+        assert main([*arguments, *more]) != 0
+        assert capsys.readouterr().err.startswith(line)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_training_names_its_log(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, python = tmp_path / "out", stand_in(tmp_path, broken=True)
+    arguments = ["benchmark", "peers", "--data", str(data), "--output-dir", str(out), "--peers", "nnunet"]
+    assert main([*arguments, "--nnunet-python", str(python)]) != 0
+    assert f"failed; see {out / 'nnunet' / 'log.txt'}" in capsys.readouterr().err
+    assert "out of luck" in (out / "nnunet" / "log.txt").read_text()
+    assert not (out / "nnunet" / "done.json").exists()
