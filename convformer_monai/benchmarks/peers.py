@@ -36,11 +36,10 @@ from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.evaluation.metrics import score_volume
 from convformer_monai.evaluation.report import table_of
 from convformer_monai.evaluation.summary import describe
-from convformer_monai.experiments.cells import network_of
 from convformer_monai.inferers import has_fast_bf16
 from convformer_monai.outputs.atomic import write_text
 from convformer_monai.readers import read_series
-from convformer_monai.training.plan import BEST, run_logged
+from convformer_monai.training.plan import BEST, network_of, run_logged
 
 __all__ = ["PEERS", "run"]
 

@@ -7,10 +7,12 @@ import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
+from convformer_monai.label_app.scratch import own_temporary_folder
 from convformer_monai.outputs.atomic import check_writable, write_text
 from convformer_monai.review.cases import find_results
 from convformer_monai.review.export import export_datalist
 from convformer_monai.review.server import ReviewServer
+from convformer_monai.review.standing import standing
 from convformer_monai.review.store import Store, to_csv
 
 __all__ = ["export_review", "serve_review"]
@@ -33,11 +35,11 @@ def serve_review(
     Raises:
         InputRefused: see :class:`convformer_monai.review.server.ReviewServer`.
     """
-    with ReviewServer(results, images, port) as server:
+    with own_temporary_folder(), ReviewServer(results, images, port) as server:
         say(server.address)
         logger.info("%d cases; Ctrl-C stops the server", len(server.cases))
         if open_browser:
-            webbrowser.open(server.address)
+            webbrowser.open(server.address_with(server.access.ticket()))
         server.serve_forever()
 
 
@@ -53,7 +55,7 @@ def export_review(results: Path, images: Path | None, folder: Path) -> None:
         InputRefused: see :func:`convformer_monai.review.export.export_datalist`.
     """
     cases = find_results(results)
-    decisions = Store(results).all()
+    decisions = standing(cases, Store(results))
     check_writable(folder, "give another --export")
     write_text(folder / "decisions.csv", to_csv(cases, decisions), overwrite=True)
     logger.info("wrote %s", folder / "decisions.csv")

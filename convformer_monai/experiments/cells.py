@@ -118,24 +118,6 @@ def make_cells(
     ]
 
 
-def network_of(bundle_root: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole ``network_def`` of a cell.
-
-    Args:
-        bundle_root: folder of the bundle.
-        changes: ``Cell.network``.
-    """
-    whole: dict[str, Any] = {"network_def": Bundle(bundle_root).read("inference")["network_def"]}
-    for key, value in changes.items():
-        *path, last = key.split("#")
-        place = whole
-        for name in path:
-            place = place[name]
-        place[last] = value
-    definition: dict[str, Any] = whole["network_def"]
-    return definition
-
-
 def _controls(bundle_root: Path, names: Sequence[str]) -> list[Cell]:
     networks: dict[str, Any] = read_plan(bundle_root)["networks"]
     for name in names:

@@ -24,10 +24,10 @@ import torch
 from convformer_monai.bundle import Bundle, component, load_weights
 from convformer_monai.bundle_run import bundle_command
 from convformer_monai.errors import InputRefused, RefusalCode
-from convformer_monai.experiments.cells import Cell, network_of
+from convformer_monai.experiments.cells import Cell
 from convformer_monai.outputs.atomic import write_text
 from convformer_monai.training import SliceDataset
-from convformer_monai.training.plan import BEST, read_plan, run_logged, run_stages
+from convformer_monai.training.plan import BEST, network_of, read_plan, run_logged, run_stages
 
 __all__ = ["COLLAPSE", "EVALUATION", "Runner"]
 

@@ -24,10 +24,25 @@ class Access:
     Attributes:
         port: of the server.
         token: as it stands in the address that the command prints; Jupyter does it in the same way.
+        tickets: further tokens, each for one use.
     """
 
     port: int
     token: str = field(default_factory=lambda: secrets.token_urlsafe(TOKEN_BYTES))
+    tickets: set[str] = field(default_factory=set)
+
+    def ticket(self) -> str:
+        """Returns a token that opens the first page once, for where others can read it: the list of processes."""
+        made = secrets.token_urlsafe(TOKEN_BYTES)
+        self.tickets.add(made)
+        return made
+
+    def takes_ticket(self, query: str) -> bool:
+        """Whether the query holds such a token, which is void from now on."""
+        given = parse_qs(query).get("token", ())
+        used = {one for one in self.tickets if any(secrets.compare_digest(one.encode(), it.encode()) for it in given)}
+        self.tickets.difference_update(used)
+        return bool(used)
 
     @property
     def cookie(self) -> str:

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 REPORT = "_report.json"
 MASKS = ("_seg.nii.gz", "_seg.png")
 ID_LETTERS = 16
+ALL = "all"  # phases
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class ReviewCase:
         numbers: measurements of the whole case: value, or ``None`` if it is undefined, by their keys.
         titles: title and unit of each, by their keys.
         mask: the bundle's mask; ``None`` where only formats were written that cannot be corrected.
+        phases: which of the source's phases the mask has.
+        reading: how the source was read, where it was not simply taken whole: options of
+            :func:`convformer_monai.readers.read_series`.
     """
 
     id: str
@@ -49,6 +53,13 @@ class ReviewCase:
     numbers: Mapping[str, float | None] = field(default_factory=dict)
     titles: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     mask: Path | None = None
+    phases: tuple[int, ...] = (0,)
+    reading: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> str:
+        """Its name where only UTF-8 can be written; a file's name may hold other bytes."""
+        return self.name.encode("utf-8", "backslashreplace").decode("utf-8")
 
     @property
     def page(self) -> Path | None:
@@ -66,7 +77,7 @@ class ReviewCase:
         """What the list of cases needs, as JSON types."""
         return {
             "id": self.id,
-            "name": self.name,
+            "name": self.shown,
             "bundle": self.bundle,
             "flags": [{"code": code, "message": message} for code, message in self.flags],
             "doubt": self.doubt,
@@ -117,6 +128,10 @@ def _case(base: Path, name: str, report: Mapping[str, Any]) -> ReviewCase | None
     times = Counter(item["name"] for item in measured["measurements"])
     once = [item for item in measured["measurements"] if times[item["name"]] == 1]
     promised = report["evidence"].get("expected_dice")
+    options = report.get("options", {})
+    reading = {key: options[key] for key in ("series_uid", "resample_uneven") if options.get(key)}
+    if options.get("phase", ALL) != ALL:
+        reading["phase"] = ALL
     return ReviewCase(
         id=hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:ID_LETTERS],
         name=name,
@@ -126,5 +141,7 @@ def _case(base: Path, name: str, report: Mapping[str, Any]) -> ReviewCase | None
         doubt=None if promised is None else round(1 - float(promised), 4),
         numbers={item["name"]: item["value"] for item in once},
         titles={item["name"]: (item["title"], item["unit"]) for item in once},
+        phases=tuple(report.get("input", {}).get("phases", (0,))),
+        reading=reading,
         mask=next((path for suffix in MASKS if (path := path_for(base, suffix)).is_file()), None),
     )

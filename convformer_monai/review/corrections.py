@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import filecmp
+import shutil
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 from convformer_monai.bundle import BUNDLES, Bundle
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.label_app.labels_in import read_labels
+from convformer_monai.outputs.atomic import write_atomically
 from convformer_monai.outputs.nifti import write_mask
 from convformer_monai.outputs.png import write_png_mask
 from convformer_monai.outputs.writer import path_for
@@ -25,7 +30,7 @@ def corrected_mask(case: ReviewCase) -> Path | None:
 
 
 def keep_correction(case: ReviewCase, upload: Path) -> Path:
-    """Checks a corrected mask and puts it beside the bundle's, in place of an earlier correction.
+    """Checks a corrected mask and puts it beside the bundle's; an earlier correction is kept under another name.
 
     Args:
         case: the case.
@@ -43,11 +48,13 @@ def keep_correction(case: ReviewCase, upload: Path) -> Path:
     series = read_series(case.mask, phase="all")
     labels = read_labels(upload, series, table_of(case))
     volume, photograph = _targets(case)
+    target = photograph if series.is_photo else volume
+    _keep_earlier(case, target)
     if series.is_photo:
         write_png_mask(photograph, labels, series, overwrite=True)
-        return photograph
-    write_mask(volume, labels, series, overwrite=True)
-    return volume
+    else:
+        write_mask(volume, labels, series, overwrite=True)
+    return target
 
 
 def table_of(case: ReviewCase) -> tuple[Label, ...]:
@@ -68,6 +75,16 @@ def table_of(case: ReviewCase) -> tuple[Label, ...]:
         raise InputRefused(
             RefusalCode.BUNDLE_NOT_FOUND, f"the structures of {case.name} are not known: its x_seg.ctbl is missing"
         ) from None
+
+
+def _keep_earlier(case: ReviewCase, target: Path) -> None:
+    """Copies a correction that is there to ``x_1_corrected_label``, or the next number that is free."""
+    if not target.is_file():
+        return
+    ending = target.name.partition(CORRECTED)[2]
+    numbered = (path_for(case.base, f"_{number}{CORRECTED}{ending}") for number in count(1))
+    free = next(path for path in numbered if not path.exists())
+    write_atomically(free, partial(shutil.copyfile, target), partial(filecmp.cmp, target, shallow=False))
 
 
 def _targets(case: ReviewCase) -> tuple[Path, Path]:

@@ -22,8 +22,10 @@ from convformer_monai.review.cases import ReviewCase, find_results
 from convformer_monai.review.corrections import keep_correction
 from convformer_monai.review.export import export_datalist
 from convformer_monai.review.pages import index_page, plain_page
-from convformer_monai.review.store import CORRECTED, OPEN, Decision, Store, to_csv
+from convformer_monai.review.standing import fingerprint, standing
+from convformer_monai.review.store import ACCEPTED, CORRECTED, OPEN, Decision, Store, to_csv
 from convformer_monai.view.assets import asset
+from convformer_monai.view.page import POLICY
 
 __all__ = ["EXPORT", "ReviewServer"]
 
@@ -38,7 +40,7 @@ OWN_PAGE = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; frame-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-CASE_PAGE = "sandbox allow-scripts; frame-ancestors 'self'"  # beside what the page itself says
+CASE_PAGE = f"sandbox allow-scripts; frame-ancestors 'self'; {POLICY}"
 TYPES = {".css": "text/css", ".js": "text/javascript", ".html": "text/html", ".json": "application/json"}
 
 
@@ -72,17 +74,25 @@ class ReviewServer(ThreadingHTTPServer):
     @property
     def address(self) -> str:
         """What to open in a browser."""
-        return f"http://{HOST}:{self.server_port}/?token={self.access.token}"
+        return self.address_with(self.access.token)
+
+    def address_with(self, token: str) -> str:
+        """The same with another token."""
+        return f"http://{HOST}:{self.server_port}/?token={token}"
 
     def listed(self) -> list[dict[str, Any]]:
         """All cases with their decisions, as JSON types."""
-        decisions = self.store.all()
+        decisions = standing(self.cases.values(), self.store)
         return [_with(case, decisions.get(case.name)) for case in self.cases.values()]
+
+    def decide(self, case: ReviewCase, decision: str, reason: str = "") -> Decision:
+        """Notes a decision, with the mask that it is about."""
+        return self.store.decide(case, decision, reason, fingerprint(case, decision))
 
 
 def _with(case: ReviewCase, decision: Decision | None) -> dict[str, Any]:
     made = decision or Decision(OPEN)
-    return {**case.to_json(), "decision": made.decision, "reason": made.reason}
+    return {**case.to_json(), "decision": made.decision, "reason": made.reason, "time": made.time}
 
 
 class _Refused(Exception):
@@ -128,12 +138,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_error(status, str(refusal or fault))
 
     def _check(self) -> None:
-        access, headers = self.server.access, dict(self.headers.items())
+        access, headers = self.server.access, {name.title(): value for name, value in self.headers.items()}
         if not access.is_our_host(headers):
             raise _Refused(HTTPStatus.FORBIDDEN, "error[FORBIDDEN]: this host name is not served")
         if self.command == "POST" and not access.is_our_origin(headers):
             raise _Refused(HTTPStatus.FORBIDDEN, "error[FORBIDDEN]: this comes from another page")
-        if not access.has_token(headers, urlsplit(self.path).query):
+        path, query = urlsplit(self.path)[2:4]
+        if not access.has_token(headers, query) and not (path == "/" and access.takes_ticket(query)):
             raise _Refused(
                 HTTPStatus.FORBIDDEN,
                 "error[FORBIDDEN]: open the address with the token that convformer-monai view printed",
@@ -150,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/cases.json":
             self._send_json(server.listed())
         elif path == "/decisions.csv":
-            table = to_csv(list(server.cases.values()), server.store.all())
+            table = to_csv(list(server.cases.values()), standing(server.cases.values(), server.store))
             self._send(table.encode(), "text/csv", Content_Disposition='attachment; filename="decisions.csv"')
         elif path[1:] in self.assets:
             self._send(asset(path[1:]).encode(), TYPES[Path(path).suffix])
@@ -159,7 +170,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_page(self, case: ReviewCase) -> None:
         page = case.page
-        content = plain_page(case, asset("report.css")).encode() if page is None else page.read_bytes()
+        plain = plain_page(case, asset("report.css")).encode("utf-8", "backslashreplace") if page is None else b""
+        content = plain if page is None else page.read_bytes()
         self._send(content, "text/html", policy=CASE_PAGE)
 
     def _post(self) -> None:
@@ -173,9 +185,25 @@ class _Handler(BaseHTTPRequestHandler):
             decision, reason = given.get("decision"), given.get("reason", "")
             if not isinstance(decision, str) or not isinstance(reason, str):
                 raise _Refused(HTTPStatus.BAD_REQUEST, "error[OPTION]: decision and reason must be texts")
-            self._send_json(_with(case, self.server.store.decide(case, decision, reason)))
+            if decision == CORRECTED:
+                raise _Refused(HTTPStatus.BAD_REQUEST, "error[OPTION]: send the corrected mask")
+            with self.server.writing:
+                before = self._before(case, given.get("seen"))
+                if decision == ACCEPTED and before.decision == CORRECTED:
+                    what = f"error[EXISTS]: {case.shown} has a corrected mask; reopen it to take the bundle's"
+                    raise _Refused(HTTPStatus.CONFLICT, what)
+                made = self.server.decide(case, decision, reason)
+            self._send_json(_with(case, made))
         else:
             self._keep_mask(self._case(path, "mask"))
+
+    def _before(self, case: ReviewCase, seen: object) -> Decision:
+        """The decision that stands, if it is the one that the page showed: ``seen`` is its time."""
+        before = standing([case], self.server.store).get(case.name, Decision(OPEN))
+        if isinstance(seen, str) and seen != before.time:
+            what = f"error[EXISTS]: {case.shown} was decided elsewhere meanwhile ({before.decision}); look again"
+            raise _Refused(HTTPStatus.CONFLICT, what)
+        return before
 
     def _export(self) -> dict[str, Any]:
         server = self.server
@@ -185,7 +213,8 @@ class _Handler(BaseHTTPRequestHandler):
             )
         with server.writing:
             folder = server.folder / EXPORT
-            counts = export_datalist(list(server.cases.values()), server.store.all(), server.images, folder)
+            cases = list(server.cases.values())
+            counts = export_datalist(cases, standing(cases, server.store), server.images, folder)
         return {"folder": str(folder), **counts}
 
     def _keep_mask(self, case: ReviewCase) -> None:
@@ -197,11 +226,13 @@ class _Handler(BaseHTTPRequestHandler):
                 self._read_body(MOST_MASK, file.write)
             try:
                 with self.server.writing:
+                    self._before(case, self.headers.get("X-Seen"))
                     keep_correction(case, upload)
+                    made = self.server.decide(case, CORRECTED)
             except InputRefused as refusal:
                 said = refusal.message.replace(str(upload), name).replace(upload.name, name)
                 raise InputRefused(refusal.code, said) from refusal
-        self._send_json(_with(case, self.server.store.decide(case, CORRECTED)))
+        self._send_json(_with(case, made))
 
     def _case(self, path: str, last: str) -> ReviewCase:
         """The case that ``/case/ID/last`` names."""

@@ -30,12 +30,13 @@ create table if not exists decisions (
   name text not null,
   decision text not null,
   reason text not null,
-  time text not null
+  time text not null,
+  mask text not null
 );
 create index if not exists by_name on decisions (name, number);
 """
 LAST = """
-select name, decision, reason, time from decisions
+select name, decision, reason, time, mask from decisions
 where number in (select max(number) from decisions group by name)
 """
 
@@ -48,11 +49,13 @@ class Decision:
         decision: ``open``, ``accepted``, ``rejected`` or ``corrected``.
         reason: why; needed for ``rejected``.
         time: when, UTC, ISO 8601.
+        mask: SHA-256 of the mask that it is about; empty if there is none.
     """
 
     decision: str
     reason: str = ""
     time: str = ""
+    mask: str = ""
 
 
 class Store:
@@ -69,18 +72,21 @@ class Store:
         self.path = folder / FILE
         with self._connected() as database:
             database.executescript(TABLE)
+            if not any(column[1] == "mask" for column in database.execute("pragma table_info(decisions)")):
+                database.execute("alter table decisions add column mask text not null default ''")
 
-    def decide(self, case: ReviewCase, decision: str, reason: str = "") -> Decision:
+    def decide(self, case: ReviewCase, decision: str, reason: str = "", mask: str = "") -> Decision:
         """Notes a decision on a case.
 
         Args:
             case: the case.
             decision: one of :data:`DECISIONS`.
             reason: why.
+            mask: see :class:`Decision`.
 
         Raises:
             InputRefused: ``OPTION`` if the decision is unknown, a rejection is without a reason, or a reason has more
-                than 2000 characters; ``CANNOT_WRITE``.
+                than 2000 characters or some that are none; ``CANNOT_WRITE``.
         """
         if decision not in DECISIONS:
             raise InputRefused(RefusalCode.OPTION, f"decision must be one of {', '.join(DECISIONS)}")
@@ -89,16 +95,18 @@ class Store:
             raise InputRefused(RefusalCode.OPTION, "a rejection needs a reason")
         if len(reason) > LONGEST_REASON:
             raise InputRefused(RefusalCode.OPTION, f"a reason has at most {LONGEST_REASON} characters")
-        made = Decision(decision, reason, datetime.now(timezone.utc).isoformat(timespec="seconds"))
+        if not reason.isascii() and reason.encode("utf-8", "replace").decode() != reason:
+            raise InputRefused(RefusalCode.OPTION, "the reason holds half a character")
+        made = Decision(decision, reason, datetime.now(timezone.utc).isoformat(timespec="milliseconds"), mask)
         with self._connected() as database:
             database.execute(
-                "insert into decisions (name, decision, reason, time) values (?, ?, ?, ?)",
-                (case.name, made.decision, made.reason, made.time),
+                "insert into decisions (name, decision, reason, time, mask) values (?, ?, ?, ?, ?)",
+                (case.shown, made.decision, made.reason, made.time, made.mask),
             )
         return made
 
     def all(self) -> dict[str, Decision]:
-        """The last decision on each case, by its name."""
+        """The last decision on each case, by its name as it is shown."""
         with self._connected() as database:
             return {name: Decision(*rest) for name, *rest in database.execute(LAST)}
 
@@ -107,7 +115,7 @@ class Store:
         """A transaction; what it did is on the disk at its end."""
         try:
             with contextlib.closing(sqlite3.connect(self.path, timeout=WAIT_S)) as database:
-                database.execute("pragma journal_mode = wal")
+                database.execute("pragma journal_mode = delete")  # a log beside it needs memory that hosts do not share
                 database.execute("pragma synchronous = full")
                 with database:
                     yield database
@@ -129,6 +137,6 @@ def to_csv(cases: Sequence[ReviewCase], decisions: dict[str, Decision]) -> str:
         made = decisions.get(case.name, Decision(OPEN))
         flags = " ".join(dict.fromkeys(code for code, _ in case.flags))
         doubt = "" if case.doubt is None else case.doubt
-        row = (case.name, case.bundle, made.decision, made.reason, made.time, flags, doubt)
+        row = (case.shown, case.bundle, made.decision, made.reason, made.time, flags, doubt)
         writer.writerow([safe_cell(cell) for cell in row])
     return text.getvalue()

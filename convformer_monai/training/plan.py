@@ -25,7 +25,7 @@ from convformer_monai.bundle import Bundle
 from convformer_monai.bundle_run import bundle_command
 from convformer_monai.errors import InputRefused, RefusalCode
 
-__all__ = ["is_finished", "read_plan", "run_logged", "run_plan", "run_stages"]
+__all__ = ["is_finished", "network_of", "read_plan", "run_logged", "run_plan", "run_stages"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,24 @@ def read_plan(bundle_root: Path) -> dict[str, Any]:
     if not networks or not stages or len(set(stages)) < len(stages):
         raise InputRefused(RefusalCode.PLAN, f"{path} must name networks, and stages each of its own name")
     return plan
+
+
+def network_of(bundle_root: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole ``network_def`` of a network of a plan.
+
+    Args:
+        bundle_root: folder of the bundle.
+        changes: values by id that replace those of ``inference.json``.
+    """
+    whole: dict[str, Any] = {"network_def": Bundle(bundle_root).read("inference")["network_def"]}
+    for key, value in changes.items():
+        *path, last = key.split("#")
+        place = whole
+        for name in path:
+            place = place[name]
+        place[last] = value
+    definition: dict[str, Any] = whole["network_def"]
+    return definition
 
 
 def run_plan(

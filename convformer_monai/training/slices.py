@@ -44,6 +44,9 @@ class _CaseSlices(Transform):
 
     def __call__(self, case: Mapping[str, Any]) -> dict[str, Tensor]:
         volume = self.transform(dict(case))
+        if volume["image"].ndim == 4 and len(volume["image"]) > 1:
+            what = f"{case['image']} has {len(volume['image'])} phases"
+            raise InputRefused(RefusalCode.SEVERAL_PHASES, f"{what}; training takes volumes: make each an entry")
         return {
             "images": _on_canvas(volume["image"], self.canvas, float(volume["image"].min())).to(self.dtype),
             "labels": _on_canvas(volume["label"], self.canvas, 0).to(torch.uint8),

@@ -156,6 +156,7 @@
 
   function pressed(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.repeat && !event.key.startsWith("Arrow") && !["j", "k"].includes(event.key)) return; // a held key
     const typing = event.target.matches("input[type=text], textarea, select");
     const sliding = event.target.matches("input[type=range]") && event.key.startsWith("Arrow");
     if (typing || sliding) return;

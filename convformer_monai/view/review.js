@@ -4,7 +4,7 @@
   const byId = (id) => document.getElementById(id);
   const settings = JSON.parse(byId("settings").textContent);
   const MOST_ROWS = 2000; // shown at once; the filters lead to the others
-  const state = { cases: [], shown: [], current: null, sort: "flags", down: true };
+  const state = { cases: [], shown: [], current: null, sort: "flags", down: true, busy: false };
 
   async function ask(path, options = {}) {
     const answer = await fetch(path, { credentials: "same-origin", ...options });
@@ -131,6 +131,7 @@
     byId("reason").value = one ? one.reason : "";
     for (const name of ["accept", "reject", "reopen", "reason"]) byId(name).disabled = !one;
     byId("upload").disabled = !one || !one.correctable;
+    byId("accept").disabled = !one || one.decision === "corrected"; // reopen it to take the bundle's mask
     byId("reopen").hidden = !one || one.decision === "open";
   }
 
@@ -144,21 +145,30 @@
     state.cases[state.cases.findIndex((one) => one.id === changed.id)] = changed;
   }
 
-  async function decide(decision, reason = "") {
-    const one = current();
-    if (!one) return;
-    const place = state.shown.findIndex((each) => each.id === one.id);
+  // Sends what changes a case, one request at a time, and goes on to the next case of the list as it was.
+  async function change(one, path, body, headers = {}) {
+    if (state.busy) return;
+    state.busy = true;
+    const after = state.shown[state.shown.findIndex((each) => each.id === one.id) + 1];
     try {
-      keep(await ask(`case/${one.id}/decision`, { method: "POST", body: JSON.stringify({ decision, reason }) }));
+      const changed = await ask(`case/${one.id}/${path}`, { method: "POST", body, headers });
+      keep(changed);
+      list();
+      if (changed.decision !== "open" && after) show(after.id);
+      else describe();
+      say(`${one.name}: ${changed.decision}`);
     } catch (error) {
+      state.cases = await ask("cases.json").catch(() => state.cases); // somebody else may have decided
+      list();
+      describe();
       say(error.message, true);
-      return;
     }
-    const after = state.shown[place + 1]; // of the list as it was
-    list();
-    if (decision !== "open" && after) show(after.id);
-    else describe();
-    say(`${one.name}: ${decision}`);
+    state.busy = false;
+  }
+
+  function decide(decision, reason = "") {
+    const one = current();
+    if (one) change(one, "decision", JSON.stringify({ decision, reason, seen: one.time }));
   }
 
   function reject() {
@@ -175,15 +185,7 @@
     const one = current();
     if (!one || !file) return;
     say(`${file.name} is being checked`);
-    try {
-      const headers = { "X-Filename": encodeURIComponent(file.name) };
-      keep(await ask(`case/${one.id}/mask`, { method: "POST", body: file, headers }));
-      list();
-      describe();
-      say(`${one.name}: corrected`);
-    } catch (error) {
-      say(error.message, true);
-    }
+    await change(one, "mask", file, { "X-Filename": encodeURIComponent(file.name), "X-Seen": one.time });
     byId("file").value = "";
   }
 
@@ -201,7 +203,7 @@
   const actions = {
     j: () => step(1),
     k: () => step(-1),
-    a: () => decide("accepted"),
+    a: () => byId("accept").disabled || decide("accepted"),
     r: () => byId("reason").focus(),
     u: () => byId("upload").click(),
     "/": () => byId("name").focus(),
@@ -209,6 +211,7 @@
 
   function pressed(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.repeat && !["j", "k"].includes(event.key)) return; // a held key decides once
     if (event.target.matches("input, select")) {
       if (event.key === "Escape") event.target.blur();
       if (event.key === "Enter" && event.target.id === "reason") reject();

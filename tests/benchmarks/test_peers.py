@@ -15,7 +15,7 @@ from bundle_kinds import KINDS, training_data
 from convformer_monai.benchmarks import peers
 from convformer_monai.cli import main
 
-STAND_IN = '''#!{python}
+STAND_IN = """#!{python}
 import json, os, sys
 from pathlib import Path
 import nibabel as nib, numpy as np
@@ -28,7 +28,8 @@ print("nnU-Net talks")
 if words[0] == "train":
     if {broken}:
         sys.exit("out of luck")
-    print(json.dumps({{"minutes": 0.5, "seconds_a_step": 0.02, "steps": 30, "batch_size": 14, "parameters": 2_000_000}}))
+    size = {{"steps": 30, "batch_size": 14, "parameters": 2_000_000}}
+    print(json.dumps({{"minutes": 0.5, "seconds_a_step": 0.02, **size}}))
 elif words[0] == "predict":
     Path(words[3]).mkdir()
     for image in sorted(Path(words[2]).glob("*_0000.nii.gz")):
@@ -38,7 +39,7 @@ elif words[0] == "predict":
     print(json.dumps({{"seconds": {{"a": 1.5, "b": 2.5, "c": 2.0}}, "megabytes": 700.0}}))
 else:
     print("{{}}")
-'''
+"""
 
 
 def stand_in(folder: Path, missing: bool = False, broken: bool = False) -> Path:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import multiprocessing
+import os
 import sqlite3
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from convformer_monai.readers.cases import find_cases
 from convformer_monai.review.cases import ReviewCase, find_results
 from convformer_monai.review.corrections import corrected_mask, keep_correction
 from convformer_monai.review.export import export_datalist
+from convformer_monai.review.standing import fingerprint, standing
 from convformer_monai.review.store import Store, to_csv
 
 
@@ -64,13 +66,15 @@ def test_the_last_decision_counts_and_none_is_lost(out: Path) -> None:
     store.decide(case, "rejected", " the apex is missing ")
     store.decide(case, "accepted")
     assert Store(out).all()["b"].decision == "accepted" and "ward/a" not in store.all()
+    assert not list(out.glob("review.sqlite3-*")), "no log that another host could not share"
     with sqlite3.connect(out / "review.sqlite3") as database:
         rows = database.execute("select decision, reason from decisions order by number").fetchall()
     assert rows == [("rejected", "the apex is missing"), ("accepted", "")]
 
 
 @pytest.mark.parametrize(
-    ("decision", "reason"), [("rejected", "  "), ("perhaps", ""), ("accepted", "x" * 2001), ("", "")]
+    ("decision", "reason"),
+    [("rejected", "  "), ("perhaps", ""), ("accepted", "x" * 2001), ("", ""), ("rejected", "half \ud83d")],
 )
 def test_decisions_that_are_refused(out: Path, decision: str, reason: str) -> None:
     with pytest.raises(InputRefused) as caught:
@@ -94,6 +98,47 @@ def test_two_processes_decide_at_once(out: Path) -> None:
     assert [process.exitcode for process in both] == [0, 0]
     with sqlite3.connect(out / "review.sqlite3") as database:
         assert database.execute("select count(*) from decisions").fetchone() == (40,)
+
+
+def test_a_decision_is_about_one_mask(out: Path, tmp_path: Path) -> None:
+    case, store = only(out, "b"), Store(out)
+    store.decide(case, "accepted", mask=fingerprint(case, "accepted"))
+    keep_correction(only(out, "ward/a"), write_mask(tmp_path / "sent.nii.gz"))
+    corrected = only(out, "ward/a")
+    store.decide(corrected, "corrected", mask=fingerprint(corrected, "corrected"))
+    assert {name: made.decision for name, made in standing(find_results(out), store).items()} == {
+        "b": "accepted",
+        "ward/a": "corrected",
+    }
+    write_mask(out / "b_seg.nii.gz")  # segmented again, by other weights
+    write_mask(out / "ward" / "a_corrected_label.nii.gz", np.ones(SHAPE, np.uint8))
+    found = standing(find_results(out), store)
+    assert (found["b"].decision, found["b"].reason) == ("open", "was accepted for another mask")
+    assert found["ward/a"].decision == "open"
+    assert ",open,was accepted for another mask," in to_csv(find_results(out), found)
+
+
+def test_a_database_of_a_former_version(out: Path) -> None:
+    with sqlite3.connect(out / "review.sqlite3") as database:
+        database.execute(
+            "create table decisions (number integer primary key, name text, decision text, reason text, time text)"
+        )
+        database.execute("insert into decisions (name, decision, reason, time) values ('b', 'accepted', '', '2026')")
+    store = Store(out)
+    assert standing(find_results(out), store)["b"].decision == "accepted"
+    store.decide(only(out, "b"), "rejected", "motion", "abc")
+    assert store.all()["b"].mask == "abc"
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_result(out, os.fsdecode(b"M\xfcller"))
+    (case,) = find_results(out)
+    store = Store(out)
+    store.decide(case, "accepted")
+    assert case.shown == r"M\udcfcller" and standing([case], store)[case.name].decision == "accepted"
+    assert r"M\udcfcller" in to_csv([case], store.all())
+    assert json.loads(json.dumps(case.to_json()))["name"] == case.shown
 
 
 def test_a_database_that_is_none_is_refused(out: Path) -> None:
@@ -166,6 +211,19 @@ class TestCorrections:
         assert caught.value.code == "LABEL_MISALIGNED"
 
 
+def test_an_earlier_correction_is_kept(out: Path, tmp_path: Path) -> None:
+    keep_correction(only(out, "b"), write_mask(tmp_path / "first.nii.gz"))
+    kept = (out / "b_corrected_label.nii.gz").read_bytes()
+    for _ in range(2):
+        keep_correction(only(out, "b"), write_mask(tmp_path / "second.nii.gz", np.ones(SHAPE, np.uint8)))
+    assert (out / "b_1_corrected_label.nii.gz").read_bytes() == kept
+    assert (out / "b_2_corrected_label.nii.gz").is_file()
+    assert np.asarray(nib.load(out / "b_corrected_label.nii.gz").dataobj).all()
+    assert [case.name for case in find_results(out)] == ["b", "ward/a"]
+    with pytest.raises(InputRefused, match="holds no image"):  # none of them is one to segment
+        find_cases(out)
+
+
 class TestDataset:
     @pytest.fixture
     def images(self, out: Path, tmp_path: Path) -> Path:
@@ -187,7 +245,7 @@ class TestDataset:
         store.decide(only(out, "ward/a"), "corrected")
         export_review(out, images, tmp_path / "data")
         train, val = (read_cases(tmp_path / "data", section) for section in ("train", "val"))
-        assert len(train) == 6 and len(val) == 1
+        assert len(train) + len(val) == 7 and len(val) >= 1
         by_id = {case["id"]: case for case in [*train, *val]}
         assert "c0" not in by_id and (tmp_path / "data" / "decisions.csv").is_file()
         corrected = nib.load(by_id["ward_a"]["label"]).get_fdata()
@@ -204,7 +262,9 @@ class TestDataset:
             store.decide(only(out, name), "accepted")
         assert export_datalist(find_results(out), store.all(), images, tmp_path / "data") == {"train": 1, "val": 1}
         lists = json.loads((tmp_path / "data" / "datalist.json").read_text())
-        assert lists["val"] == [{"image": "images/c1.nii.gz", "label": "labels/c1.nii.gz", "id": "c1"}]
+        (case,) = lists["val"]
+        name = case["id"]
+        assert case == {"image": f"images/{name}.nii.gz", "label": f"labels/{name}.nii.gz", "id": name, "patient": name}
 
     def test_what_cannot_be_made_is_refused(self, out: Path, images: Path, tmp_path: Path) -> None:
         store = Store(out)
@@ -221,7 +281,84 @@ class TestDataset:
         with pytest.raises(InputRefused, match="several bundles"):
             export_datalist(find_results(out), store.all(), images, tmp_path / "data")
 
-    @pytest.mark.slow
+    def test_nothing_of_the_user_is_replaced(self, out: Path, images: Path, tmp_path: Path) -> None:
+        Store(out).decide(only(out, "b"), "accepted")
+        study = tmp_path / "study"
+        study.mkdir()
+        images.rename(study / "images")
+        own = study / "images"
+        before = (own / "b.nii.gz").read_bytes()
+        with pytest.raises(InputRefused) as caught:
+            export_review(out, own, study)
+        assert caught.value.code == "EXISTS"
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "datalist.json").write_text('{"train": []}')
+        (tmp_path / "third" / "labels").mkdir(parents=True)
+        for name in ("other", "third"):
+            with pytest.raises(InputRefused, match="did not make"):
+                export_review(out, own, tmp_path / name)
+        assert (own / "b.nii.gz").read_bytes() == before and not (own / "b.nii.gz").is_symlink()
+        assert not (study / "labels").exists() and not (study / "datalist.json").exists()
+
+    def test_a_second_round_keeps_the_images_of_the_first(self, out: Path, images: Path, tmp_path: Path) -> None:
+        Store(out).decide(only(out, "b"), "accepted")
+        first = tmp_path / "first"
+        export_review(out, images, first)
+        with pytest.raises(InputRefused, match="images themselves"):
+            export_review(out, first / "images", first)
+        export_review(out, first / "images", tmp_path / "second")
+        assert (tmp_path / "second" / "images" / "b.nii.gz").resolve() == images / "b.nii.gz"
+
+    def test_cases_of_one_name_stay_apart(self, out: Path, images: Path, tmp_path: Path) -> None:
+        nib.Nifti1Image(np.full(SHAPE, 7, np.int16), AFFINE).to_filename(images / "ward_a.nii.gz")
+        write_result(out, "ward_a")
+        store = Store(out)
+        for name in ("ward/a", "ward_a"):
+            store.decide(only(out, name), "accepted")
+        export_review(out, images, tmp_path / "data")
+        lists = json.loads((tmp_path / "data" / "datalist.json").read_text())
+        entries = [*lists["train"], *lists["val"]]
+        assert sorted(case["id"] for case in entries) == ["ward_a", "ward_a_2"]
+        values = {case["id"]: nib.load(tmp_path / "data" / case["image"]).get_fdata().max() for case in entries}
+        assert sorted(values.values()) == [1, 7]
+
+    def test_a_patient_is_in_one_list_and_stays_there(self, out: Path, images: Path, tmp_path: Path) -> None:
+        names = [f"p{number}_{moment}" for number in range(20) for moment in ("ed", "es")]
+        for name in names:
+            nib.Nifti1Image(np.ones(SHAPE, np.int16), AFFINE).to_filename(images / f"{name}.nii.gz")
+            write_result(out, name)
+        store = Store(out)
+        validated: set[str] = set()
+        for count in (30, 40):
+            for name in names[:count]:
+                store.decide(only(out, name), "accepted")
+            export_review(out, images, tmp_path / "data")
+            lists = json.loads((tmp_path / "data" / "datalist.json").read_text())
+            train, val = ({case["patient"] for case in lists[name]} for name in ("train", "val"))
+            assert not train & val and 0 < len(val) < 10 and validated <= val
+            validated = val
+
+    @pytest.mark.parametrize("kept", ["all", "1"])
+    def test_phases_of_a_cine_become_volumes(self, out: Path, images: Path, tmp_path: Path, kept: str) -> None:
+        cine = np.stack([np.full(SHAPE, 10 * phase + 1, np.int16) for phase in range(3)], -1)
+        nib.Nifti1Image(cine, AFFINE).to_filename(images / "cine.nii.gz")
+        phases = [0, 1, 2] if kept == "all" else [1]
+        base = write_result(out, "cine")
+        report = json.loads((out / "cine_report.json").read_text())
+        report |= {"input": {"phases": phases}, "options": {"phase": kept, "series_uid": None}}
+        (out / "cine_report.json").write_text(json.dumps(report))
+        labels = np.stack([np.full(SHAPE, phase % 4, np.uint8) for phase in phases], -1)
+        nib.Nifti1Image(labels if kept == "all" else labels[..., 0], AFFINE).to_filename(f"{base}_seg.nii.gz")
+        Store(out).decide(only(out, "cine"), "accepted")
+        export_review(out, images, tmp_path / "data")
+        lists = json.loads((tmp_path / "data" / "datalist.json").read_text())
+        entries = [*lists["train"], *lists["val"]]
+        assert len(entries) == len(phases) and {case["patient"] for case in entries} == {"cine"}
+        for case, phase in zip(sorted(entries, key=lambda case: case["id"]), phases, strict=True):
+            image, label = (nib.load(tmp_path / "data" / case[key]) for key in ("image", "label"))
+            assert image.shape == label.shape == SHAPE and np.allclose(image.affine, label.affine)
+            assert (image.get_fdata() == 10 * phase + 1).all() and (label.get_fdata() == phase).all()
+
     @pytest.mark.slow
     def test_fine_tuning_takes_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         out, images = tmp_path / "out", tmp_path / "images"

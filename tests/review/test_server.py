@@ -148,6 +148,52 @@ def test_corrected_masks(server: ReviewServer, tmp_path: Path) -> None:
     assert sorted(one.name for one in tmp_path.iterdir()) == ["good.nii.gz", "out", "secret.txt"]
 
 
+def test_a_correction_is_not_thrown_away(server: ReviewServer, tmp_path: Path) -> None:
+    case = f"/case/{case_of(server, 'a')['id']}"
+    assert ask(server, f"{case}/decision", '{"decision": "corrected"}')[0] == 400, "there is no mask"
+    mask = write_mask(tmp_path / "good.nii.gz").read_bytes()
+    assert ask(server, f"{case}/mask", mask, X_Filename="good.nii.gz")[0] == 200
+    status, content, _ = ask(server, f"{case}/decision", '{"decision": "accepted"}')
+    assert status == 409 and "reopen it" in content["error"]
+    assert case_of(server, "a")["decision"] == "corrected"
+    for decision in ("open", "accepted"):
+        assert ask(server, f"{case}/decision", json.dumps({"decision": decision}))[0] == 200
+
+
+def test_a_page_that_shows_an_old_decision_changes_nothing(server: ReviewServer, tmp_path: Path) -> None:
+    seen = case_of(server, "a")
+    case = f"/case/{seen['id']}"
+    assert ask(server, f"{case}/decision", json.dumps({"decision": "accepted", "seen": seen["time"]}))[0] == 200
+    late = json.dumps({"decision": "rejected", "reason": "late", "seen": seen["time"]})
+    status, content, _ = ask(server, f"{case}/decision", late)
+    assert status == 409 and "decided elsewhere" in content["error"]
+    mask = write_mask(tmp_path / "good.nii.gz").read_bytes()
+    assert ask(server, f"{case}/mask", mask, X_Filename="good.nii.gz", X_Seen="2026")[0] == 409
+    assert case_of(server, "a")["decision"] == "accepted"
+    assert not (server.folder / "a_corrected_label.nii.gz").exists()
+
+
+def test_a_mask_that_nobody_saw_is_open(server: ReviewServer) -> None:
+    case = case_of(server, "a")
+    ask(server, f"/case/{case['id']}/decision", '{"decision": "accepted"}')
+    write_mask(server.folder / "a_seg.nii.gz")
+    assert case_of(server, "a")["decision"] == "open"
+    assert "was accepted for another mask" in ask(server, "/decisions.csv")[1]
+
+
+def test_a_ticket_opens_the_page_once(server: ReviewServer) -> None:
+    ticket = server.access.ticket()
+    assert ask(server, f"/cases.json?token={ticket}", token=False)[0] == 403, "only the first page"
+    status, _, headers = ask(server, f"/?token={ticket}", token=False)
+    assert status == 303 and server.access.token in headers["Set-Cookie"]
+    assert ask(server, f"/?token={ticket}", token=False)[0] == 403
+
+
+def test_headers_in_small_letters(server: ReviewServer) -> None:
+    path = f"/case/{case_of(server, 'a')['id']}/decision"
+    assert ask(server, path, '{"decision": "accepted"}', origin="http://evil.example")[0] == 403
+
+
 def test_sizes_are_limited_before_anything_is_read(server: ReviewServer) -> None:
     with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as raw:
         raw.sendall(

@@ -162,7 +162,29 @@ def test_corrected_mask_is_checked_and_kept(page: WebDriver, server: ReviewServe
     file.send_keys(str(write_mask(tmp_path / "right.nii.gz")))
     said(page, "case050: corrected")
     assert (server.folder / "case050_corrected_label.nii.gz").is_file()
-    assert decisions(server) == {"case050": ("corrected", "")}
+    assert current(page) == "case003", "on to the next"
+    press(page, "k")
+    assert current(page) == "case050" and not page.find_element(By.ID, "accept").is_enabled()
+    press(page, "a")  # would take the mask that was corrected
+    assert current(page) == "case050" and decisions(server) == {"case050": ("corrected", "")}
+
+
+def test_a_held_key_decides_once(page: WebDriver, server: ReviewServer) -> None:
+    held = "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'a', repeat: %s, bubbles: true}))"
+    page.execute_script(held % "false")
+    for _ in range(5):
+        page.execute_script(held % "true")
+    said(page, "case050: accepted")
+    assert current(page) == "case003" and list(decisions(server)) == ["case050"]
+
+
+def test_a_case_decided_elsewhere_is_shown_as_it_is(page: WebDriver, server: ReviewServer) -> None:
+    case = next(case for case in server.cases.values() if case.name == "case050")
+    server.decide(case, "rejected", "motion")
+    press(page, "a")
+    said(page, "decided elsewhere meanwhile (rejected)")
+    assert page.find_element(By.ID, "reason").get_attribute("value") == "motion"
+    assert decisions(server) == {"case050": ("rejected", "motion")}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
