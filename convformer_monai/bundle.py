@@ -456,24 +456,28 @@ def load_weights(
     return network
 
 
-def save_weights(path: object, bundle_root: object) -> Path:
+def save_weights(paths: Sequence[Path], bundle_root: object) -> Path:
     """Puts trained weights into a bundle: ``models/model.pt`` in float16, and its SHA-256 in ``metadata.json``.
 
     Args:
-        path: file of a plain state dict, e.g. ``best.pt`` of a training run.
+        paths: files of plain state dicts, e.g. ``best.pt`` of a training run; of several the mean is taken (Wortsman et
+            al., "Model soups", ICML 2022), as of a training and what it went on from.
         bundle_root: folder of the bundle; the weights must fit its ``network_def``.
 
     Returns:
         The file written.
 
     Raises:
-        InputRefused: if the file is missing or does not fit.
+        InputRefused: if a file is missing or does not fit.
     """
     import torch
 
     bundle = Bundle(str(bundle_root))
-    network = load_weights(bundle.get("network_def"), path)
-    state = {key: value.half() if value.is_floating_point() else value for key, value in network.state_dict().items()}
+    states = [load_weights(bundle.get("network_def"), path).state_dict() for path in paths]
+    state = {
+        key: torch.stack([one[key].float() for one in states]).mean(0).half() if value.is_floating_point() else value
+        for key, value in states[0].items()
+    }
     file = bundle.weights
     file.parent.mkdir(exist_ok=True)
     torch.save(state, file.with_suffix(".part"))

@@ -42,7 +42,8 @@ def export(
         Path | None, typer.Option("-o", "--output", help="Network for other programs: .ts, .pt2 or .onnx.")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Weights of a training (best.pt) to put into the bundle.")
+        list[Path] | None,
+        typer.Option(help="Weights of a training (best.pt) to put into the bundle; given several times, their mean."),
     ] = None,
     bundle: Annotated[str | None, typer.Option("-b", "--bundle", help=f"{BUNDLE} Default cardiac.")] = None,
     overwrite: Annotated[
@@ -64,7 +65,7 @@ def export(
     start_logging(quiet)
     from convformer_monai.commands.export import export
 
-    export(name or bundle, output=output, weights=weights, overwrite=overwrite)
+    export(name or bundle, output=output, weights=weights or (), overwrite=overwrite)
 
 
 def demo(

@@ -110,6 +110,9 @@ def evaluate(
     ] = False,
     peaks: Annotated[bool, typer.Option("--peaks", help="Hemorrhage with --runs: what do thresholds do?")] = False,
     flags: Annotated[bool, typer.Option("--flags", help="How often are the experts' own masks flagged?")] = False,
+    shifts: Annotated[
+        bool, typer.Option("--shifts", help="MRI: what if another scanner had made the validation images?")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Compare a bundle's masks with labels, on the images' own grids.
@@ -128,7 +131,8 @@ def evaluate(
     --doubt writes doubt.csv and doubt.json, calibration.csv, reliability.png and risk_coverage.png: how far the
     probabilities can be trusted, and which number best tells a bad mask. --peaks writes peaks.csv: what thresholds
     do in heads and expert slices. --flags writes flags.csv: how often each flag of doubt is raised on the experts'
-    masks of the lists in --section (comma-separated).
+    masks of the lists in --section (comma-separated). --shifts writes shifts.csv: Dice on images with other tone,
+    contrast, blur, noise and size.
     """
     start_logging()
     from convformer_monai.commands.evaluate import (
@@ -138,6 +142,7 @@ def evaluate(
         evaluate_flags,
         evaluate_peaks,
         evaluate_scans,
+        evaluate_shifts,
         takes_scans,
     )
 
@@ -155,6 +160,8 @@ def evaluate(
     )
     if flags:
         print_text(evaluate_flags(bundle, data, options))
+    elif shifts:
+        print_text(evaluate_shifts(bundle, data, options))
     elif doubt:
         print_text(evaluate_doubt(bundle, data, options))
     elif peaks:

@@ -22,6 +22,7 @@ __all__ = [
     "evaluate_flags",
     "evaluate_peaks",
     "evaluate_scans",
+    "evaluate_shifts",
     "takes_scans",
 ]
 
@@ -150,6 +151,30 @@ def evaluate_flags(bundle: str, data: Path, options: EvaluateOptions) -> str:
 
     sections = [name.strip() for name in (options.section or "val").split(",")]
     return report_flags(root, dataset, folder, sections)
+
+
+def evaluate_shifts(bundle: str, data: Path, options: EvaluateOptions) -> str:
+    """Scores the validation images changed as other scanners might have made them; writes ``shifts.csv``.
+
+    See :mod:`convformer_monai.evaluation.shifts`.
+
+    Args:
+        bundle: see :func:`evaluate_command`.
+        data: see there.
+        options: of which it takes the weights and the output folder.
+
+    Returns:
+        The table, for people.
+
+    Raises:
+        InputRefused: if the bundle, a path, an option, the data or the weights cannot be used.
+    """
+    options.refuse("section overlays overlay_choice device runs network network_def", "--shifts")
+    root, dataset = bundle_folder(bundle), dataset_path(data)
+    folder = _free_folder(bundle, options, "shifts.csv")
+    from convformer_monai.evaluation.shifts import report_shifts
+
+    return report_shifts(root, dataset, folder, options.weights)
 
 
 def takes_scans(bundle: str, data: Path, options: EvaluateOptions) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from convformer_monai.errors import InputRefused, RefusalCode
@@ -11,20 +12,21 @@ __all__ = ["export"]
 
 
 def export(
-    bundle: str | None, *, output: Path | None = None, weights: Path | None = None, overwrite: bool = False
+    bundle: str | None, *, output: Path | None = None, weights: Sequence[Path] = (), overwrite: bool = False
 ) -> None:
     """Does one of the two.
 
     Args:
         bundle: see :class:`convformer_monai.bundle.Bundle`; ``None`` for the cardiac one, for the network only.
         output: file of the network to write, see :func:`convformer_monai.export.export_network`.
-        weights: file of a state dict to put into the bundle, see :func:`convformer_monai.bundle.save_weights`.
+        weights: file of a state dict to put into the bundle, see :func:`convformer_monai.bundle.save_weights`; of
+            several their mean.
         overwrite: replace the file of the network, or the weights of a bundle in the installed package.
 
     Raises:
         InputRefused: if not exactly one file is given, or it cannot be used.
     """
-    if (output is None) == (weights is None):
+    if (output is None) == (not weights):
         raise InputRefused(
             RefusalCode.OPTION, "give either --output FILE or --weights FILE; see convformer-monai export --help"
         )
@@ -32,13 +34,14 @@ def export(
         from convformer_monai.export import export_network
 
         export_network(bundle or "cardiac", output, overwrite=overwrite)
-    if weights is not None:
+    if weights:
         if bundle is None:
             raise InputRefused(
                 RefusalCode.OPTION, "name the bundle that gets the weights: export BUNDLE --weights FILE"
             )
-        if not weights.is_file():
-            refuse_no_file(weights, "give the best.pt of a training as --weights", RefusalCode.WEIGHTS_NOT_FOUND)
+        for file in weights:
+            if not file.is_file():
+                refuse_no_file(file, "give the best.pt of a training as --weights", RefusalCode.WEIGHTS_NOT_FOUND)
         from convformer_monai.bundle import INSTALLED, Bundle, save_weights
 
         root = Bundle(bundle).root

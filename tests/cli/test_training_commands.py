@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from convformer_monai.bundle_run import SECURITY_WARNING
 from convformer_monai.cli import main
@@ -282,6 +283,23 @@ def test_export_changes_the_installed_package_only_when_asked_to(
     assert main(command) == 2 and (root / "models" / "model.pt").read_bytes() == b"old"
     assert f"error[EXISTS]: {root} belongs to the installed package" in capsys.readouterr().err
     assert main([*command, "--overwrite"]) == 0 and (root / "models" / "model.pt").read_bytes() != b"old"
+
+
+def test_export_takes_the_mean_of_several_weights(tmp_path: Path, bundle_root: Path) -> None:
+    root, original = tmp_path / "hearts", bundle_root / "models" / "model.pt"
+    shutil.copytree(bundle_root, root)
+    first = torch.load(original, weights_only=True)
+    torch.save(
+        {key: 3 * value if value.is_floating_point() else value for key, value in first.items()}, tmp_path / "b.pt"
+    )
+    command = ["export", str(root), "--weights", str(original), "--weights", str(tmp_path / "b.pt")]
+    assert main(command) == 0
+    mean = torch.load(root / "models" / "model.pt", weights_only=True)
+    for key, value in first.items():
+        assert (
+            torch.allclose(mean[key].float(), 2 * value.float(), rtol=2e-3, atol=1e-6) or not value.is_floating_point()
+        )
+    assert main([*command, "--weights", str(tmp_path / "none.pt")]) == 2
 
 
 def test_a_command_that_takes_over_is_the_process_itself(repository: Path) -> None:

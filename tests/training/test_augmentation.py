@@ -105,3 +105,22 @@ def test_reflection_repeats_label_and_image_beyond_the_edge():
 def test_unknown_padding_is_refused():
     with pytest.raises(ValueError, match="padding must"):
         BatchGeometry((8, 8), padding="wrap")
+
+
+def test_stronger_intensities_change_more_and_curves_keep_the_order():
+    image = torch.rand(64, 1, 16, 16)
+    label = torch.zeros_like(image)
+    spread = []
+    for strength in (1.0, 2.0):
+        torch.manual_seed(0)
+        changed = GreyIntensity(1.0, strength)(image, label)
+        assert torch.isfinite(changed).all()
+        spread.append((changed - image).abs().mean())
+    assert spread[1] > 1.3 * spread[0]
+
+    curved = GreyIntensity(0.0, curves=1.0)(image, label)
+    assert not torch.allclose(curved, image, atol=0.02)
+    for before, after in zip(image.flatten(1), curved.flatten(1), strict=True):
+        assert (after[before.argsort()].diff() >= -1e-6).all()
+        assert float(after.min()) == pytest.approx(float(before.min()), abs=1e-5)
+        assert float(after.max()) == pytest.approx(float(before.max()), abs=1e-5)
