@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["dicom_sc", "write_dicom_sc"]
 
 SERIES_NUMBER = 302
+CHARACTER_SET = "ISO_IR 192"  # UTF-8, which holds every name
 NO_TRUE_ORIENTATION = ("L", "P")  # highdicom wants one; a sheet of several slices has none, so it is emptied
 # Of the source's header; highdicom takes each by its own name.
 COPIED = {
@@ -167,6 +168,7 @@ def dicom_sc(
             manufacturer_model_name=algorithm_name,
             software_versions=algorithm_version,
             series_description=f"Preview by {algorithm_name}"[:64],
+            specific_character_set=CHARACTER_SET,
             **copied,
         )
         for keyword in ("PatientOrientation", "Laterality"):  # type 2, and unknown
