@@ -129,7 +129,7 @@ def label(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen on; others need --users.")] = "127.0.0.1",
     users: Annotated[
-        Path | None, typer.Option(help="Password file of those who may log in, as htpasswd -B writes it.")
+        Path | None, typer.Option(help="Password file of those who may log in, as htpasswd -B -C 10 writes it.")
     ] = None,
     tls_certificate: Annotated[Path | None, typer.Option(help="For https, PEM; with --tls-key.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM.")] = None,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.label_app.compat import serve_moved_uids
-from convformer_monai.label_app.login import USERS, read_users
+from convformer_monai.label_app.login import HTPASSWD, USERS, read_users
 from convformer_monai.label_app.options import LabelOptions, is_address, read_options
 from convformer_monai.label_app.scratch import own_temporary_folder
 from convformer_monai.outputs.atomic import check_writable
@@ -150,7 +150,7 @@ def launch(
     elif host not in OWN_ADDRESSES:
         raise InputRefused(
             RefusalCode.LOGIN,
-            f"others could reach {host}:{port} without a password; give --users FILE, which `htpasswd -B -c FILE NAME` "
+            f"others could reach {host}:{port} without a password; give --users FILE, which `{HTPASSWD} -c FILE NAME` "
             "makes, or leave --host out",
         )
     found = importlib.metadata.version("monailabel")
