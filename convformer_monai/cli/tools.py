@@ -133,6 +133,9 @@ def label(
     ] = None,
     tls_certificate: Annotated[Path | None, typer.Option(help="For https, PEM; with --tls-key.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM.")] = None,
+    name: Annotated[
+        str, typer.Option(help="Further names under which the server may be asked, as by a proxy; commas between them.")
+    ] = "",
     device: Device = "auto",
     version: Annotated[
         int | None, typer.Option(min=0, help="Weights to use: 0 are the shipped ones (default those last in use).")
@@ -147,16 +150,16 @@ def label(
     command that installs it is printed where it is missing.
     """
     start_logging(quiet)
-    from convformer_monai.label_app.launch import check_tls, launch, prepare
+    from convformer_monai.label_app.launch import check_names, check_tls, launch, prepare
 
-    tls = check_tls(tls_certificate, tls_key)
+    tls, names = check_tls(tls_certificate, tls_key), check_names(name)
     source, options = prepare(studies, bundle, work, device, version, serve=not versions)
     if versions:
         current = options.versions.current
         for one in options.versions.all():
             typer.echo(f"{one}{' (in use)' if one == current else ''}")
         return
-    raise typer.Exit(launch(source, options, host, port, users, tls))
+    raise typer.Exit(launch(source, options, host, port, users, tls, names))
 
 
 def view(
