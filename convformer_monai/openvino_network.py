@@ -1,7 +1,8 @@
 """A bundle's network in OpenVINO: on a CPU faster than in torch, with the same masks.
 
 OpenVINO compiles a graph for one height and width. So a graph is made for each size of slice when it first comes, which
-takes some seconds, and is kept on disk for the next time.
+takes some seconds, and is kept on disk for the next time. OpenVINO simplifies a graph as it saves it, which moves the
+last digits of scores. So every graph, a new one too, is taken from its file: masks do not depend on what was kept.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "CONVFORMER_CACHE"
 KEPT = 8  # compiled graphs of a process
+GRAPH = "graph.xml"  # beside it OpenVINO writes the weights
 
 
 def graph_folder() -> Path:
@@ -54,7 +56,7 @@ class OpenVinoNetwork:
         openvino = _openvino()
         self.version = openvino.get_version().split("-")[0]
         self._network = network.eval()
-        self._key = f"{weights_sha256[:16]}-{__version__}-openvino{self.version}"
+        self._key = f"{weights_sha256[:16]}-{__version__}-openvino{self.version}-float32"
         self._core = openvino.Core()
         self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
 
@@ -76,15 +78,26 @@ class OpenVinoNetwork:
             "INFERENCE_PRECISION_HINT": "bf16" if has_fast_bf16(torch.device("cpu")) else "f32",
         }
         folder = graph_folder() / f"{self._key}-{'x'.join(map(str, size))}"
-        kept = folder / "graph.xml"
-        if kept.is_file():
-            try:
-                return self._core.compile_model(str(kept), "CPU", options)
-            except RuntimeError as error:
-                logger.debug("%s cannot be read (%s); made anew", kept, error)
+        found = self._read(folder, options)
+        if found is not None:
+            return found
         graph = self._convert(size)
         _keep(graph, folder)
-        return self._core.compile_model(graph, "CPU", options)
+        found = self._read(folder, options)
+        if found is None:  # it could not be kept
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as made:
+                _save(graph, Path(made))
+                found = self._core.compile_model(str(Path(made) / GRAPH), "CPU", options)
+        return found
+
+    def _read(self, folder: Path, options: dict[str, Any]) -> Any | None:
+        """Compiles a graph that was kept; ``None`` if there is none that can be read."""
+        kept = folder / GRAPH
+        try:
+            return self._core.compile_model(str(kept), "CPU", options) if kept.is_file() else None
+        except (OSError, RuntimeError) as error:  # another user's, or damaged
+            logger.debug("%s cannot be read (%s); made anew", kept, error)
+            return None
 
     def _convert(self, size: tuple[int, ...]) -> Any:
         openvino = _openvino()
@@ -112,12 +125,11 @@ def _openvino() -> Any:
 
 def _keep(graph: Any, folder: Path) -> None:
     """Writes a graph to disk, whole or not at all; where that cannot be done, it is made anew next time."""
-    openvino = _openvino()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=".graph", dir=folder.parent))
         try:
-            openvino.save_model(graph, made / "graph.xml")
+            _save(graph, made)
             if folder.exists():  # unreadable, or another process was first
                 shutil.rmtree(folder, ignore_errors=True)
             made.rename(folder)
@@ -125,3 +137,11 @@ def _keep(graph: Any, folder: Path) -> None:
             shutil.rmtree(made, ignore_errors=True)
     except (OSError, RuntimeError) as error:
         logger.debug("%s cannot be kept: %s", folder, error)
+
+
+def _save(graph: Any, folder: Path) -> None:
+    """Writes a graph into an empty folder, with its weights as they are, and flushes it to the disk."""
+    _openvino().save_model(graph, folder / GRAPH, compress_to_fp16=False)
+    for path in folder.iterdir():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())

@@ -130,10 +130,13 @@ def label(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen on; others need --users.")] = "127.0.0.1",
     users: Annotated[
-        Path | None, typer.Option(help="Password file of those who may log in, as htpasswd -B writes it.")
+        Path | None, typer.Option(help="Password file of those who may log in, as htpasswd -B -C 10 writes it.")
     ] = None,
     tls_certificate: Annotated[Path | None, typer.Option(help="For https, PEM; with --tls-key.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM.")] = None,
+    name: Annotated[
+        str, typer.Option(help="Further names under which the server may be asked, as by a proxy; commas between them.")
+    ] = "",
     device: Device = "auto",
     version: Annotated[
         int | None, typer.Option(min=0, help="Weights to use: 0 are the shipped ones (default those last in use).")
@@ -148,16 +151,16 @@ def label(
     command that installs it is printed where it is missing.
     """
     start_logging(quiet)
-    from convformer_monai.label_app.launch import check_tls, launch, prepare
+    from convformer_monai.label_app.launch import check_names, check_tls, launch, prepare
 
-    tls = check_tls(tls_certificate, tls_key)
+    tls, names = check_tls(tls_certificate, tls_key), check_names(name)
     source, options = prepare(studies, bundle, work, device, version, serve=not versions)
     if versions:
         current = options.versions.current
         for one in options.versions.all():
             typer.echo(f"{one}{' (in use)' if one == current else ''}")
         return
-    raise typer.Exit(launch(source, options, host, port, users, tls))
+    raise typer.Exit(launch(source, options, host, port, users, tls, names))
 
 
 def view(

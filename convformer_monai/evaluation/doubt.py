@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -111,7 +112,7 @@ class _Seen:
 
 def measure_doubt(
     bundle: str | Path, dataset_dir: Path, runs: Path | None = None
-) -> tuple[list[DoubtfulCase], list[VoxelSample]]:
+) -> tuple[list[DoubtfulCase], list[VoxelSample], list[float]]:
     """Segments the validation cases of a bundle without and with flips.
 
     Args:
@@ -120,7 +121,7 @@ def measure_doubt(
         runs: of a bundle that is cross-validated, the folder that holds each fold's ``fold{fold}/best.pt``.
 
     Returns:
-        The cases, and voxels of each.
+        The cases, voxels of each, and for each the temperature that was fitted without its patient.
 
     Raises:
         InputRefused: if the data or the weights cannot be used.
@@ -135,7 +136,8 @@ def measure_doubt(
         seen.append(_look(one, prepare))
     samples = [one.voxels for one in seen]
     temperatures = held_out_temperatures(samples)
-    return [_measured(one, number) for one, number in zip(seen, temperatures, strict=True)], samples
+    cases = [_measured(one, number) for one, number in zip(seen, temperatures, strict=True)]
+    return cases, samples, temperatures
 
 
 def _validation(bundle: str | Path, dataset_dir: Path) -> Iterator[_Labelled]:
@@ -197,8 +199,10 @@ def area_under_risk(doubt: Sequence[float], dice_of: Sequence[float]) -> float:
 
 
 def _risks(doubt: Sequence[float], dice_of: Sequence[float]) -> NDArray[np.float64]:
-    """1 - Dice of the n least doubtful cases, n from 1."""
-    risks = 1 - np.asarray(dice_of)[np.argsort(np.asarray(doubt), kind="stable")]
+    """1 - Dice of the n least doubtful cases, n from 1; of cases with equal doubt, which have no order, their mean."""
+    _, place, count = np.unique(np.asarray(doubt), return_inverse=True, return_counts=True)
+    means = np.bincount(place, 1 - np.asarray(dice_of)) / count
+    risks = np.repeat(means, count)
     return np.asarray(np.cumsum(risks) / np.arange(1, len(risks) + 1))
 
 
@@ -206,12 +210,13 @@ def summarise_doubt(cases: Sequence[DoubtfulCase], measure: str = "expected_dice
     """Compares the cases that a measure would flag, the most doubtful tenth, with the others.
 
     Args:
-        cases: at least three.
+        cases: at least two.
         measure: one of :data:`MEASURES`.
 
     Returns:
         ``threshold``; ``flagged`` and ``others``, the statistics of their Dice (``None`` without a case);
-        ``spearman`` and ``spearman_p`` between doubt and Dice; ``area``, that under the risk-coverage curve.
+        ``spearman`` and ``spearman_p`` between doubt and Dice, p NaN of two cases; ``area``, that under the
+        risk-coverage curve.
     """
     found = np.array([getattr(case, measure) for case in cases])
     dice_of = [case.dice for case in cases]
@@ -252,12 +257,12 @@ def report_doubt(bundle: str | Path, dataset_dir: Path, output_dir: Path, runs: 
     opened = Bundle(bundle)
     read_lists(dataset_dir)
     folder = output_folder(output_dir)
-    cases, samples = measure_doubt(bundle, dataset_dir, runs)
+    cases, samples, temperatures = measure_doubt(bundle, dataset_dir, runs)
     names = [label.name for label in opened.labels]
     ordered = sorted(cases, key=lambda case: -case.expected_dice)
     write_text(folder / "doubt.csv", csv_of([asdict(case) for case in ordered]), overwrite=True)
     before = reliability(samples, [1.0] * len(samples))
-    after = reliability(samples, held_out_temperatures(samples))
+    after = reliability(samples, temperatures)
     rows = [
         {"temperature": kind, **asdict(one), "structure": names[one.structure - 1]}
         for kind, bins in (("1", before), ("fitted", after))
@@ -279,10 +284,19 @@ def report_doubt(bundle: str | Path, dataset_dir: Path, output_dir: Path, runs: 
         "measures": {measure: summarise_doubt(cases, measure) for measure in MEASURES},
         "perfect_area": area_under_risk([-case.dice for case in cases], [case.dice for case in cases]),
     }
-    write_text(folder / "doubt.json", json.dumps(content, indent=2) + "\n", overwrite=True)
+    write_text(folder / "doubt.json", json.dumps(_with_null(content), indent=2, allow_nan=False) + "\n", overwrite=True)
     draw_reliability(before, after, names, folder / "reliability.png")
     _draw_curves(cases, folder / "risk_coverage.png")
     return as_text(content)
+
+
+def _with_null(content: Any) -> Any:
+    """The same with ``None`` for what is not a number, as p of two cases: JSON has only null for it."""
+    if isinstance(content, Mapping):
+        return {name: _with_null(one) for name, one in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_with_null(one) for one in content]
+    return None if isinstance(content, float) and math.isnan(content) else content
 
 
 def as_text(content: Mapping[str, Any]) -> str:
@@ -316,7 +330,8 @@ def _cell(group: Mapping[str, Any] | None) -> str:
     if group is None:
         return "-"
     low, high = group["ci95"]
-    return f"{group['mean']:.3f} ({low:.3f} to {high:.3f}), {group['volumes']} cases"
+    interval = "" if math.isnan(low) else f" ({low:.3f} to {high:.3f})"
+    return f"{group['mean']:.3f}{interval}, {group['volumes']} cases"
 
 
 def _draw_curves(cases: Sequence[DoubtfulCase], path: Path) -> None:

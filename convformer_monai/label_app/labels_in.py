@@ -17,10 +17,16 @@ from numpy.typing import NDArray
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers import ImageSeries, read_series
 from convformer_monai.readers.dicom.masks import find_dicom_masks, read_dicom_masks
+from convformer_monai.readers.itk_formats import read_nrrd_picture
+from convformer_monai.readers.nifti import check_nifti, read_nifti
+from convformer_monai.readers.photo import read_photo
 from convformer_monai.tasks.task import Label
 
 __all__ = ["numbers_by_name", "onto_grid", "read_labels"]
 
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+PNG_HEAD = 24  # bytes, to the end of its size
+STRAIGHT = 1e-4  # cosine between an axis of a photograph's mask and that of the photograph
 TOLERANCE = 0.1  # voxels that a corner of the mask may lie off the image's grid
 
 
@@ -30,7 +36,7 @@ def read_labels(
     """Reads a mask of an image.
 
     Args:
-        path: NIfTI, NRRD, MetaImage or DICOM SEG; of a photograph also a picture of two levels.
+        path: NIfTI, NRRD, MetaImage or DICOM SEG; of a photograph PNG of grey levels, or one slice as NRRD or NIfTI.
         series: the image.
         table: the structures.
         label_info: what the values mean, as viewers send it: see :func:`numbers_by_name`; ``None`` if they are the
@@ -109,22 +115,58 @@ def _misaligned(path: Path, why: str) -> InputRefused:
 
 
 def _picture(path: Path, series: ImageSeries) -> NDArray[np.uint8]:
-    """Returns a photograph's mask, (X, Y), with values as in the file; 255 alone is 1."""
-    import SimpleITK
+    """Returns a photograph's mask, (X, Y), with values as in the file; 255 alone is 1.
 
+    Its size is compared with the photograph's before pixels are decoded.
+    """
     size = tuple(series.image.shape[1:])
-    try:
-        values = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))).squeeze()  # (Y, X)
-    except RuntimeError as error:
+    name = path.name.lower()
+    with open(path, "rb") as file:
+        head = file.read(PNG_HEAD)
+    values: NDArray[Any]
+    if head.startswith(PNG_MAGIC):
+        values = _png(path, head, size)
+    elif name.endswith(".nrrd"):
+        values = read_nrrd_picture(path, size)
+    elif name.endswith((".nii", ".nii.gz")):
+        values = _nifti_picture(path, size)
+    else:
         raise InputRefused(
-            RefusalCode.MASK_UNREADABLE, f"{path.name} cannot be read as a mask; send PNG or NRRD"
-        ) from error
-    if values.ndim != 2 or values.T.shape != size:
-        raise _misaligned(path, f"it has {values.T.shape} pixels, the photograph {size}")
-    labels = values.T.astype(np.uint8)
-    if not np.array_equal(labels, values.T):
+            RefusalCode.MASK_UNREADABLE, f"{path.name} cannot be read as a mask of a photograph; send PNG or NRRD"
+        )
+    with np.errstate(invalid="ignore"):
+        labels = values.astype(np.uint8)
+    if not np.array_equal(labels, values):
         raise InputRefused(RefusalCode.NOT_A_MASK, f"{path.name} holds other values than whole numbers from 0 to 255")
     return (labels > 0).astype(np.uint8) if set(np.unique(labels).tolist()) <= {0, 255} else labels
+
+
+def _png(path: Path, head: bytes, size: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Reads a picture of grey levels, (X, Y)."""
+    found = tuple(int.from_bytes(head[start : start + 4], "big") for start in (16, 20))  # of the chunk IHDR
+    if sorted(found) == sorted(size):  # EXIF may turn it
+        picture = read_photo(path)
+        levels = picture.image.numpy().astype(np.uint8)
+        found = levels.shape[1:]
+    if found != size:
+        raise _misaligned(path, f"it has {found} pixels, the photograph {size}")
+    if any("transparent" in note for note in picture.warnings) or (levels != levels[0]).any():
+        raise InputRefused(RefusalCode.NOT_A_MASK, f"{path.name} has colours or is transparent; send a grey picture")
+    mask: NDArray[np.uint8] = levels[0]
+    return mask
+
+
+def _nifti_picture(path: Path, size: tuple[int, ...]) -> NDArray[np.float32]:
+    """Reads one slice that lies as ITK lays a photograph, (X, Y)."""
+    shape = check_nifti(path)
+    if shape != (*size, 1):
+        raise _misaligned(path, f"it has {shape} voxels, the photograph {size} pixels")
+    mask = read_nifti(path)
+    along = mask.affine[:2, :3] / np.linalg.norm(mask.affine[:3, :3], axis=0)
+    if not np.allclose(along, -np.eye(2, 3), atol=STRAIGHT):
+        raise _misaligned(path, "it is turned or mirrored")
+    values: NDArray[np.float32] = mask.image.numpy()[0, ..., 0]
+    return values
 
 
 def numbers_by_name(label_info: Sequence[Mapping[str, Any]], table: Sequence[Label]) -> dict[int, int]:

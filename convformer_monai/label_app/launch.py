@@ -6,22 +6,24 @@ import contextlib
 import importlib.metadata
 import logging
 import os
+import re
 import shutil
 import socket
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.label_app.compat import serve_moved_uids
-from convformer_monai.label_app.login import USERS, read_users
+from convformer_monai.label_app.login import HTPASSWD, USERS, read_users
 from convformer_monai.label_app.options import LabelOptions, is_address, read_options
 from convformer_monai.label_app.scratch import own_temporary_folder
 from convformer_monai.outputs.atomic import check_writable
 from convformer_monai.readers.cases import refuse_no_file
 from convformer_monai.segmenter import choose_device
 
-__all__ = ["INSTALL", "check_tls", "launch", "prepare"]
+__all__ = ["INSTALL", "check_names", "check_tls", "launch", "prepare"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ INSTALL = (
 HERE = Path(__file__).resolve().parent
 UNUSABLE = "#@$%"  # in paths: MONAI's configs give them a meaning
 EVERYWHERE = ("0.0.0.0", "::")
+NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 OWN_ADDRESSES = ("127.0.0.1", "localhost", "::1")
 PACS_MEMORY_S = 10  # for how long what the PACS holds is remembered
 
@@ -120,6 +123,24 @@ def check_tls(certificate: Path | None, key: Path | None) -> tuple[Path, Path] |
     return certificate.expanduser().resolve(), key.expanduser().resolve()
 
 
+def check_names(text: str) -> tuple[str, ...]:
+    """Further names of this machine, as :func:`launch` takes them.
+
+    Args:
+        text: with commas between them.
+
+    Raises:
+        InputRefused: ``OPTION`` if one is not the name of a host.
+    """
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise InputRefused(
+                RefusalCode.OPTION, f"--name {name!r} is not the name of a host; give it as label.example.org, no port"
+            )
+    return names
+
+
 def launch(
     studies: str,
     options: LabelOptions,
@@ -127,6 +148,7 @@ def launch(
     port: int = 8000,
     users: Path | None = None,
     tls: tuple[Path, Path] | None = None,
+    names: Sequence[str] = (),
 ) -> int:
     """Runs the server until it is stopped.
 
@@ -138,6 +160,7 @@ def launch(
         users: password file of those who may use the server, see :func:`convformer_monai.label_app.login.read_users`;
             ``None`` for no login, on this machine's own addresses only.
         tls: certificate and key, PEM; ``None`` for HTTP.
+        names: further names under which the server is asked, as by a proxy.
 
     Returns:
         The exit code.
@@ -150,7 +173,7 @@ def launch(
     elif host not in OWN_ADDRESSES:
         raise InputRefused(
             RefusalCode.LOGIN,
-            f"others could reach {host}:{port} without a password; give --users FILE, which `htpasswd -B -c FILE NAME` "
+            f"others could reach {host}:{port} without a password; give --users FILE, which `{HTPASSWD} -c FILE NAME` "
             "makes, or leave --host out",
         )
     found = importlib.metadata.version("monailabel")
@@ -160,7 +183,7 @@ def launch(
     app = options.work / "app"
     app.mkdir(exist_ok=True)
     shutil.copyfile(HERE / "sample_app" / "main.py", app / "main.py")
-    _set_environment(options, host, users)
+    _set_environment(options, host, users, names)
     serve_moved_uids()
     conf = {"bundle": str(options.bundle.root.resolve()), "work": str(options.work), "device": options.device}
     arguments = ["start_server", "--app", str(app), "--studies", studies, "--host", host, "--port", str(port)]
@@ -172,6 +195,8 @@ def launch(
     logger.info("labels of %s: %s in 3D Slicer's MONAI Label", options.name, address)
     if is_address(studies):
         logger.info("viewer: %s/ohif/", address)
+    if names and users is None:
+        logger.warning("whoever reaches %s gets in without a password; give --users", " or ".join(names))
     if users is not None and tls is None and host not in OWN_ADDRESSES:
         logger.warning("passwords and images go over the network as they are; give --tls-certificate and --tls-key")
 
@@ -196,13 +221,13 @@ def _check_port(host: str, port: int) -> None:
             ) from error
 
 
-def _set_environment(options: LabelOptions, host: str, users: Path | None) -> None:
+def _set_environment(options: LabelOptions, host: str, users: Path | None, names: Sequence[str]) -> None:
     """What MONAI Label reads from the environment, unless the user has set it."""
     values = {
         "MONAI_LABEL_DICOMWEB_CACHE_EXPIRY": str(PACS_MEMORY_S),
         "MONAI_LABEL_SESSION_PATH": str(options.work / "sessions"),
         "MONAI_LABEL_TRACKING_ENABLED": "false",
-        "CONVFORMER_LABEL_HOSTS": "*" if host in EVERYWHERE else f"127.0.0.1,localhost,{host}",
+        "CONVFORMER_LABEL_HOSTS": "*" if host in EVERYWHERE else ",".join(("127.0.0.1", "localhost", host, *names)),
     }
     for name, value in values.items():
         os.environ.setdefault(name, value)

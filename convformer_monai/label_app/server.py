@@ -76,7 +76,7 @@ async def _admit(request: Request, go_on: Callable[[Request], Awaitable[Any]]) -
         return JSONResponse({"enabled": True, "client_id": "convformer-monai", "realm": ""})
     if path == "/auth/token" and request.method == "POST":
         return await _token(_login, request)
-    user = await _login.user_of(request.headers.get("authorization", ""))
+    user = await _login.user_of(request.headers.get("authorization", ""), _address(request))
     if user is None:
         refusal = _answer(401, "error[LOGIN]: name and password, or a token of /auth/token, are needed")
         refusal.headers["WWW-Authenticate"] = 'Basic realm="convformer-monai", charset="UTF-8"'
@@ -86,11 +86,16 @@ async def _admit(request: Request, go_on: Callable[[Request], Awaitable[Any]]) -
     return await go_on(request)
 
 
+def _address(request: Request) -> str:
+    """Where a request comes from; through a proxy on this machine, what that says (``X-Forwarded-For``)."""
+    return request.client.host if request.client else ""
+
+
 async def _token(login: Login, request: Request) -> JSONResponse:
     """A token for name and password, which come as a form."""
     async with request.form(max_files=0, max_fields=10) as form:
         name, password = str(form.get("username", "")), str(form.get("password", ""))
-    if not await login.is_password(name, password):
+    if not await login.is_password(name, password, _address(request)):
         return _answer(401, "error[LOGIN]: wrong name or password")
     return JSONResponse({"access_token": login.new_token(name), "token_type": "Bearer"})
 

@@ -14,7 +14,7 @@ from convformer_monai import __version__
 from convformer_monai.errors import need_highdicom
 from convformer_monai.outputs.atomic import AtomicFiles, transaction
 from convformer_monai.outputs.dicom_seg import MANUFACTURER, write_dataset
-from convformer_monai.outputs.dicom_sources import check_sources, references, source_headers
+from convformer_monai.outputs.dicom_sources import UTF_8, check_sources, references, source_headers
 from convformer_monai.outputs.dicom_uids import MakeUid, derived_uids, random_uids
 from convformer_monai.outputs.writer import Options, Result, Writer, path_for, register_writer
 from convformer_monai.readers.cases import PHOTO_CLASSES
@@ -167,6 +167,7 @@ def dicom_sc(
             manufacturer_model_name=algorithm_name,
             software_versions=algorithm_version,
             series_description=f"Preview by {algorithm_name}"[:64],
+            specific_character_set=UTF_8,  # whatever the source's: it holds every name
             **copied,
         )
         for keyword in ("PatientOrientation", "Laterality"):  # type 2, and unknown

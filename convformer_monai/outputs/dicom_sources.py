@@ -26,6 +26,7 @@ REQUIRED_EMPTY: tuple[str, ...] = ("PatientID", "PatientName", "PatientBirthDate
 REQUIRED_EMPTY += ("StudyTime", "AccessionNumber", "ReferringPhysicianName")
 SEXES = ("M", "F", "O")  # all that PS3.3 C.7.1.1 knows
 HOW_IDENTITY_WAS_REMOVED = ("DeidentificationMethod", "DeidentificationMethodCodeSequence")
+UTF_8 = "ISO_IR 192"
 EVEN_RTOL = 0.01
 COPIED_GROUPS = (0x0008, 0x0010, 0x0012, 0x0020, 0x0028, 0x0040)  # of the elements that highdicom looks at
 OVERRIDDEN: tuple[str, ...] = (
@@ -203,9 +204,11 @@ def _mend(header: Dataset) -> None:
     for keyword in REQUIRED_EMPTY:
         if keyword not in header:
             setattr(header, keyword, None)
-    sets = header.get("SpecificCharacterSet") or ()
-    if any(name not in python_encoding for name in ([sets] if isinstance(sets, str) else sets)):
-        header.SpecificCharacterSet = "ISO_IR 192"  # highdicom would quote an unknown one in its error
+    sets = header.get("SpecificCharacterSet") or UTF_8
+    single = isinstance(sets, str) and sets in python_encoding and sets.startswith("ISO_IR") and sets != "ISO_IR 6"
+    if not single:  # highdicom refuses most of the others, and quotes them in its error
+        _decode_items(header)
+        header.SpecificCharacterSet = UTF_8
     for keyword, kind in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
         try:
             kind(header.get(keyword) or "")
@@ -215,6 +218,14 @@ def _mend(header: Dataset) -> None:
         header.PatientSex = None
     if header.get("PatientIdentityRemoved") == "YES" and not any(map(header.get, HOW_IDENTITY_WAS_REMOVED)):
         header.DeidentificationMethod = "not stated"  # type 1C, and often empty
+
+
+def _decode_items(header: Dataset) -> None:
+    """Decodes the texts of sequences, which are else written as they were read, in the old character set."""
+    for tag in header.keys():
+        if tag.group in COPIED_GROUPS and header[tag].VR == "SQ":
+            for item in header[tag].value:
+                item.decode()
 
 
 def _top_level(header: Dataset) -> Dataset:

@@ -29,10 +29,11 @@ def random_uids(*what: str) -> str:
 
 
 def derived_uids(result: Result) -> MakeUid:
-    """Makes UIDs that are equal whenever a case is done again in the same way.
+    """Makes UIDs that are equal whenever a case is done again in the same way, with the same mask.
 
     They follow from the source's instances and voxels, the bundle, its version and weights, the options that shape
-    results, and the version of this package.
+    results, the version of this package, and the mask: another engine, device or precision may find other pixels, and
+    an object of other pixels must have another UID (PS3.5 chapter 9).
 
     Args:
         result: the case.
@@ -44,6 +45,7 @@ def derived_uids(result: Result) -> MakeUid:
     frames = [frame for phase in result.source.frames for frame in phase]
     sources = [
         result.fingerprint,
+        result.mask_hash,
         json.dumps([[frame.sop_instance_uid, frame.number] for frame in frames]),
         *(result.bundle.name, result.bundle.version, str(result.run.get("weights_sha256")), __version__),
         json.dumps({**{name: options[name] for name in SHAPING}, "flips": result.flips}, sort_keys=True),

@@ -1,8 +1,8 @@
 """Masks as DICOM RT Structure Sets (PS3.3 A.19): contours in patient coordinates, as radiotherapy programs take them.
 
 Each structure is a region of interest whose contours lie on the very slices that were segmented. Holes are reached
-through a keyhole; see :mod:`convformer_monai.outputs.polygons`. The same mask of the same images gives the same file:
-its identifiers come of them, and it states no time.
+through a keyhole; see :mod:`convformer_monai.outputs.polygons`. The same mask of the same images by the same bundle
+gives the same file: its identifiers come of them, and it states no time.
 """
 
 from __future__ import annotations

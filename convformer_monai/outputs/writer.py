@@ -149,6 +149,13 @@ class Result:
 
         return fingerprint(self.source)
 
+    @cached_property
+    def mask_hash(self) -> str:
+        """SHA-256 of the labels."""
+        import hashlib
+
+        return hashlib.sha256(self.labels.tobytes()).hexdigest()
+
     @property
     def any_probability(self) -> NDArray[np.uint8] | None:
         """That a voxel belongs to any structure, times 255, of the shape of ``labels``."""

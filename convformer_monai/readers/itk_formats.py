@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.cases import refuse_no_file
-from convformer_monai.readers.itk_headers import check_header
+from convformer_monai.readers.itk_headers import check_header, check_picture_header
 from convformer_monai.readers.limits import check_finite, check_spacing, check_voxels
 from convformer_monai.readers.phases import chosen_phases
 from convformer_monai.readers.series import ImageSeries
@@ -22,9 +23,10 @@ from convformer_monai.readers.volume import phase_tensor
 if TYPE_CHECKING:
     import SimpleITK
 
-__all__ = ["checked_itk_affine", "read_itk"]
+__all__ = ["checked_itk_affine", "read_itk", "read_nrrd_picture"]
 
 IMAGE_IO = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
+STRAIGHT = 1e-4  # cosine
 MIN_DETERMINANT = 1e-3  # of the three directions; 1 if they are orthogonal
 
 
@@ -49,15 +51,49 @@ def read_itk(path: PathLike, *, phase: int | str | None = None) -> ImageSeries:
         raise InputRefused(
             RefusalCode.NOT_ITK, f"{where} is not named {', '.join(IMAGE_IO)}; give it the ending of its format"
         )
-    try:
+    with _refusing_damage(where):
         warnings = check_header(where)
         image = _load(where)
+    return _study(image, where, phase, warnings)
+
+
+def read_nrrd_picture(path: PathLike, size: Sequence[int]) -> NDArray[np.generic]:
+    """Reads a picture of grey values, as the mask of a photograph, from one ``.nrrd`` file, strictly.
+
+    Args:
+        path: the file.
+        size: columns and rows that it must have.
+
+    Returns:
+        (X, Y), of the file's type.
+
+    Raises:
+        InputRefused: if it is not such a picture, or is turned: its axes must run along LPS, as of photographs.
+    """
+    import SimpleITK as sitk
+
+    where = Path(path)
+    with _refusing_damage(where):
+        check_picture_header(where, size)
+        image = _load(where)
+    dimension = image.GetDimension()
+    direction = np.reshape(image.GetDirection(), (dimension, dimension))
+    if not np.allclose(direction[:2], np.eye(2, dimension), atol=STRAIGHT):
+        raise InputRefused(RefusalCode.AFFINE, f"{where} is turned or mirrored; write it as the photograph lies")
+    values: NDArray[np.generic] = sitk.GetArrayFromImage(image).T.reshape(tuple(size))  # (X, Y[, 1])
+    return values
+
+
+@contextmanager
+def _refusing_damage(path: Path) -> Iterator[None]:
+    """Turns what zlib and ITK raise on damaged files into a refusal."""
+    try:
+        yield
     except (OSError, EOFError, RuntimeError, zlib.error) as error:  # its text may quote the header: left out
         raise InputRefused(
             RefusalCode.ITK_UNREADABLE,
-            f"{where} is truncated or corrupt ({type(error).__name__}); fetch or write it again",
+            f"{path} is truncated or corrupt ({type(error).__name__}); fetch or write it again",
         ) from None
-    return _study(image, where, phase, warnings)
 
 
 def checked_itk_affine(

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.limits import check_spacing, check_voxels, inflated_size
 
-__all__ = ["check_header"]
+__all__ = ["check_header", "check_picture_header"]
 
 MAX_HEADER_BYTES = 2**16
 MAX_NUMBER = 1e6  # mm; beyond it no place in a scanner is
@@ -90,27 +90,70 @@ def check_header(path: Path) -> tuple[str, ...]:
     return warnings
 
 
-def _check_nrrd(head: bytes, path: Path) -> tuple[_Payload, tuple[str, ...]]:
-    """See https://teem.sourceforge.net/nrrd/format.html."""
+def check_picture_header(path: Path, size: Sequence[int]) -> None:
+    """Checks an NRRD file that holds a picture, its pixels in the file itself, without decoding them into memory.
+
+    Args:
+        path: the file.
+        size: columns and rows that it must have, as two axes or as one slice of a volume.
+
+    Raises:
+        InputRefused: if it is anything else; ``DIMENSIONS`` if it has another size.
+    """
+    with open(path, "rb") as file:
+        head = file.read(MAX_HEADER_BYTES)
+    fields, end = _nrrd_fields(head, path)
+    if end is None or any(name in fields for name in ("data file", "datafile")):
+        raise InputRefused(RefusalCode.DATA_FILE, f"{path} has its pixels in another file; write it as one .nrrd file")
+    if fields.get("sizes", "").split() not in ([*map(str, size)], [*map(str, size), "1"]):
+        raise InputRefused(
+            RefusalCode.DIMENSIONS, f"{path} is not one picture of {' x '.join(map(str, size))} pixels, as its image is"
+        )
+    axes = len(fields["sizes"].split())
+    if fields.get("dimension") != str(axes) or fields.get("type", "").lower() not in BYTES:
+        raise _unreadable(path, "has malformed dimensions, or does not hold numbers")
+    for name in ("space directions", "space origin"):
+        for vector in VECTOR.findall(fields.get(name, "")):
+            _numbers(vector.replace(",", " "), axes, name, path)
+    if "spacings" in fields and min(_numbers(fields["spacings"], axes, "spacings", path)) <= 0:
+        raise InputRefused(RefusalCode.AFFINE, f"{path} has negative spacings; correct the header")
+    pixels = math.prod(size) * BYTES[fields["type"].lower()]
+    _check_payload(_Payload(path, end, pixels, _is_compressed(fields, path)), path)
+
+
+def _nrrd_fields(head: bytes, path: Path) -> tuple[dict[str, str], int | None]:
+    """Returns the fields of an NRRD header, and where its voxels begin if they are in the same file.
+
+    See https://teem.sourceforge.net/nrrd/format.html.
+    """
     end = re.search(rb"\r?\n\r?\n", head)
     text = head[: end.start()] if end else head
     if not head.startswith(b"NRRD000") or (end is None and b"data file" not in text):
         raise _unreadable(path, "does not begin as NRRD files do")
     fields = _fields(text.splitlines()[1:], NRRD_LINE, path)
-    detached = fields.get("data file", fields.get("datafile"))
-    sizes = _sizes(fields.get("sizes", ""), fields.get("dimension", ""), fields.get("type", ""), path)
     if any(kind.lower() not in AXES for kind in fields.get("kinds", "").split()):
         raise InputRefused(
             RefusalCode.DATA_TYPE, f"{path} holds vectors or colours, not one grey value a voxel; split it"
         )
     _refuse_skips(fields, ("line skip", "lineskip", "byte skip", "byteskip"), path)
+    return fields, end.end() if end else None
+
+
+def _is_compressed(fields: Mapping[str, str], path: Path) -> bool:
     encoding = fields.get("encoding", "").lower()
     if encoding not in ("raw", "gzip", "gz"):
         raise _unreadable(path, "is neither raw nor gzip-encoded")
+    return encoding != "raw"
+
+
+def _check_nrrd(head: bytes, path: Path) -> tuple[_Payload, tuple[str, ...]]:
+    fields, end = _nrrd_fields(head, path)
+    detached = fields.get("data file", fields.get("datafile"))
+    sizes = _sizes(fields.get("sizes", ""), fields.get("dimension", ""), fields.get("type", ""), path)
+    compressed = _is_compressed(fields, path)
     warnings = _check_nrrd_space(fields, len(sizes), path)
     size = math.prod(sizes) * BYTES[fields["type"].lower()]
-    offset = 0 if detached or end is None else end.end()
-    return _Payload(_beside(path, detached), offset, size, encoding != "raw"), warnings
+    return _Payload(_beside(path, detached), 0 if detached or end is None else end, size, compressed), warnings
 
 
 def _check_nrrd_space(fields: Mapping[str, str], dimension: int, path: Path) -> tuple[str, ...]:

@@ -105,16 +105,19 @@ def read_nifti(path: PathLike, *, phase: int | str | None = None) -> ImageSeries
     )
 
 
-def check_nifti(path: PathLike) -> None:
+def check_nifti(path: PathLike) -> tuple[int, ...]:
     """Checks existence and header of a file without reading its voxels.
 
     Args:
         path: the file.
 
+    Returns:
+        Its shape, as of :func:`read_nifti` with all phases: (X, Y, Z) or (X, Y, Z, T).
+
     Raises:
         InputRefused: if :func:`read_nifti` would refuse it for its header.
     """
-    _checked_header(Path(path))
+    return _checked_header(Path(path)).shape
 
 
 @dataclass(frozen=True)

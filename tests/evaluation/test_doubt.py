@@ -7,10 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from nifti_files import save
 
 from convformer_monai.cli import main
 from convformer_monai.errors import find_refusal
+from convformer_monai.evaluation import doubt
+from convformer_monai.evaluation.calibration import VoxelSample
 from convformer_monai.evaluation.doubt import (
     MEASURES,
     DoubtfulCase,
@@ -29,6 +32,13 @@ def cases(count: int = 20) -> list[DoubtfulCase]:
 def test_area_under_the_curve_by_hand() -> None:
     assert area_under_risk([0.1, 0.2, 0.3], [1.0, 0.5, 0.2]) == pytest.approx((0 + 0.25 + 1.3 / 3) / 3)
     assert area_under_risk([0.3, 0.2, 0.1], [1.0, 0.5, 0.2]) == pytest.approx((0.8 + 0.65 + 1.3 / 3) / 3)
+
+
+def test_the_order_of_cases_with_equal_doubt_does_not_count() -> None:
+    assert area_under_risk([0.0] * 4, [1, 1, 0, 0]) == area_under_risk([0.0] * 4, [0, 0, 1, 1]) == 0.5
+    first = area_under_risk([0.2, 0.1, 0.2, 0.1], [1.0, 0.8, 0.4, 0.6])
+    assert first == area_under_risk([0.1, 0.2, 0.1, 0.2], [0.6, 0.4, 0.8, 1.0])
+    assert first == pytest.approx((0.3 + 0.3 + 0.9 / 3 + 1.2 / 4) / 4)
 
 
 def test_a_tenth_is_flagged() -> None:
@@ -50,6 +60,22 @@ def test_missing_data_is_refused(tmp_path: Path) -> None:
         report_doubt("cardiac", tmp_path, tmp_path / "out")
     refusal = find_refusal(caught.value)
     assert refusal is not None and refusal.code == "DATALIST_MISSING"
+
+
+def test_a_report_of_two_cases_is_valid_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fits: list[int] = []
+    scores = torch.tensor([[2.0, -1.0, 0.0, 0.5], [-1.0, 3.0, 0.2, 0.1]])
+    samples = [VoxelSample(name, scores, torch.tensor([0, 1])) for name in ("a", "b")]
+    two = [DoubtfulCase("a1", "a", 0.9, 0.1, 0.1, 1.0, 0.1), DoubtfulCase("b1", "b", 0.8, 0.2, 0.2, 2.0, 0.2)]
+    monkeypatch.setattr(doubt, "read_lists", lambda _: None)
+    monkeypatch.setattr(doubt, "measure_doubt", lambda *_: (two, samples, [1.1, 1.2]))
+    monkeypatch.setattr(doubt, "held_out_temperatures", lambda _: fits.append(1) or [1.1, 1.2])
+    text = report_doubt("cardiac", tmp_path, tmp_path / "out")
+    content = json.loads((tmp_path / "out" / "doubt.json").read_text(), parse_constant=pytest.fail)
+    assert content["measures"]["flips"]["spearman_p"] is None
+    assert content["measures"]["flips"]["spearman"] == pytest.approx(-1)
+    assert content["measures"]["flips"]["flagged"]["std"] is None
+    assert "nan" not in text and fits == []
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import gzip
 from pathlib import Path
 
 import nibabel as nib
@@ -9,7 +10,7 @@ from PIL import Image
 from convformer_monai.errors import InputRefused
 from convformer_monai.label_app.labels_in import numbers_by_name, read_labels
 from convformer_monai.label_app.masks_out import copy_for_viewer, write_for_viewer
-from convformer_monai.readers import read_series
+from convformer_monai.readers import ImageSeries, read_series
 from convformer_monai.tasks.cardiac import CARDIAC
 from convformer_monai.tasks.dermoscopy import DERMOSCOPY
 
@@ -148,20 +149,119 @@ def test_unknown_structures_are_refused(series, labels: np.ndarray, tmp_path: Pa
     assert refusal.value.code == "LABEL_UNKNOWN"
 
 
-def test_masks_of_photographs(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
-    series = read_series(tmp_path / "photo.png")
+@pytest.fixture
+def lesion() -> np.ndarray:
+    """The mask (Y, X) of a photograph, which no turn leaves as it is."""
     mask = np.zeros((48, 64), np.uint8)
     mask[10:20, 30:50] = 1
-    for name, values in (("a.png", mask), ("b.png", mask * np.uint8(255))):
-        Image.fromarray(values).save(tmp_path / name)
-        assert np.array_equal(read_labels(tmp_path / name, series, DERMOSCOPY.labels), mask.T)
-    write_for_viewer(tmp_path / "c.nrrd", mask.T[None], series, DERMOSCOPY.labels)
-    assert np.array_equal(read_labels(tmp_path / "c.nrrd", series, DERMOSCOPY.labels), mask.T)
-    Image.fromarray(mask[:40]).save(tmp_path / "small.png")
+    return mask
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> ImageSeries:
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return read_series(tmp_path / "photo.png")
+
+
+def test_masks_of_photographs(photo: ImageSeries, lesion: np.ndarray, tmp_path: Path) -> None:
+    white = lesion * np.uint8(255)
+    for name, picture in (
+        ("a.png", Image.fromarray(lesion)),
+        ("b.png", Image.fromarray(white)),
+        ("c.png", Image.fromarray(np.repeat(white[..., None], 3, axis=2))),
+        ("d.png", Image.fromarray(white).convert("P")),
+    ):
+        picture.save(tmp_path / name)
+        assert np.array_equal(read_labels(tmp_path / name, photo, DERMOSCOPY.labels), lesion.T)
+    for ending in (".nrrd", ".seg.nrrd", ".nii.gz", ".nii"):
+        write_for_viewer(tmp_path / f"e{ending}", lesion.T[None], photo, DERMOSCOPY.labels)
+        assert np.array_equal(read_labels(tmp_path / f"e{ending}", photo, DERMOSCOPY.labels), lesion.T)
+    for compressed in (True, False):
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(lesion), str(tmp_path / "f.nrrd"), compressed)
+        assert np.array_equal(read_labels(tmp_path / "f.nrrd", photo, DERMOSCOPY.labels), lesion.T)
+    Image.fromarray(lesion[:40]).save(tmp_path / "small.png")
     with pytest.raises(InputRefused, match=r"it has \(64, 40\) pixels, the photograph \(64, 48\)"):
-        read_labels(tmp_path / "small.png", series, DERMOSCOPY.labels)
+        read_labels(tmp_path / "small.png", photo, DERMOSCOPY.labels)
+
+
+def header(**changed: str) -> bytes:
+    """The header of an NRRD picture, with other values of some fields."""
+    fields = {"type": "unsigned char", "dimension": "2", "sizes": "64 48", "encoding": "raw"} | {
+        name.replace("_", " "): value for name, value in changed.items()
+    }
+    return ("NRRD0004\n" + "".join(f"{name}: {value}\n" for name, value in fields.items()) + "\n").encode()
+
+
+def turned(directions: str) -> bytes:
+    return header(space_dimension="2", space_directions=directions, space_origin="(0,0)")
+
+
+PIXELS = bytes(64 * 48)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("endless.mha", b"ObjectType = Image\nNDims = 999999999999999\n"),
+        ("x.nhdr", header(data_file="secret.bin")),
+        ("detached.nrrd", header(data_file="secret.bin")),
+        ("detached.nrrd", header(datafile="secret.bin")),
+        ("list.nrrd", header(data_file="LIST")),
+        ("large.nrrd", header(sizes="20000 20000", encoding="gzip") + gzip.compress(bytes(1000))),
+        ("bomb.nrrd", header(encoding="gzip") + gzip.compress(PIXELS + bytes(1000))),
+        ("short.nrrd", header() + PIXELS[1:]),
+        ("swapped.nrrd", header(sizes="48 64") + PIXELS),
+        ("volume.nrrd", header(dimension="3", sizes="64 48 2") + 2 * PIXELS),
+        ("more_axes.nrrd", header(dimension="999999999") + PIXELS),
+        ("vectors.nrrd", header(dimension="3", sizes="64 48 1", kinds="domain domain RGB-color") + PIXELS),
+        ("skip.nrrd", header(byte_skip="-1") + PIXELS),
+        ("text.nrrd", header(encoding="ascii") + PIXELS),
+        (
+            "half_turn.nrrd",
+            turned("(-1,0) (0,-1)") + PIXELS,
+        ),
+        ("mirrored.nrrd", turned("(1,0) (0,-1)") + PIXELS),
+        ("transposed.nrrd", turned("(0,1) (1,0)") + PIXELS),
+        ("not_numbers.nrrd", header(space_dimension="2", space_directions="(nan,0) (0,1)") + PIXELS),
+        ("negative.nrrd", header(spacings="-1 -1") + PIXELS),
+        ("picture.bmp", b"BM"),
+        ("picture.jpg", b"\xff\xd8\xff"),
+        ("empty.png", b""),
+        ("cut.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x40\0\0\0\x30\x08\0"),
+        ("bomb.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xff\xff\0\0\xff\xff\x08\0\0\0\0"),
+    ],
+)
+def test_files_that_are_no_mask_of_a_photograph_are_refused_unread(
+    photo: ImageSeries, tmp_path: Path, name: str, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None reaches SimpleITK's reader, which follows headers anywhere, but those that must be looked at for a turn."""
+    (tmp_path / "secret.bin").write_bytes(PIXELS)
+    (tmp_path / name).write_bytes(content)
+    monkeypatch.setattr(SimpleITK, "ReadImage", None)
+    with pytest.raises(InputRefused) as refusal:
+        read_labels(tmp_path / name, photo, DERMOSCOPY.labels)
+    assert name in refusal.value.message and "\n" not in refusal.value.message
+
+
+def test_turned_nifti_of_a_photograph_is_refused(photo: ImageSeries, lesion: np.ndarray, tmp_path: Path) -> None:
+    for axes in ((1, 1, 1), (-1, 1, 1), (1, -1, 1)):
+        path = save(tmp_path / "mask.nii.gz", np.ascontiguousarray(lesion.T[..., None]), np.diag([*axes, 1.0]))
+        with pytest.raises(InputRefused, match="it is turned or mirrored"):
+            read_labels(path, photo, DERMOSCOPY.labels)
+
+
+def test_masks_with_colours_or_holes_to_look_through_are_refused(
+    photo: ImageSeries, lesion: np.ndarray, tmp_path: Path
+) -> None:
+    red = np.zeros((48, 64, 3), np.uint8)
+    red[..., 0] = lesion * 255
+    clear = np.full((48, 64, 4), 255, np.uint8)
+    clear[..., 3] = lesion * 255
+    for pixels in (red, clear):
+        Image.fromarray(pixels).save(tmp_path / "mask.png")
+        with pytest.raises(InputRefused, match="send a grey picture"):
+            read_labels(tmp_path / "mask.png", photo, DERMOSCOPY.labels)
 
 
 def test_formats_that_cannot_hold_a_mask_are_refused(series, labels: np.ndarray, tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
+import os
 import socket
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -67,3 +69,40 @@ def test_versions_are_listed(tmp_path: Path) -> None:
     result = label("--studies", tmp_path, "--versions")
     assert result.returncode == 0
     assert result.stdout == "version 0: the shipped weights (in use)\n" and result.stderr == ""
+
+
+def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **options: object) -> dict[str, str]:
+    """The environment in which MONAI Label would run."""
+    seen: dict[str, str] = {}
+    main = SimpleNamespace(run=lambda: seen.update(os.environ))
+    monkeypatch.setitem(sys.modules, "monailabel", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "monailabel.main", SimpleNamespace(Main=lambda: main))
+    monkeypatch.setattr(launching.importlib.metadata, "version", lambda _: launching.MONAI_LABEL)
+    monkeypatch.setattr(launching, "serve_moved_uids", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    label_options = read_options({"bundle": "cardiac", "work": str(tmp_path / "work")}, str(tmp_path))
+    label_options.work.mkdir(parents=True)
+    assert launching.launch(str(tmp_path), label_options, port=port, **options) == 0
+    return seen
+
+
+def test_names_that_a_proxy_passes_on_are_served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    names = launching.check_names("label.example.org, label2")
+    seen = started(monkeypatch, tmp_path, names=names)
+    assert seen["CONVFORMER_LABEL_HOSTS"].split(",")[-2:] == ["label.example.org", "label2"]
+    assert {"127.0.0.1", "localhost"} < set(seen["CONVFORMER_LABEL_HOSTS"].split(","))
+
+
+def test_without_names_this_machine_alone_is_served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen = started(monkeypatch, tmp_path, names=launching.check_names(""))
+    assert set(seen["CONVFORMER_LABEL_HOSTS"].split(",")) == {"127.0.0.1", "localhost"}
+
+
+@pytest.mark.parametrize("name", ["*", "https://label.example.org", "label.example.org:443", "a b", ".example.org"])
+def test_what_is_not_the_name_of_a_host_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputRefused, match="is not the name of a host"):
+        launching.check_names(name)

@@ -11,7 +11,7 @@ from pydicom import dcmread
 
 from convformer_monai.errors import InputRefused
 from convformer_monai.outputs.dicom_sc import dicom_sc, write_dicom_sc
-from convformer_monai.phantoms.dicom import save_dataset
+from convformer_monai.phantoms.dicom import linear_series, save_dataset, save_series
 from convformer_monai.phantoms.dicom_photo import photograph_dataset
 from convformer_monai.readers import read_series
 
@@ -32,6 +32,41 @@ def test_a_picture_in_the_study_of_its_source(name: str, tmp_path: Path) -> None
     assert image.SeriesDescription == "Preview by Some bundle" and image.BurnedInAnnotation == "NO"
     listed = {item.ReferencedSOPInstanceUID for item in image.SourceImageSequence}
     assert listed == {frame.sop_instance_uid for phase in series.frames for frame in phase}
+
+
+@pytest.mark.parametrize(
+    ("characters", "name", "doctor"),
+    [
+        ("ISO_IR 192", "Łódź^Ægir=山田^太郎", "Åse^Ørjan"),
+        ("ISO_IR 100", "Müller^Jürgen", "Çelik^René"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎", "Suzuki^Jirou=鈴木^次郎"),
+        (None, "Doe^Jane", "Roe^Richard"),
+    ],
+)
+def test_names_in_any_character_set(
+    characters: str | list[str] | None, name: str, doctor: str, tmp_path: Path
+) -> None:
+    datasets = linear_series()
+    latin = characters in ("ISO_IR 192", "ISO_IR 100")
+    texts = {
+        "PatientName": name,
+        "ReferringPhysicianName": doctor,
+        "PatientID": "Köln 7" if latin else "Cologne 7",
+        "AccessionNumber": "Zürich 3" if latin else "Zurich 3",
+        "StudyID": "Étude 1" if latin else "Study 1",
+    }
+    for dataset in datasets:
+        if characters is None:
+            dataset.pop("SpecificCharacterSet", None)
+        else:
+            dataset.SpecificCharacterSet = characters
+        for keyword, text in texts.items():
+            setattr(dataset, keyword, text)
+    save_series(datasets, tmp_path / "in")
+    path = write_dicom_sc(tmp_path / "x_sc.dcm", PICTURE, read_series(tmp_path / "in"))
+    image = dcmread(path)
+    assert {keyword: image[keyword].value for keyword in texts} == texts
+    assert dciodvfy_errors(path) == []
 
 
 def test_of_a_photograph(tmp_path: Path) -> None:

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 from dicom_results import CASES, dciodvfy_errors, dcmqi_labels, some_labels
 from monai.data import MetaTensor
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 
 from convformer_monai.errors import InputRefused
+from convformer_monai.measurements.values import Measurement, Measurements
 from convformer_monai.outputs.atomic import AtomicFiles
 from convformer_monai.outputs.dicom_seg import dicom_seg, write_dicom_seg
+from convformer_monai.outputs.dicom_sr import write_dicom_sr
+from convformer_monai.outputs.rtstruct import write_rt_structure_set
 from convformer_monai.phantoms.dicom import Identity, linear_series, save_dataset, save_series
 from convformer_monai.phantoms.dicom_photo import photograph_dataset
 from convformer_monai.readers import read_series
@@ -256,15 +259,38 @@ class TestSources:
         seg = dcmread(path)
         assert seg.PatientName == "PLANTED" and not (seg.PatientSex or seg.PatientBirthDate or seg.StudyDate)
 
-    def test_names_in_any_character_set(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("characters", "name", "procedure"),
+        [
+            ("ISO_IR 192", "Łódź^Ægir=山田^太郎", "胸部 CT"),
+            ("ISO_IR 100", "Müller^Jürgen", "Schädel"),
+            ("GB18030", "Wang^XiaoDong=王^小东", "头颅"),
+            (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎", "胸部"),
+            (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞", "흉부"),
+            ("ISO_IR 6", "Doe^Jane", "Head"),
+        ],
+    )
+    def test_names_in_any_character_set(
+        self, characters: str | list[str], name: str, procedure: str, tmp_path: Path
+    ) -> None:
         datasets = linear_series()
         for dataset in datasets:
-            dataset.SpecificCharacterSet, dataset.PatientName = "ISO_IR 192", "Łódź^Ægir=山田^太郎"
+            dataset.SpecificCharacterSet, dataset.PatientName = characters, name
+            code = Dataset()
+            code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "1", "99LOCAL", procedure
+            dataset.ProcedureCodeSequence = [code]
         save_series(datasets, tmp_path / "in")
         series = read_series(tmp_path / "in")
-        (path,) = write_dicom_seg(tmp_path / "x.dcm", some_labels(series), series, CARDIAC.labels)
-        assert dcmread(path).PatientName == "Łódź^Ægir=山田^太郎"
+        labels = some_labels(series)
+        (path,) = write_dicom_seg(tmp_path / "x.dcm", labels, series, CARDIAC.labels)
+        assert dcmread(path).PatientName == name
+        assert dcmread(path).ProcedureCodeSequence[0].CodeMeaning == procedure
         assert dciodvfy_errors(path) == []
+        (structures,) = write_rt_structure_set(tmp_path / "y.dcm", labels, series, CARDIAC.labels)
+        assert dcmread(structures).PatientName == name
+        measured = Measurements("x", "y", CARDIAC.labels, (Measurement("width", "Width", 3.5, "mm"),))
+        report = write_dicom_sr(tmp_path / "z.dcm", measured, series, [path])
+        assert dcmread(report).PatientName == name
 
     def test_orientation_may_differ_in_the_last_digits(self, tmp_path: Path) -> None:
         datasets = linear_series()

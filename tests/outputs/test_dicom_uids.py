@@ -64,3 +64,23 @@ def test_a_repeat_is_the_same_object_and_anything_else_another(segmenter: Segmen
     versions = (first, other_weights, other_kind, other_voxels)
     for name in first:
         assert len({uid for version in versions for uid in version[name]}) == sum(len(v[name]) for v in versions)
+
+
+def test_another_mask_of_the_same_image_is_another_object(segmenter: Segmenter, tmp_path: Path) -> None:
+    """One engine, device or precision may label a voxel as another does not."""
+    image = small_mr(tmp_path / "image")
+    first = uids(segmenter, image, tmp_path / "1")
+    run = segmenter.run
+
+    def with_one_voxel_changed(*args: Any, **options: Any) -> Any:
+        found = run(*args, **options)
+        labels = found.labels.clone()
+        labels[0, 3, 4, 1] = (labels[0, 3, 4, 1] + 1) % 4
+        return replace(found, labels=labels)
+
+    segmenter.run = with_one_voxel_changed  # type: ignore[method-assign]
+    other = uids(segmenter, image, tmp_path / "2")
+    assert set(other) == set(first)
+    for name in first:
+        assert not set(first[name]) & set(other[name])
+    assert uids(segmenter, image, tmp_path / "3") == other

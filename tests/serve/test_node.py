@@ -298,6 +298,7 @@ def test_a_destination_that_is_no_more(hospital: Hospital, tmp_path: Path) -> No
     with hospital.node(destinations=[SHARE, down]) as node:
         storescu(node.listener.port, write_study(tmp_path / "in", "cardiac", 1))
         wait_until(lambda: jobs(node) == {"done": 1}, "the job")
+        wait_until(lambda: set(summary(node.state)["deliveries"][SHARE["name"]]) == {"sent"}, "the deliveries")
         node.state._db.execute("UPDATE deliveries SET destination = 'pacs', state = 'pending', due = 0")
         wait_until(lambda: "cannot be reached" in allowed(node, "/").text, "a try")
         assert 'reachable{destination="pacs"} 0' in allowed(node, "/metrics").text
