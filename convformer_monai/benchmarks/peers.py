@@ -127,7 +127,7 @@ def _ours(
 ) -> dict[str, Any]:
     """Trains a network by the bundle's recipe, unless it is the shipped one, and lets it segment."""
     network, root = NETWORKS[name], bundle.root
-    found: dict[str, Any] = {"minutes": None, "steps": None}
+    found: dict[str, Any] = {"steps": None}
     weights = None
     if name != SHIPPED:
         changes: dict[str, Any] = {"network_def#overrides": network} if network else {}
@@ -135,9 +135,8 @@ def _ours(
         epochs = max(1, round(60 * minutes / (seconds * steps)))
         logger.info("%.2f s a step, %d steps an epoch: %d epochs", seconds, steps, epochs)
         values = {**changes, "max_epochs": epochs, "val_interval": epochs, "resume": False}
-        started = time.perf_counter()
         run_logged(bundle_command(root, "train", str(data), folder, values), log=folder / LOG)
-        found = {"minutes": (time.perf_counter() - started) / 60, "steps": epochs * steps, "epochs": epochs}
+        found = {"steps": epochs * steps, "epochs": epochs}
         weights = folder / BEST
     images = [str(case["image"]) for case in cases]
     found |= in_own_process(_segment, str(root), weights, network, images, str(folder / "masks"))
@@ -257,9 +256,8 @@ def _row(
     overall = describe([float(np.mean(one)) for one in dice], patients)
     return {
         "network": TITLES[name],
-        "minutes": found["minutes"],
         "steps": found["steps"],
-        "batch_size": found.get("batch_size"),
+        "batch_size": None if found["steps"] is None else found.get("batch_size", bundle.read("train")["batch_size"]),
         "parameters": found["parameters"],
         "dice": overall.mean,
         "dice_ci95_low": overall.ci95[0],
@@ -278,12 +276,11 @@ def _written(rows: Sequence[Mapping[str, Any]], folder: Path) -> str:
     writer.writeheader()
     writer.writerows(rows)
     write_text(folder / "peers.csv", text.getvalue(), overwrite=True)
-    heading = ["network", "minutes", "steps", "Dice [95% CI]", "s a volume", "peak MB", "weights, MB"]
+    heading = ["network", "steps x slices", "Dice [95% CI]", "s a volume", "peak MB", "weights, MB"]
     lines = [
         [
             row["network"],
-            "-" if row["minutes"] is None else f"{row['minutes']:.0f}",
-            "-" if row["steps"] is None else f"{row['steps']:,}",
+            "-" if row["steps"] is None else f"{row['steps']:,} x {row['batch_size']}",
             f"{row['dice']:.3f} [{row['dice_ci95_low']:.3f}, {row['dice_ci95_high']:.3f}]",
             f"{row['seconds_a_volume']:.2f}",
             f"{row['peak_megabytes']:,.0f}",

@@ -43,9 +43,7 @@ def test_a_picture_in_the_study_of_its_source(name: str, tmp_path: Path) -> None
         (None, "Doe^Jane", "Roe^Richard"),
     ],
 )
-def test_names_in_any_character_set(
-    characters: str | list[str] | None, name: str, doctor: str, tmp_path: Path
-) -> None:
+def test_names_in_any_character_set(characters: str | list[str] | None, name: str, doctor: str, tmp_path: Path) -> None:
     datasets = linear_series()
     latin = characters in ("ISO_IR 192", "ISO_IR 100")
     texts = {
