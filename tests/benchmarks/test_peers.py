@@ -15,7 +15,7 @@ from bundle_kinds import KINDS, training_data
 from convformer_monai.benchmarks import peers
 from convformer_monai.cli import main
 
-STAND_IN = """#!{python}
+STAND_IN = """
 import json, os, sys
 from pathlib import Path
 import nibabel as nib, numpy as np
@@ -43,8 +43,9 @@ else:
 
 
 def stand_in(folder: Path, missing: bool = False, broken: bool = False) -> Path:
-    path = folder / "python"
-    path.write_text(STAND_IN.format(python=sys.executable, missing=int(missing), broken=broken))
+    script, path = folder / "stand_in.py", folder / "python"
+    script.write_text(STAND_IN.format(missing=int(missing), broken=broken))
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}" "$@"\n')  # paths may hold spaces
     path.chmod(0o755)
     return path
 
