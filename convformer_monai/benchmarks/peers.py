@@ -54,7 +54,7 @@ TITLES = {
     NNUNET: "nnU-Net, 2-D, by itself",
 }
 ZOO_NETWORK = {
-    "_target_": "UNet",
+    "_target_": "convformer_monai.benchmarks.reference_nets.PaddedUNet",
     "spatial_dims": 2,
     "in_channels": 1,
     "out_channels": 4,
@@ -63,7 +63,7 @@ ZOO_NETWORK = {
     "num_res_units": 2,
 }
 NETWORKS: dict[str, dict[str, Any]] = {SHIPPED: {}, OURS: {}, ZOO: {"network_def": ZOO_NETWORK}}
-DONE, LOG = "done.json", "log.txt"
+DONE, EPOCHS, LOG = "done.json", "epochs.json", "log.txt"
 PLANS = "nnUNetPlans"
 WARM_UP, TIMED = 3, 10  # steps
 NNUNET_STEPS = 10  # an epoch
@@ -131,10 +131,13 @@ def _ours(
     weights = None
     if name != SHIPPED:
         changes: dict[str, Any] = {"network_def#overrides": network} if network else {}
-        seconds, steps = in_own_process(_seconds_a_step, root, str(data), network)
-        epochs = max(1, round(60 * minutes / (seconds * steps)))
-        logger.info("%.2f s a step, %d steps an epoch: %d epochs", seconds, steps, epochs)
-        values = {**changes, "max_epochs": epochs, "val_interval": epochs, "resume": False}
+        if not (folder / EPOCHS).is_file():  # a training that was stopped goes on with as many
+            seconds, steps = in_own_process(_seconds_a_step, root, str(data), network)
+            epochs = max(1, round(60 * minutes / (seconds * steps)))
+            logger.info("%.2f s a step, %d steps an epoch: %d epochs", seconds, steps, epochs)
+            write_text(folder / EPOCHS, json.dumps({"epochs": epochs, "steps": steps}) + "\n")
+        epochs, steps = json.loads((folder / EPOCHS).read_text(encoding="utf-8")).values()
+        values = {**changes, "max_epochs": epochs, "val_interval": epochs}
         run_logged(bundle_command(root, "train", str(data), folder, values), log=folder / LOG)
         found = {"steps": epochs * steps, "epochs": epochs}
         weights = folder / BEST

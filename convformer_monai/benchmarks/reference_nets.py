@@ -5,12 +5,13 @@ They are of one size, whatever the preset of ours: MONAI's with the arguments of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from monai.networks.nets import UNETR, SwinUNETR, UNet
 from torch import Tensor, nn
 
-__all__ = ["NNUNET", "REFERENCES", "PaddedNNUNet", "plain_conv_unet"]
+__all__ = ["NNUNET", "REFERENCES", "PaddedNNUNet", "PaddedUNet", "plain_conv_unet"]
 
 NNUNET = "nnU-Net PlainConvUNet"
 LARGEST_WIDTH = 512
@@ -72,6 +73,18 @@ class PaddedNNUNet(nn.Module):
         width, height = x.shape[2:]
         padded = nn.functional.pad(x, (0, -height % DEEPEST, 0, -width % DEEPEST), mode="replicate")
         scores: Tensor = self.network(padded)
+        return scores[..., :width, :height]
+
+
+class PaddedUNet(UNet):
+    """MONAI's UNet for images of any size: padded to multiples of its strides' product, and cut back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, X, Y) to logits (B, out_channels, X, Y)."""
+        multiple = math.prod(self.strides)
+        width, height = x.shape[2:]
+        padded = nn.functional.pad(x, (0, -height % multiple, 0, -width % multiple), mode="replicate")
+        scores: Tensor = super().forward(padded)
         return scores[..., :width, :height]
 
 

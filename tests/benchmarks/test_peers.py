@@ -10,9 +10,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from bundle_kinds import KINDS, training_data
+from monai.networks.nets import UNet
 
 from convformer_monai.benchmarks import peers
+from convformer_monai.benchmarks.reference_nets import PaddedUNet
 from convformer_monai.cli import main
 
 STAND_IN = """
@@ -87,6 +90,18 @@ def test_trains_segments_and_compares(data: Path, tmp_path: Path, monkeypatch: p
 
     assert main(arguments) == 0, "nothing is done again"
     assert (out / "nnunet" / "asked.txt").read_text().splitlines() == asked
+
+
+@pytest.mark.parametrize("size", [(128, 128), (100, 81), (17, 33)])
+def test_zoo_network_takes_images_of_any_size(size: tuple[int, int]) -> None:
+    network = PaddedUNet(2, 1, 4, channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2), num_res_units=2).eval()
+    image = torch.randn(1, 1, *size)
+    scores = network(image)
+    assert scores.shape == (1, 4, *size)
+    if size == (128, 128):
+        plain = UNet(2, 1, 4, channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2), num_res_units=2).eval()
+        plain.load_state_dict(network.state_dict())
+        assert torch.equal(plain(image), scores)
 
 
 def test_refuses(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
