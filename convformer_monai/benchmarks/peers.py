@@ -9,8 +9,6 @@ into the minutes, by the speed of its first steps, then segments the list ``val`
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import os
@@ -37,8 +35,10 @@ from convformer_monai.evaluation.metrics import score_volume
 from convformer_monai.evaluation.report import table_of
 from convformer_monai.evaluation.summary import describe
 from convformer_monai.inferers import has_fast_bf16
+from convformer_monai.measurements.values import csv_of
 from convformer_monai.outputs.atomic import write_text
 from convformer_monai.readers import read_series
+from convformer_monai.readers.cases import stem
 from convformer_monai.training.plan import BEST, network_of, run_logged
 
 __all__ = ["PEERS", "run"]
@@ -173,15 +173,11 @@ def _segment(
         started = time.perf_counter()
         result = segmenter.segment(image)
         mask = Nifti1Image(result.labels.numpy()[0].astype(np.uint8), result.series.affine)
-        nib.save(mask, Path(folder, f"{_stem(image)}.nii.gz"))
-        seconds[_stem(image)] = time.perf_counter() - started
+        nib.save(mask, Path(folder, f"{stem(Path(image))}.nii.gz"))
+        seconds[stem(Path(image))] = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT / 1e6
     parameters = sum(parameter.numel() for parameter in segmenter.network.parameters())
     return {"seconds": seconds, "megabytes": peak, "parameters": parameters}
-
-
-def _stem(image: str) -> str:
-    return Path(image).name.split(".")[0]
 
 
 def _check_nnunet(python: Path) -> None:
@@ -207,11 +203,11 @@ def _nnunet(
     """Plans, trains and predicts with nnU-Net."""
     raw = folder / "raw" / "Dataset001_peer"
     for case in cases["train"]:
-        name = _stem(str(case["image"]))
+        name = stem(Path(case["image"]))
         _export(case["image"], raw / "imagesTr" / f"{name}_0000.nii.gz")
         _export(case["label"], raw / "labelsTr" / f"{name}.nii.gz", np.uint8)
     for case in cases["val"]:
-        _export(case["image"], folder / "images" / f"{_stem(str(case['image']))}_0000.nii.gz")
+        _export(case["image"], folder / "images" / f"{stem(Path(case['image']))}_0000.nii.gz")
     labels = {"background": 0} | {f"structure{number}": number for number in range(1, structures + 1)}
     description = {"channel_names": {"0": "MRI"}, "labels": labels, "file_ending": ".nii.gz"}
     write_text(raw / "dataset.json", json.dumps({**description, "numTraining": len(cases["train"])}), overwrite=True)
@@ -252,7 +248,7 @@ def _row(
     dice, patients = [], []
     for case in cases:
         truth = read_series(case["label"])
-        mask = np.asarray(Nifti1Image.from_filename(masks / f"{_stem(str(case['image']))}.nii.gz").dataobj)
+        mask = np.asarray(Nifti1Image.from_filename(masks / f"{stem(Path(case['image']))}.nii.gz").dataobj)
         scores = score_volume(mask.astype(int), np.asarray(truth.image)[0].astype(int), truth.affine, bundle.labels)
         dice.append([score.dice for score in scores])
         patients.append(str(case["patient"]))
@@ -274,11 +270,7 @@ def _row(
 
 def _written(rows: Sequence[Mapping[str, Any]], folder: Path) -> str:
     """Writes the rows as CSV and Markdown; returns the latter."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(folder / "peers.csv", text.getvalue(), overwrite=True)
+    write_text(folder / "peers.csv", csv_of(rows), overwrite=True)
     heading = ["network", "steps x slices", "Dice [95% CI]", "s a volume", "peak MB", "weights, MB"]
     lines = [
         [

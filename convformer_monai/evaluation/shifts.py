@@ -8,8 +8,6 @@ replace, images of other scanners.
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -28,6 +26,7 @@ from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.evaluation.report import output_folder, table_of
 from convformer_monai.evaluation.summary import describe
 from convformer_monai.measurements.overlap import dice
+from convformer_monai.measurements.values import csv_of
 from convformer_monai.outputs.atomic import write_text
 from convformer_monai.readers import ImageSeries, read_series
 from convformer_monai.segmenter import Segmenter
@@ -136,10 +135,9 @@ def report_shifts(bundle: str | Path, dataset_dir: Path, output_dir: Path, weigh
         logger.info("case %d", number)
     rows = [(name, describe(values, patients)) for name, values in found.items()]
     mean = float(np.mean([statistics.mean for name, statistics in rows if SHIFTS[name] is not None]))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["change", "dice", "ci95_low", "ci95_high"])
-    writer.writerows([name, one.mean, *one.ci95] for name, one in rows)
-    write_text(output_folder(output_dir) / "shifts.csv", text.getvalue(), overwrite=True)
+    cells = [
+        {"change": name, "dice": one.mean, "ci95_low": one.ci95[0], "ci95_high": one.ci95[1]} for name, one in rows
+    ]
+    write_text(output_folder(output_dir) / "shifts.csv", csv_of(cells), overwrite=True)
     lines = [[name, f"{one.mean:.4f}", f"{one.ci95[0]:.3f} to {one.ci95[1]:.3f}"] for name, one in rows]
     return "\n".join([*table_of([["change", "Dice", "95% CI"], *lines]), "", f"Mean over the changes: {mean:.4f}"])

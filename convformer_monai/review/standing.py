@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
+from convformer_monai.bundle import file_sha256
 from convformer_monai.review.cases import ReviewCase
 from convformer_monai.review.corrections import corrected_mask
 from convformer_monai.review.store import ACCEPTED, CORRECTED, OPEN, REJECTED, Decision, Store
@@ -52,4 +52,4 @@ def _standing(case: ReviewCase, made: Decision) -> Decision:
 
 @lru_cache(maxsize=100_000)
 def _sha256(path: Path, _size: int, _changed: int) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return file_sha256(path)
