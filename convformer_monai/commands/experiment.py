@@ -67,8 +67,7 @@ def run_experiment(
     checked, seeds = check_overrides(root, overrides), numbers_in(options.seeds, "--seeds")
     folder = run_path(output_dir, bundle, experiment=experiment)
     rates = positive_in(options.learning_rates, "--learning-rates")
-    from convformer_monai.experiments import Runner, choose_rates, make_cells, write_table
-    from convformer_monai.experiments.curves import draw_fractions
+    from convformer_monai.experiments import Runner, choose_rates, draw_pictures, make_cells, write_record, write_table
 
     try:
         cells = make_cells(experiment, root, options.preset, names_in(options.nets), names_in(options.blocks))
@@ -83,8 +82,8 @@ def run_experiment(
         cells = chosen
     failed = runner.run(cells, seeds, lambda: write_table(runner, cells, seeds))
     table = write_table(runner, cells, seeds)
-    if experiment == "fraction" and table:
-        draw_fractions(folder / "table.csv", folder / "fraction.png")
+    write_record(runner, cells, seeds)
+    draw_pictures(folder)
     if failed:
         logger.error("failed: %s", "; ".join(failed))
         return table, EXIT_FAULT

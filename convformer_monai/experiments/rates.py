@@ -1,8 +1,8 @@
 """The learning rate of each network and family of blocks, so that no rival is crippled by one that suits another.
 
 Of every net and family (softmax attention, ConvFormer, convolutions) the first cell is trained with each rate and the
-first seed. The rate with the highest validation Dice is taken for all cells of the family; ``rates.json`` keeps what
-was found.
+first seed. The rate with the highest validation Dice is taken for all cells of the family, and the training that had it
+counts as the cell's own; ``rates.json`` keeps what was found.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def choose_rates(runner: Runner, cells: Sequence[Cell], rates: Sequence[float], 
         if all(runner.is_done(cell, seed) for cell in of_family.values()):
             dice = {f"{rate:g}": _dice(runner, cell, seed) for rate, cell in of_family.items()}
             found[family] = {"rate": float(max(dice, key=lambda rate: dice[rate])), "validation_dice": dice}
-            logger.info("%s: learning rate %g (validation Dice %s)", family, found[family]["rate"], _shown(dice))
+            rate = found[family]["rate"]
+            runner.adopt(of_family[rate], first[family], seed)
+            logger.info("%s: learning rate %g (validation Dice %s)", family, rate, _shown(dice))
             write_text(file, json.dumps(found, indent=2) + "\n", overwrite=True)
     if any(family not in found for family in first):
         return None

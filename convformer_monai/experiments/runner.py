@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -68,6 +69,7 @@ class Runner:
         self.options = list(options)
         self.deadline = time.monotonic() + 60 * max_minutes if max_minutes else None
         self.jobs = jobs
+        self._lock = Lock()
         self.by_folds = "scan_lists" in Bundle(bundle_root).read("evaluate")
         self.scores = "slices.csv" if self.by_folds else "per_case.csv"
         self.stages = [stage for stage in read_plan(bundle_root)["stages"] if not stage.get("for_shipping")]
@@ -94,6 +96,19 @@ class Runner:
     def is_done(self, cell: Cell, seed: int) -> bool:
         """Tells whether a cell is trained, evaluated and measured with a seed."""
         return (self.folder(cell, seed) / COLLAPSE).is_file()
+
+    def adopt(self, trial: Cell, cell: Cell, seed: int) -> None:
+        """Makes the results of a cell those of another name, which has the same network and training.
+
+        Args:
+            trial: is done with the seed.
+            cell: keeps its own results, if it has any.
+            seed: of the training.
+        """
+        source, target = self.folder(trial, seed), self.folder(cell, seed)
+        if source.is_dir() and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source.rename(target)
 
     def run(
         self, cells: Sequence[Cell], seeds: Sequence[int], after_each: Callable[[], object] = lambda: None
@@ -171,18 +186,21 @@ class Runner:
         return bundle_command(self.bundle_root, names, self.dataset_dir, folder / EVALUATION, values)
 
     def _measure_collapse(self, cell: Cell, folder: Path) -> None:
-        """Writes the measures of attention collapse of a trained cell, on the first validation images."""
+        """Writes the measures of attention collapse of a cell, before and after training, on validation images."""
         from convformer_monai.analysis import measure_collapse
 
-        network = component(self.bundle_root, "inference", "network_def", cell.network)
-        last = folder / self.stages[-1]["name"] / BEST
-        load_weights(network, last).eval()
-        with torch.inference_mode():
-            layers = [asdict(layer) for layer in measure_collapse(network, self._images)]
+        with self._lock, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = component(self.bundle_root, "inference", "network_def", cell.network).eval()
+            with torch.inference_mode():
+                untrained = [asdict(layer) for layer in measure_collapse(network, self._images)]
+                load_weights(network, folder / self.stages[-1]["name"] / BEST).eval()
+                layers = [asdict(layer) for layer in measure_collapse(network, self._images)]
         content: dict[str, Any] = {
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
             "images": len(self._images),
             "layers": layers,
+            "untrained": untrained,
         }
         write_text(folder / COLLAPSE, json.dumps(content, indent=2) + "\n", overwrite=True)
 

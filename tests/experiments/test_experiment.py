@@ -1,6 +1,7 @@
 """An experiment's runner and table, with commands in place of training and evaluation that only leave files."""
 
 import csv
+import hashlib
 import json
 import os
 import subprocess
@@ -13,12 +14,21 @@ import torch
 from bundle_kinds import KINDS, training_data
 
 from convformer_monai.errors import InputRefused
-from convformer_monai.experiments import Runner, choose_rates, make_cells, runner, write_table
+from convformer_monai.experiments import (
+    Runner,
+    choose_rates,
+    draw_pictures,
+    make_cells,
+    runner,
+    write_record,
+    write_table,
+)
 from convformer_monai.experiments.curves import draw_fractions
 from convformer_monai.experiments.rates import family_of
 
 CARDIAC = KINDS["cardiac"].root
 HEMORRHAGE = KINDS["hemorrhage"].root
+RECORD = ("trainings", "epochs", "cases", "layers")
 GAIN = {"convformer": 0.9, "conv": 0.8, "basicunet": 0.7}
 
 
@@ -42,7 +52,10 @@ class Commands:
                 raise subprocess.CalledProcessError(1, command)
             place.mkdir(parents=True, exist_ok=True)
             torch.save({"trainer": {"iteration": 1, "max_epochs": 1, "epoch_length": 1}}, place / "checkpoint.pt")
-            (place / "best.pt").touch()
+            (place / "best.pt").write_text(str(place))
+            (place / "best.json").write_text(json.dumps({"metric": "val_mean_dice", "value": 0.5}))
+            steps = ["epoch 1 step 1 loss 3.00000", "epoch 1 step 1 loss 2.00000", "epoch 1 step 2 loss 1.00000"]
+            (place / "train_log.txt").write_text("\n".join([*steps, "epoch 1/1: loss 1.5000, 3 s, 0:00:00 left"]))
             return
         place.mkdir()
         network, seed = place.parts[-3], int(place.parts[-2].removeprefix("seed"))
@@ -56,8 +69,15 @@ class Commands:
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
     def collapse(_self: Runner, cell: object, place: Path) -> None:
-        layer = {"token_similarity": 0.5, "patch_similarity": None, "head_similarity": 0.25}
-        (place / "collapse.json").write_text(json.dumps({"parameters": 2_000_000, "layers": [layer]}))
+        layer = {
+            "block": "ViTBlock",
+            "grid": [4, 8],
+            "token_similarity": 0.5,
+            "patch_similarity": None,
+            "head_similarity": 0.25,
+        }
+        content = {"parameters": 2_000_000, "layers": [layer], "untrained": [{**layer, "token_similarity": 0.75}]}
+        (place / "collapse.json").write_text(json.dumps(content))
 
     monkeypatch.setattr(runner.Runner, "_measure_collapse", collapse)
     replaced = Commands()
@@ -81,7 +101,9 @@ def test_trains_evaluates_and_compares_every_cell(commands: Commands, tmp_path: 
     assert [row["network"] for row in rows] == ["convformer", "conv", "basicunet"]
     assert float(rows[0]["dice"]) == pytest.approx(0.9 + 0.005 + 0.0025)
     assert float(rows[1]["difference"]) == pytest.approx(-0.1)
-    assert float(rows[1]["p"]) == pytest.approx(2 * 2 / 2**6), "Wilcoxon of six patients, twice by Holm"
+    assert 0 <= float(rows[1]["p"]) < 1e-6 and rows[0]["p"] == "", "always 0.1 less"
+    assert [row["seeds"] for row in rows] == ["2"] * 3 and rows[1]["seeds_compared"] == "2"
+    assert float(rows[0]["dice_sd_of_seeds"]) == pytest.approx(0.01 / 2**0.5)
     assert rows[0]["token_similarity"] == "0.5" and rows[0]["patch_similarity"] == ""
     assert "reference" in table.splitlines()[2] and "-0.100 [-0.100, -0.100]" in table
     assert "--max_epochs 1" in (tmp_path / "out" / "table.md").read_text()
@@ -89,14 +111,44 @@ def test_trains_evaluates_and_compares_every_cell(commands: Commands, tmp_path: 
     assert experiment.run(cells, [0, 1]) == [] and len(commands.asked) == 12, "nothing is left to do"
 
 
-def test_only_seeds_that_all_rows_have_are_compared(commands: Commands, tmp_path: Path) -> None:
+def test_rows_are_compared_on_the_seeds_that_both_have(commands: Commands, tmp_path: Path) -> None:
     cells = make_cells("controls", CARDIAC)
     experiment = Runner(CARDIAC, "data", tmp_path / "out")
     experiment.run(cells, [0])
     experiment.run(cells[:1], [1])
-    write_table(experiment, cells, [0, 1])
+    table = write_table(experiment, cells, [0, 1])
     rows = list(csv.DictReader(open(tmp_path / "out" / "table.csv")))
-    assert float(rows[0]["dice"]) == pytest.approx(0.9 + 0.0025)
+    assert [row["seeds"] for row in rows] == ["2", "1", "1"]
+    assert float(rows[0]["dice"]) == pytest.approx(0.9 + 0.005 + 0.0025)
+    assert float(rows[1]["difference"]) == pytest.approx(-0.1) and rows[1]["seeds_compared"] == "1"
+    assert rows[1]["dice_sd_of_seeds"] == "" and "] | - " in table.splitlines()[3]
+
+
+def test_record_keeps_what_the_weights_leave_behind(commands: Commands, tmp_path: Path) -> None:
+    cells = make_cells("controls", CARDIAC, nets=["convformer", "conv"])
+    experiment = Runner(CARDIAC, "data", tmp_path / "out")
+    experiment.run(cells, [0])
+    experiment.run(cells[:1], [1])
+    write_record(experiment, cells, [0, 1])
+    kept = {name: list(csv.DictReader(open(tmp_path / "out" / f"{name}.csv"))) for name in RECORD}
+    assert [(row["network"], row["seed"]) for row in kept["trainings"]] == [
+        ("convformer", "0"),
+        ("convformer", "1"),
+        ("conv", "0"),
+    ]
+    weights = tmp_path / "out" / "conv" / "seed0" / "train" / "best.pt"
+    assert kept["trainings"][2]["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert kept["trainings"][0]["steps"] == "2" and kept["trainings"][0]["best_validation"] == "0.5"
+    assert [row["loss"] for row in kept["epochs"]] == ["1.5"] * 3, "a step done twice counts once"
+    assert [row["dice"] for row in kept["cases"][:2]] == ["0.9", "0.901"] and len(kept["cases"]) == 18
+    assert [(row["trained"], row["token_similarity"]) for row in kept["layers"][:2]] == [("0", "0.75"), ("1", "0.5")]
+    assert kept["layers"][0]["grid"] == "4 x 8" and kept["layers"][0]["class"] == "ViTBlock"
+    assert kept["layers"][0]["patch_similarity"] == ""
+
+
+def test_record_without_trainings_leaves_nothing(commands: Commands, tmp_path: Path) -> None:
+    write_record(Runner(CARDIAC, "data", tmp_path / "out"), make_cells("controls", CARDIAC), [0])
+    assert not list((tmp_path / "out").glob("*.csv"))
 
 
 def test_cross_validated_bundles_train_all_folds_but_not_what_is_shipped(commands: Commands, tmp_path: Path) -> None:
@@ -165,6 +217,17 @@ class TestLearningRates:
         assert kept["basicunet"]["rate"] == 0.2
         assert kept["basicunet"]["validation_dice"] == pytest.approx({"0.1": 0.4025, "0.2": 0.6025})
         assert choose_rates(experiment, cells, [0.1, 0.2], 0) == chosen and len(commands.asked) == 12
+        assert experiment.run(chosen, [0]) == [] and len(commands.asked) == 12, "the trial is the cell's training"
+        scores = (tmp_path / "out" / "basicunet" / "seed0" / "evaluation" / "per_case.csv").read_text()
+        assert "c0,c0,0.6" in scores and not (tmp_path / "out" / "basicunet_rate0.2" / "seed0").exists()
+        assert (tmp_path / "out" / "basicunet_rate0.1" / "seed0").is_dir()
+
+    def test_results_of_a_cell_stay(self, commands: Commands, tmp_path: Path) -> None:
+        trial, cell = make_cells("controls", CARDIAC, nets=["convformer", "conv"])
+        experiment = Runner(CARDIAC, "data", tmp_path / "out")
+        experiment.run([trial, cell], [0])
+        experiment.adopt(trial, cell, 0)
+        assert experiment.is_done(trial, 0) and experiment.is_done(cell, 0)
 
     def test_failed_trial_is_left_for_another_time(self, commands: Commands, tmp_path: Path) -> None:
         commands.broken = {"conv_rate0.1"}
@@ -193,12 +256,25 @@ def test_no_cell_done_is_no_table(commands: Commands, tmp_path: Path) -> None:
     assert write_table(experiment, make_cells("controls", CARDIAC), [0]) == ""
 
 
+def test_pictures(commands: Commands, tmp_path: Path) -> None:
+    cells = make_cells("controls", CARDIAC)
+    experiment = Runner(CARDIAC, "data", tmp_path / "out")
+    assert draw_pictures(experiment.output_dir) == [], "nothing is done yet"
+    experiment.run(cells, [0])
+    write_table(experiment, cells, [0])
+    write_record(experiment, cells, [0])
+    drawn = draw_pictures(experiment.output_dir)
+    assert [path.name for path in drawn] == ["differences.png", "collapse.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
+
+
 def test_curves(tmp_path: Path) -> None:
-    header = "network,patients,dice,dice_ci95_low,dice_ci95_high"
-    rows = [f"{net},{share}%,0.{share},0.1,0.9" for net in ("vit", "conv") for share in (25, 50)]
-    (tmp_path / "table.csv").write_text("\n".join([header, *rows]) + "\n")
-    assert draw_fractions(tmp_path / "table.csv", tmp_path / "x.png")
-    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    rows = [
+        {"network": net, "patients": f"{share}%", "dice": f"0.{share}", "dice_ci95_low": "0.1", "dice_ci95_high": "0.9"}
+        for net in ("vit", "conv")
+        for share in (25, 50)
+    ]
+    assert draw_fractions(rows, tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
@@ -222,6 +298,10 @@ def test_really_trains_and_goes_on(name: str, tmp_path: Path) -> None:
     assert int(convformer["parameters"]) > int(vit["parameters"])
     assert -1 <= float(vit["token_similarity"]) <= 1 and 0 < float(vit["patch_similarity"]) <= 1
     assert "| SETR | vit " in done.stdout
+    layers = list(csv.DictReader(open(tmp_path / "out" / "layers.csv")))
+    assert {(row["block"], row["trained"]) for row in layers} >= {("vit", "0"), ("vit", "1"), ("convformer", "0")}
+    for name in ("trainings.csv", "epochs.csv", "cases.csv", "differences.png", "collapse.png"):
+        assert (tmp_path / "out" / name).stat().st_size
 
     (tmp_path / "out" / "table.csv").unlink()
     again = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
