@@ -1,8 +1,8 @@
 """Two networks on the same cases: is the difference more than chance?
 
 Cases of one patient resemble each other, and so do those of one training. So the difference of patient p with seed s,
-the mean over the patient's cases, is taken as ``mean + patient[p] + seed[s] + rest[p, s]`` with crossed random effects of
-patients and seeds: the mixed model of a balanced two-way table, solved in closed form by its mean squares
+the mean over the patient's cases, is taken as ``mean + patient[p] + seed[s] + rest[p, s]`` with crossed random effects
+of patients and seeds: the mixed model of a balanced two-way table, solved in closed form by its mean squares
 (Searle, Casella and McCulloch, "Variance Components", Wiley 1992), with Satterthwaite's degrees of freedom (Biometrics
 Bulletin, 1946). Trained once, it is Student's paired t-test over patients, and says nothing about another training. The
 p-values of a family are adjusted by Holm's step-down method (Scandinavian Journal of Statistics, 1979).

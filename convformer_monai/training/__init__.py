@@ -10,6 +10,7 @@ from convformer_monai.training.handlers import (
     ResumableCheckpoint,
     ScheduleByIteration,
     SeedEpoch,
+    ema_with_warmup,
 )
 from convformer_monai.training.head_ct import DropNeighbours, HeadCTIntensity, MovedNeighbours
 from convformer_monai.training.head_ct_pool import HeadCTPool
@@ -52,6 +53,7 @@ __all__ = [
     "TrainingProgress",
     "ValidateAtEnd",
     "data_or_phantoms",
+    "ema_with_warmup",
     "leave_process_group",
     "own_part",
     "report_best",

@@ -7,16 +7,16 @@ import logging
 import os
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from convformer_monai.training.processes import of_first_process
 
@@ -80,6 +80,24 @@ class SeedEpoch:
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
+
+
+def ema_with_warmup(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+    """Returns an exponential moving average for torch's ``AveragedModel`` that is short at first.
+
+    After n updates the decay is ``(1 + n) / (10 + n)``, at most ``decay``, as in TensorFlow's moving averages. With a
+    fixed decay a training of a few hundred steps averages weights that are far apart; batch norm then meets features
+    that its averaged statistics do not fit, and a network that segments well finds nothing.
+
+    Args:
+        decay: of long trainings, 0 to 1.
+    """
+
+    def update(averaged: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
+        now = min(decay, (1 + float(updates)) / (10 + float(updates)))
+        get_ema_multi_avg_fn(now)(averaged, current, updates)
+
+    return update
 
 
 class AverageWeights:
