@@ -103,6 +103,7 @@ def evaluate(
     runs: Annotated[
         Path | None, typer.Option(help="Hemorrhage, each patient by the fold without it: the folder of train --all.")
     ] = None,
+    folds: Annotated[str | None, typer.Option(help="Of --runs, comma-separated (default all).")] = None,
     network: Annotated[str | None, typer.Option(help="Network of configs/runs.json that the weights are of.")] = None,
     network_def: Annotated[str | None, typer.Option(help="Definition of that network, as train took it.")] = None,
     doubt: Annotated[
@@ -126,7 +127,7 @@ def evaluate(
     --section is given (found or missed, slice by slice, mL where there is no blood; Dice by source, kind and size),
     into scans.md, scans.json, heads.csv and slices.csv. --overlays N then draws the N worst, median and best slices,
     and heads with false or missed blood. With --runs each patient is segmented by the network
-    RUNS/NETWORK/foldK/best.pt that has not seen the patient.
+    RUNS/NETWORK/foldK/best.pt that has not seen the patient; --folds 0 leaves out the patients of other folds.
 
     --doubt writes doubt.csv and doubt.json, calibration.csv, reliability.png and risk_coverage.png: how far the
     probabilities can be trusted, and which number best tells a bad mask. --peaks writes peaks.csv: what thresholds
@@ -154,6 +155,7 @@ def evaluate(
         device=device,
         weights=weights,
         runs=runs,
+        folds=folds,
         network=network,
         network_def=network_def,
         overwrite=overwrite,
@@ -190,6 +192,9 @@ def experiment(
         str | None,
         typer.Option(help="Comma-separated: the best of these for each net and kind of block, by validation."),
     ] = None,
+    folds: Annotated[
+        str | None, typer.Option(help="Of hemorrhage, comma-separated: train and evaluate these only (default all).")
+    ] = None,
     part_size: Annotated[float, typer.Option(min=0.001, help="Of pack: largest size of a file, MiB.")] = 44,
 ) -> None:
     """Train networks alike, evaluate them alike, and compare them in one table.
@@ -213,7 +218,7 @@ def experiment(
         for path in pack(task, data, output_dir, part_size, context.args):
             typer.echo(path)
         return
-    options = ExperimentOptions(preset, nets, blocks, seeds, jobs, max_minutes, learning_rates)
+    options = ExperimentOptions(preset, nets, blocks, seeds, jobs, max_minutes, learning_rates, folds)
     table, exit_code = run_experiment(experiment.value, task, data, output_dir, options, context.args)
     typer.echo(table or "no network is done yet")
     raise typer.Exit(exit_code)

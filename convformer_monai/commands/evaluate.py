@@ -10,6 +10,7 @@ from typing import Any
 
 from convformer_monai.bundle import Bundle
 from convformer_monai.bundle_run import bundle_command, bundle_folder, dataset_path, eval_path, hand_over, monai_path
+from convformer_monai.commands.lists import numbers_in
 from convformer_monai.datalist import read_lists
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.cases import refuse_no_file
@@ -42,6 +43,7 @@ class EvaluateOptions:
         device: to run on.
         weights: file of the user's own weights.
         runs: folder that ``train --all`` wrote, for a cross-validation.
+        folds: of the runs, separated by commas; ``None`` for all.
         network: name in the bundle's ``configs/runs.json``.
         network_def: definition of another network, as Python.
         overwrite: replace the results of another evaluation.
@@ -54,6 +56,7 @@ class EvaluateOptions:
     device: str | None = None
     weights: Path | None = None
     runs: Path | None = None
+    folds: str | None = None
     network: str | None = None
     network_def: str | None = None
     overwrite: bool = False
@@ -86,6 +89,7 @@ def evaluate_command(bundle: str, data: Path, options: EvaluateOptions) -> list[
     values: dict[str, Any] = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if options.runs is not None:
         raise InputRefused(RefusalCode.OPTION, "--runs is for the folds of hemorrhage; this evaluation has none")
+    options.refuse("folds", "an evaluation without --runs")
     if options.weights is not None:
         values |= {"weights": str(monai_path(options.weights)), "weights_sha256": ""}
     if options.network is not None:
@@ -114,7 +118,7 @@ def evaluate_doubt(bundle: str, data: Path, options: EvaluateOptions) -> str:
     Raises:
         InputRefused: if the bundle, a path, an option, the data or the weights cannot be used.
     """
-    options.refuse("section overlays overlay_choice device weights network network_def", "--doubt")
+    options.refuse("section overlays overlay_choice device weights folds network network_def", "--doubt")
     root, dataset = bundle_folder(bundle), dataset_path(data)
     scans = bool(Bundle(root).read("evaluate").get("scan_lists"))
     if scans != (options.runs is not None):
@@ -144,7 +148,7 @@ def evaluate_flags(bundle: str, data: Path, options: EvaluateOptions) -> str:
     Raises:
         InputRefused: if the bundle, a path, an option or the data cannot be used.
     """
-    options.refuse("overlays overlay_choice device weights runs network network_def", "--flags")
+    options.refuse("overlays overlay_choice device weights runs folds network network_def", "--flags")
     root, dataset = bundle_folder(bundle), dataset_path(data)
     folder = _free_folder(bundle, options, "flags.csv")
     from convformer_monai.evaluation.flag_rates import report_flags
@@ -169,7 +173,7 @@ def evaluate_shifts(bundle: str, data: Path, options: EvaluateOptions) -> str:
     Raises:
         InputRefused: if the bundle, a path, an option, the data or the weights cannot be used.
     """
-    options.refuse("section overlays overlay_choice device runs network network_def", "--shifts")
+    options.refuse("section overlays overlay_choice device runs folds network network_def", "--shifts")
     root, dataset = bundle_folder(bundle), dataset_path(data)
     folder = _free_folder(bundle, options, "shifts.csv")
     from convformer_monai.evaluation.shifts import report_shifts
@@ -213,11 +217,16 @@ def evaluate_scans(bundle: str, data: Path, options: EvaluateOptions) -> str:
     root, dataset = bundle_folder(bundle), dataset_path(data)
     if options.weights is not None:
         options.refuse("runs", "--weights")
+    if options.runs is None:
+        options.refuse("folds", "an evaluation without --runs")
     runs = None if options.runs is None else _network_runs(options)
-    folder = _free_folder(bundle, options, "scans.json")
-    from convformer_monai.evaluation.head_report import report_scans
+    from convformer_monai.evaluation.head_report import FOLDS, report_scans
 
-    return report_scans(root, dataset, folder, options.weights, runs, options.overlays or 0, _network(root, options))
+    folds = list(FOLDS) if options.folds is None else numbers_in(options.folds, "--folds")
+    if not set(folds) <= set(FOLDS):
+        raise InputRefused(RefusalCode.OPTION, f"--folds must be among {', '.join(map(str, FOLDS))}")
+    folder, network = _free_folder(bundle, options, "scans.json"), _network(root, options)
+    return report_scans(root, dataset, folder, options.weights, runs, options.overlays or 0, network, folds)
 
 
 def evaluate_peaks(bundle: str, data: Path, options: EvaluateOptions) -> str:
@@ -234,7 +243,7 @@ def evaluate_peaks(bundle: str, data: Path, options: EvaluateOptions) -> str:
     Raises:
         InputRefused: if the bundle, a path, an option, the data or the weights cannot be used.
     """
-    options.refuse("section overlays overlay_choice device weights network_def", "--peaks")
+    options.refuse("section overlays overlay_choice device weights folds network_def", "--peaks")
     root, dataset = bundle_folder(bundle), dataset_path(data)
     if options.runs is None or not Bundle(root).read("evaluate").get("scan_lists"):
         raise InputRefused(RefusalCode.OPTION, "--peaks is for hemorrhage, with --runs, the folder of train --all")

@@ -28,6 +28,7 @@ class ExperimentOptions:
         jobs: cells at a time.
         max_minutes: nothing begins after so many minutes; 0 for no limit.
         learning_rates: to choose from for each net and family of blocks, separated by commas; empty for the bundle's.
+        folds: of a bundle that is cross-validated, separated by commas; empty for all.
     """
 
     preset: str = "small"
@@ -37,6 +38,7 @@ class ExperimentOptions:
     jobs: int = 1
     max_minutes: float = 0
     learning_rates: str | None = None
+    folds: str | None = None
 
 
 def run_experiment(
@@ -73,7 +75,8 @@ def run_experiment(
         cells = make_cells(experiment, root, options.preset, names_in(options.nets), names_in(options.blocks))
     except ValueError as error:
         raise InputRefused(RefusalCode.OPTION, str(error)) from error
-    runner = Runner(root, str(dataset), folder, checked, options.max_minutes, options.jobs)
+    folds = numbers_in(options.folds, "--folds") if options.folds else []
+    runner = Runner(root, str(dataset), folder, checked, options.max_minutes, options.jobs, folds)
     if rates:
         chosen = choose_rates(runner, cells, rates, seeds[0])
         if chosen is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
@@ -25,7 +25,7 @@ from convformer_monai.training.head_ct_pool import head_ct_folds
 
 __all__ = ["POINTS", "report_peaks", "report_scans", "segment_with", "sources_of"]
 
-FOLDS = 5
+FOLDS = range(5)
 POINTS = ((0.5, 0.5), (0.5, 0.7), (0.5, 0.8), (0.5, 0.9), (0.5, 0.95), (0.4, 0.7), (0.4, 0.8), (0.3, 0.7), (0.3, 0.8))
 
 
@@ -43,6 +43,7 @@ def report_scans(
     runs: Path | None = None,
     overlays: int = 0,
     network: Mapping[str, Any] | None = None,
+    folds: Sequence[int] = FOLDS,
 ) -> str:
     """Segments and scores heads and slices; writes ``heads.csv``, ``slices.csv``, ``scans.json`` and ``scans.md``.
 
@@ -55,6 +56,7 @@ def report_scans(
             not seen the patient.
         overlays: pictures of each kind that :func:`convformer_monai.evaluation.head_overlays.draw_scans` draws.
         network: values by id of another network, see :class:`convformer_monai.segmenter.Segmenter`.
+        folds: of ``runs``; patients of other folds are left out.
 
     Returns:
         The tables, for people.
@@ -63,13 +65,14 @@ def report_scans(
         InputRefused: if the bundle, the data or the weights cannot be used.
     """
     folder, opened = output_folder(output_dir), Bundle(bundle)
-    segment, sources = segment_with(bundle, dataset_dir, weights, runs, network), sources_of(bundle)
-    heads, slices = scan_scores(dataset_dir, segment, sources)
+    segment, sources = segment_with(bundle, dataset_dir, weights, runs, network, folds=folds), sources_of(bundle)
+    fold_of = _fold_of(bundle, dataset_dir, runs)
+    heads, slices = scan_scores(dataset_dir, segment, sources, counts=lambda patient: fold_of(patient) in folds)
     for name, scores in (("heads.csv", heads), ("slices.csv", slices)):
         write_text(folder / name, csv_of([asdict(score) for score in scores]), overwrite=True)
     tables = tables_of(heads, slices)
     lists = ", ".join(name for name in SCAN_LISTS if name in read_lists(dataset_dir))
-    files = [weights or opened.weights] if runs is None else _fold_weights(runs)
+    files = [weights or opened.weights] if runs is None else [_fold_weights(runs, fold) for fold in folds]
     content = {**origin_of(opened.name, opened.version, files, dataset_dir, lists), "results": tables}
     write_text(folder / "scans.json", json.dumps(content, indent=2, default=str) + "\n", overwrite=True)
     text = "\n\n".join(f"{title}\n\n{to_markdown(rows)}" for title, rows in tables.items())
@@ -163,6 +166,7 @@ def segment_with(
     runs: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     memory: _Memory | None = None,
+    folds: Sequence[int] = FOLDS,
 ) -> Segment:
     """What segments with a bundle's network, or with that of the patient's fold; see :func:`report_scans`.
 
@@ -173,21 +177,20 @@ def segment_with(
         runs: see there.
         overrides: see :class:`convformer_monai.segmenter.Segmenter`.
         memory: of the networks' answers.
+        folds: of ``runs``, whose patients can be segmented.
     """
     from convformer_monai.readers.memory import series_from
     from convformer_monai.segmenter import Segmenter
 
-    files: list[Path | None] = [weights] if runs is None else list(_fold_weights(runs))
-    segmenters = [Segmenter(bundle, weights=file, overrides=overrides) for file in files]
+    files = {0: weights} if runs is None else {fold: _fold_weights(runs, fold) for fold in folds}
+    segmenters = {fold: Segmenter(bundle, weights=file, overrides=overrides) for fold, file in files.items()}
     if memory is not None:
-        for file, segmenter in zip(files, segmenters, strict=True):
-            segmenter.network = memory.of(str(file), segmenter.network)
-    folds: Mapping[str, int] = {}
-    if runs is not None:
-        folds = head_ct_folds(dataset_dir, Bundle(bundle).read("train")["sections"], folds=FOLDS)
+        for fold, segmenter in segmenters.items():
+            segmenter.network = memory.of(str(files[fold]), segmenter.network)
+    fold_of = _fold_of(bundle, dataset_dir, runs)
 
     def segment(image: Path | MetaTensor, patient: str) -> Answer:
-        segmenter = segmenters[folds.get(patient, 0)]
+        segmenter = segmenters[fold_of(patient)]
         result = segmenter.run(segmenter.read(image) if isinstance(image, Path) else series_from(image))
         flags = tuple(flag.code for flag in segmenter.measure(result).flags)
         return Answer(result.labels.numpy()[0] > 0, flags)
@@ -195,5 +198,13 @@ def segment_with(
     return segment
 
 
-def _fold_weights(runs: Path) -> list[Path]:
-    return [runs / f"fold{fold}" / "best.pt" for fold in range(FOLDS)]
+def _fold_of(bundle: str | Path, dataset_dir: Path, runs: Path | None) -> Callable[[str], int]:
+    """Tells the fold of a patient; 0 of those that no fold was trained on, and without ``runs``."""
+    if runs is None:
+        return lambda _: 0
+    known = head_ct_folds(dataset_dir, Bundle(bundle).read("train")["sections"], folds=len(FOLDS))
+    return lambda patient: known.get(patient, 0)
+
+
+def _fold_weights(runs: Path, fold: int) -> Path:
+    return runs / f"fold{fold}" / "best.pt"

@@ -177,6 +177,7 @@ def scan_scores(
     segment: Segment,
     sources: Mapping[str, Mapping[str, Any]],
     lists: Sequence[str] = SCAN_LISTS,
+    counts: Callable[[str], bool] = lambda _: True,
 ) -> tuple[list[HeadScore], list[SliceScore]]:
     """Segments and scores whole heads and single slices, of the lists that a datalist has.
 
@@ -188,6 +189,7 @@ def scan_scores(
         segment: what is scored.
         sources: see :class:`convformer_monai.training.HeadCTPool`.
         lists: which, of :data:`SCAN_LISTS`.
+        counts: tells of a patient whether heads and slices of that patient are scored.
 
     Raises:
         InputRefused: if the datalist or a file cannot be used, or if it has none of the lists.
@@ -199,7 +201,9 @@ def scan_scores(
             RefusalCode.DATALIST_INVALID, f"{datalist_path(dataset_dir)} has none of the lists {', '.join(lists)}"
         )
     slices = {name: _slices(dataset_dir, name) for name in SCAN_LISTS if name in there and name != HEADS}
+    slices = {name: [case for case in cases if counts(str(case["patient"]))] for name, cases in slices.items()}
     heads = read_cases(dataset_dir, HEADS, without_labels=True, keep=KEPT) if HEADS in there else []
+    heads = [head for head in heads if counts(str(head["patient"]))]
     kinds = {str(head["patient"]): " ".join(head["kinds"] or ()) for head in heads}
     experts = {case["id"]: case for case in slices.get(EXPERT, [])}
     head_scores, slice_scores = [], []

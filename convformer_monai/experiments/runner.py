@@ -49,9 +49,10 @@ class Runner:
         max_minutes: nothing begins, and no training goes on beyond an epoch's end, after so many minutes; 0 for no
             limit.
         jobs: cells at a time, which share the processor's cores.
+        folds: of a bundle that is cross-validated; none for all.
 
     Raises:
-        InputRefused: if the bundle has no plan, or ``output_dir`` holds results of other options.
+        InputRefused: if the bundle has no plan or not these folds, or ``output_dir`` holds results of other options.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Runner:
         options: Sequence[str] = (),
         max_minutes: float = 0,
         jobs: int = 1,
+        folds: Sequence[int] = (),
     ) -> None:
         self.bundle_root = bundle_root
         self.dataset_dir = dataset_dir
@@ -72,13 +74,23 @@ class Runner:
         self._lock = Lock()
         self.by_folds = "scan_lists" in Bundle(bundle_root).read("evaluate")
         self.scores = "slices.csv" if self.by_folds else "per_case.csv"
+        self.folds = sorted(set(folds))
         self.stages = [stage for stage in read_plan(bundle_root)["stages"] if not stage.get("for_shipping")]
+        if self.folds:
+            there = [stage["options"]["fold"] for stage in self.stages if "fold" in stage.get("options", {})]
+            if not set(self.folds) <= set(there):
+                raise InputRefused(
+                    RefusalCode.OPTION, f"folds of {bundle_root.name}: {', '.join(map(str, there)) or 'none'}"
+                )
+            self.stages = [stage for stage in self.stages if stage["options"]["fold"] in self.folds]
         self._keep_options()
 
     def _keep_options(self) -> None:
         """Notes the options beside the results, since cells of different budgets may not be compared."""
         file = self.output_dir / OPTIONS
         now = {"bundle": self.bundle_root.name, "options": self.options}
+        if self.folds:
+            now["options"] = [*self.options, "--folds", ",".join(map(str, self.folds))]
         if not file.is_file():
             self.output_dir.mkdir(parents=True, exist_ok=True)
             write_text(file, json.dumps(now, indent=2) + "\n")
@@ -178,6 +190,8 @@ class Runner:
             command = [sys.executable, "-m", "convformer_monai.cli", "evaluate", str(self.bundle_root)]
             command += ["--data", self.dataset_dir, "--runs", str(folder), "--overwrite"]
             command += ["--output-dir", str(folder / EVALUATION)]
+            if self.folds:
+                command += ["--folds", ",".join(map(str, self.folds))]
             definition = repr(network_of(self.bundle_root, cell.network))
             return [*command, "--network-def", definition]
         weights = str(folder / self.stages[-1]["name"] / BEST)

@@ -79,7 +79,9 @@ def test_evaluate_scores_heads_by_the_folds_of_a_control(
     assert main(["evaluate", "hemorrhage", "--data", "scans", "--runs", "my runs", "--network", "conv"]) == 0
     folder, runs = f"{tmp_path}/eval/hemorrhage-conv-my runs", f"{tmp_path}/my runs/conv"
     network = {"network_def#network#block": "conv"}
-    assert capsys.readouterr().out == f"{tmp_path}/scans {folder} None {runs} 0 {network}\n"
+    assert capsys.readouterr().out == f"{tmp_path}/scans {folder} None {runs} 0 {network} [0, 1, 2, 3, 4]\n"
+    assert main(["evaluate", "hemorrhage", "--data", "scans", "--runs", "runs", "--folds", "3,0"]) == 0
+    assert capsys.readouterr().out.endswith(f"{tmp_path}/runs 0 {{}} [3, 0]\n")
 
 
 @pytest.mark.parametrize(
@@ -217,6 +219,9 @@ def test_experiments_are_those_of_the_package() -> None:
         ("evaluate cardiac --data a#b", "'#'"),
         ("evaluate cardiac --data data --runs runs", "--runs is for the folds of hemorrhage"),
         ("evaluate hemorrhage --data scans --runs runs --weights w.pt", "--runs is not for --weights"),
+        ("evaluate hemorrhage --data scans --folds 0", "--folds is not for an evaluation without --runs"),
+        ("evaluate cardiac --data data --folds 0", "--folds is not for an evaluation without --runs"),
+        ("evaluate hemorrhage --data scans --runs runs --folds 5", "--folds must be among 0, 1, 2, 3, 4"),
         ("evaluate hemorrhage --data scans --network_def x", "--network-def must be a Python dictionary"),
         ("evaluate hemorrhage --data data --network cnov", "must be one of"),
         ("evaluate hemorrhage --data data --network conv --network_def x", "--network-def is not for --network"),
@@ -252,6 +257,11 @@ def test_experiments_are_those_of_the_package() -> None:
         ("experiment table1 --task knee --data data", "knee is not a bundle"),
         ("experiment table1 --task cardiac", "Missing option '--data'"),
         ("experiment table1 --task cardiac --data nowhere", "nowhere does not exist"),
+        (
+            "experiment table1 --task cardiac --data data --folds 0",
+            "folds of cardiac_mri_convformer_segmentation: none",
+        ),
+        ("experiment table1 --task hemorrhage --data data --folds 0,5", "_segmentation: 0, 1, 2, 3, 4"),
         ("experiment table1 --task cardiac --data data --max_epoch 8", "has no id max_epoch"),
         ("experiment controls --task cardiac --data data --seeds a", "--seeds must be whole numbers"),
         ("experiment controls --task cardiac --data data --jobs 0", "--jobs"),

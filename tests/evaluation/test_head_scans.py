@@ -19,6 +19,7 @@ from convformer_monai.evaluation import head_report
 from convformer_monai.evaluation.head_report import report_peaks, report_scans
 from convformer_monai.evaluation.head_scans import Answer, scan_scores, score_head, score_slice
 from convformer_monai.networks import Windowed
+from convformer_monai.training.head_ct_pool import head_ct_folds
 
 SIDE = 64
 
@@ -109,7 +110,7 @@ def test_scores_of_both_lists(data: Path) -> None:
 
 
 def test_report_and_files(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head_report, "segment_with", lambda *_: bright)
+    monkeypatch.setattr(head_report, "segment_with", lambda *_, **__: bright)
     monkeypatch.setattr(head_report, "sources_of", lambda _: SOURCES)
     text = report_scans("hemorrhage", data, tmp_path / "out", overlays=1)
     pictures = {path.name for path in (tmp_path / "out" / "overlays").iterdir()}
@@ -129,6 +130,23 @@ def test_a_datalist_without_either_list_is_refused(tmp_path: Path) -> None:
     (tmp_path / "datalist.json").write_text('{"val": []}')
     with pytest.raises(InputRefused, match="heads"):
         scan_scores(tmp_path, bright, SOURCES)
+
+
+def test_one_fold_leaves_out_the_patients_of_others(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the five networks only that of the fold is there."""
+    bundle, runs = Bundle("hemorrhage"), tmp_path / "runs"
+    folds = head_ct_folds(data, bundle.read("train")["sections"], folds=5)
+    (runs / f"fold{folds['q']}").mkdir(parents=True)
+    shutil.copy(bundle.weights, runs / f"fold{folds['q']}" / "best.pt")
+    monkeypatch.setattr(head_report, "sources_of", lambda _: SOURCES)
+    report_scans("hemorrhage", data, tmp_path / "out", runs=runs, folds=[folds["q"]])
+    with (tmp_path / "out" / "slices.csv").open() as file:
+        patients = {row["patient"] for row in csv.DictReader(file)}
+    assert "q" in patients and patients <= {name for name, fold in folds.items() if fold == folds["q"]} | {"k"}
+    with pytest.raises(InputRefused):
+        report_scans("hemorrhage", data, tmp_path / "out", runs=runs)
 
 
 def test_thresholds_by_the_networks_of_the_folds(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

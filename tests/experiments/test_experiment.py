@@ -160,6 +160,15 @@ def test_cross_validated_bundles_train_all_folds_but_not_what_is_shipped(command
     assert "'block': 'conv'" in commands.asked[-1]["--network-def"]
 
 
+def test_one_fold_is_trained_and_evaluated_if_so_asked(commands: Commands, tmp_path: Path) -> None:
+    cells = make_cells("controls", HEMORRHAGE, nets=["conv"])
+    Runner(HEMORRHAGE, "data", tmp_path / "out", folds=[2]).run(cells, [0])
+    assert [Path(asked["--output_dir"]).name for asked in commands.asked] == ["fold2", "evaluation"]
+    assert commands.asked[-1]["--folds"] == "2"
+    with pytest.raises(InputRefused, match="OTHER_OPTIONS"):
+        Runner(HEMORRHAGE, "data", tmp_path / "out", folds=[0])
+
+
 def test_a_failure_does_not_stop_the_others(commands: Commands, tmp_path: Path) -> None:
     commands.broken = {"conv"}
     cells = make_cells("controls", CARDIAC)
