@@ -41,6 +41,7 @@ HELP = {
     "jobs_queued": "Jobs that were queued",
     "polls": "Questions to sources",
     "series_fetched": "Series that were fetched from sources",
+    "series_incomplete": "Series of sources that were left out, since an image of them could not be taken",
     "series_unmatched": "Series that no rule takes",
 }
 STYLE = """

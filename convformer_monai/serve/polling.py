@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 
 from convformer_monai.serve.config import Limits, Source
 from convformer_monai.serve.counts import Counts
 from convformer_monai.serve.dicomweb import STUDY_UID, DicomWeb, WebFault, WebSeries, value_of
 from convformer_monai.serve.intake import MB, Intake, NotTaken, short
+from convformer_monai.serve.records import Instance
 from convformer_monai.serve.seldom import Seldom
 from convformer_monai.serve.state import GROWING, NEW, State
 
@@ -96,12 +97,9 @@ class Poller:
         for series in new:
             try:
                 self._fetch(series)
-            except WebFault as fault:
-                if not fault.for_good:  # what is here of it is not the whole
-                    self.state.put_off(study, max(REST_S, 3 * self.source.every_s))
-                    raise
-                self._failed(fault)
-                self.state.fetched(self.source.name, series.uid, series.instances)
+            except WebFault:  # what is here of it is not the whole
+                self.state.put_off(study, max(REST_S, 3 * self.source.every_s))
+                raise
         if new:
             self.state.complete([study])
         return len(new)
@@ -113,14 +111,43 @@ class Poller:
         return [] if GROWING in seen else [one for one, how in zip(wanted, seen, strict=True) if how == NEW]
 
     def _fetch(self, series: WebSeries) -> None:
-        """Fetches a series; what cannot be taken of it is counted, and not asked for again."""
+        """Fetches a series; one of which an image cannot be taken is left out, and not asked for again as it is."""
+        before = {one.uid for one in self.state.instances_of(series.study) if one.present}
+        taken: list[Instance] = []
+        try:
+            whole = self._take(series, taken)
+        except WebFault as fault:
+            if not fault.for_good:
+                raise
+            whole = self._failed(fault)
+        self.state.fetched(self.source.name, series.uid, series.instances)
+        if not whole:
+            self._leave_out(series, [one for one in taken if one.uid not in before])
+            return
+        self.counts.add("series_fetched")
+        logger.info("fetched a series of study %s from %s", short(series.study), self.source.name)
+
+    def _take(self, series: WebSeries, taken: list[Instance]) -> bool:
+        """Takes the instances of a series; returns whether all of its images are here."""
+        whole = True
         for content in self.server.instances(series.study, series.uid, self.limits.instance_mb * MB):
             try:
-                self.intake.take(content, self.source.name)
+                taken.append(self.intake.take(content, self.source.name))
             except NotTaken as refusal:
                 if refusal.reason in ("disk", "storage"):
                     raise WebFault("is asked again later: the disk is full") from None
+                whole = whole and refusal.reason == "class"  # reports and the like are no part of the volume
                 self._seldom.warn(f"{self.source.name}: {refusal}")
-        self.state.fetched(self.source.name, series.uid, series.instances)
-        self.counts.add("series_fetched")
-        logger.info("fetched a series of study %s from %s", short(series.study), self.source.name)
+        return whole
+
+    def _leave_out(self, series: WebSeries, taken: Sequence[Instance]) -> None:
+        """Forgets what came of a series that is not whole, since a part of a volume would be taken for all of it."""
+        self.state.drop(taken)
+        for one in taken:
+            (self.intake.folder / one.file).unlink(missing_ok=True)
+        self.counts.add("series_incomplete")
+        logger.warning(
+            "a series of study %s from %s is left out: not all of it can be taken",
+            short(series.study),
+            self.source.name,
+        )

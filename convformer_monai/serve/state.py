@@ -184,6 +184,13 @@ class State:
             db.executemany("DELETE FROM instances WHERE uid = ? AND file = ?", [(one.uid, one.file) for one in dropped])
         return new
 
+    def drop(self, instances: Sequence[Instance]) -> None:
+        """Forgets instances, as if they had not come."""
+        with self.change() as db:
+            db.executemany(
+                "DELETE FROM instances WHERE uid = ? AND file = ?", [(one.uid, one.file) for one in instances]
+            )
+
     # Jobs
 
     def recover(self, most_attempts: int) -> list[Job]:

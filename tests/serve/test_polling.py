@@ -6,6 +6,7 @@ import io
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -103,6 +104,29 @@ def test_what_was_fetched_in_part_is_not_complete(tmp_path: Path, monkeypatch: p
     assert counts.get("instances_taken") == 1 and state.complete_studies(0) == []
     assert poller.ask() == 1 and counts.get("instances_taken") == 2
     assert [uid for uid, _ in state.complete_studies(3600)] == [study]
+    server.shutdown()
+    server.server_close()
+
+
+def test_series_with_an_image_that_cannot_be_taken_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first image is taken, the second is too large: a part of a volume would be taken for all of it."""
+    large = datasets("cardiac", 1)[-1]
+    large.add_new(0x00091010, "OB", bytes(2**21))
+    small, study = write_study(tmp_path / "in", "cardiac", 1)[0], str(large.StudyInstanceUID)
+    files = [path.read_bytes() for path in (small, save_dataset(large, tmp_path / "large.dcm"))]
+    monkeypatch.setattr(_Archive, "files", files, raising=False)
+    monkeypatch.setattr(_Archive, "cuts", 0)
+    server = HTTPServer(("127.0.0.1", 0), _Archive)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    state, counts = State(tmp_path / "state.sqlite"), Counts()
+    source = Source("archive", f"http://127.0.0.1:{server.server_address[1]}", modalities=("MR",), days=0)
+    for limits, folder in ((Limits(instance_mb=1, min_free_mb=1), "web"), (Limits(min_free_mb=1), "intake")):
+        intake = Intake(tmp_path / folder, state, Limits(instance_mb=1, min_free_mb=1), CLASSES, counts)
+        poller = Poller(replace(source, name=folder), state, intake, limits, counts)
+        poller.ask(), poller.ask()
+        assert state.instances_of(study) == [] and not list((tmp_path / folder).rglob("*.dcm"))
+    assert counts.get("instances_taken") == counts.get("series_incomplete") == 2
+    assert poller.ask() == 0 and counts.get("series_incomplete") == 2, "it is not asked for again"
     server.shutdown()
     server.server_close()
 
