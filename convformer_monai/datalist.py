@@ -19,7 +19,7 @@ from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.cases import NIFTI_SUFFIXES, find_cases, refuse_no_file, stem
 from convformer_monai.readers.nifti import check_nifti
 
-__all__ = ["datalist_path", "find_images", "read_cases", "read_lists"]
+__all__ = ["count_cases", "datalist_path", "find_images", "read_cases", "read_lists"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +79,19 @@ def read_cases(
         if case["label"]:
             _check_file(case["label"])
     return cases
+
+
+def count_cases(dataset_dir: object, section: object) -> int:
+    """Counts the cases of one section, each repetition once.
+
+    Args:
+        dataset_dir: see :func:`read_cases`.
+        section: the list of the datalist.
+
+    Raises:
+        InputRefused: if the datalist or the section is missing or empty.
+    """
+    return len({json.dumps(entry) for entry in _section(datalist_path(dataset_dir), str(section))})
 
 
 def _share(cases: list[dict[str, Any]], share: float, seed: int) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import typer
 
 from convformer_monai.cli.console import print_text, start_logging
 from convformer_monai.cli.options import BundleName, Data, MaxMinutes, Overwrite, ResultFolder
+from convformer_monai.errors import InputRefused, RefusalCode
 
 __all__ = ["evaluate", "experiment", "train"]
 
@@ -160,6 +161,8 @@ def evaluate(
         network_def=network_def,
         overwrite=overwrite,
     )
+    if flags + shifts + doubt + peaks > 1:
+        raise InputRefused(RefusalCode.OPTION, "--flags, --shifts, --doubt and --peaks: give one of them")
     if flags:
         print_text(evaluate_flags(bundle, data, options))
     elif shifts:

@@ -29,8 +29,8 @@ from convformer_monai.errors import (
     find_refusal,
     printable,
 )
+from convformer_monai.locks import hold
 from convformer_monai.outputs.case import check_name, finished, folder_for, merge_measurements, process
-from convformer_monai.outputs.locks import hold
 from convformer_monai.outputs.writer import Options
 from convformer_monai.readers.cases import Case, find_cases
 from convformer_monai.readers.glance import glance

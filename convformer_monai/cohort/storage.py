@@ -18,8 +18,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.locks import hold
 from convformer_monai.outputs.atomic import check_writable, write_text
-from convformer_monai.outputs.locks import hold
 
 __all__ = ["Folder", "Place", "Remote", "fetched", "fingerprint", "is_url", "place_of"]
 
@@ -149,7 +149,7 @@ class Place:
         raise NotImplementedError
 
     def hold(self, case: str) -> contextlib.AbstractContextManager[bool]:
-        """Holds a case; see :func:`convformer_monai.outputs.locks.hold`."""
+        """Holds a case; see :func:`convformer_monai.locks.hold`."""
         raise NotImplementedError
 
     def workspace(self) -> contextlib.AbstractContextManager[Path]:

@@ -220,11 +220,12 @@ def evaluate_scans(bundle: str, data: Path, options: EvaluateOptions) -> str:
     if options.runs is None:
         options.refuse("folds", "an evaluation without --runs")
     runs = None if options.runs is None else _network_runs(options)
-    from convformer_monai.evaluation.head_report import FOLDS, report_scans
+    from convformer_monai.evaluation.head_folds import ALL_FOLDS
+    from convformer_monai.evaluation.head_report import report_scans
 
-    folds = list(FOLDS) if options.folds is None else numbers_in(options.folds, "--folds")
-    if not set(folds) <= set(FOLDS):
-        raise InputRefused(RefusalCode.OPTION, f"--folds must be among {', '.join(map(str, FOLDS))}")
+    folds = list(ALL_FOLDS) if options.folds is None else numbers_in(options.folds, "--folds")
+    if not set(folds) <= set(ALL_FOLDS):
+        raise InputRefused(RefusalCode.OPTION, f"--folds must be among {', '.join(map(str, ALL_FOLDS))}")
     folder, network = _free_folder(bundle, options, "scans.json"), _network(root, options)
     return report_scans(root, dataset, folder, options.weights, runs, options.overlays or 0, network, folds)
 
@@ -273,8 +274,8 @@ def _free_folder(bundle: str, options: EvaluateOptions, result: str) -> Path:
             "--output-dir",
         )
     if (folder / result).exists():
-        for picture in (folder / "overlays").glob("*.png"):  # of the evaluation that is replaced
-            picture.unlink()
+        for old in (*folder.glob("overlays/*.png"), *folder.glob("agreement_*.png"), *folder.glob("function.csv")):
+            old.unlink()  # of the evaluation that is replaced
     return folder
 
 

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from convformer_monai.bundle import file_sha256
 from convformer_monai.bundle_run import bundle_folder, check_overrides, dataset_path, run_path
 from convformer_monai.commands.lists import names_in, numbers_in, positive_in
+from convformer_monai.datalist import datalist_path
 from convformer_monai.errors import EXIT_FAULT, InputRefused, RefusalCode
 
 __all__ = ["ExperimentOptions", "pack", "run_experiment"]
@@ -69,6 +71,7 @@ def run_experiment(
     checked, seeds = check_overrides(root, overrides), numbers_in(options.seeds, "--seeds")
     folder = run_path(output_dir, bundle, experiment=experiment)
     rates = positive_in(options.learning_rates, "--learning-rates")
+    _refuse_own(checked, experiment, bool(rates))
     from convformer_monai.experiments import Runner, choose_rates, draw_pictures, make_cells, write_record, write_table
 
     try:
@@ -76,12 +79,18 @@ def run_experiment(
     except ValueError as error:
         raise InputRefused(RefusalCode.OPTION, str(error)) from error
     folds = numbers_in(options.folds, "--folds") if options.folds else []
-    runner = Runner(root, str(dataset), folder, checked, options.max_minutes, options.jobs, folds)
+    about = {"preset": options.preset, "learning_rates": ",".join(f"{rate:g}" for rate in rates)}
+    if datalist_path(dataset).is_file():
+        about["datalist_sha256"] = file_sha256(datalist_path(dataset))
+    runner = Runner(root, str(dataset), folder, checked, options.max_minutes, options.jobs, folds, about)
     if rates:
-        chosen = choose_rates(runner, cells, rates, seeds[0])
-        if chosen is None:
-            logger.error("not every learning rate was tried; the same command goes on")
+        chosen, failed = choose_rates(runner, cells, rates, seeds[0])
+        if failed:
+            logger.error("failed: %s", "; ".join(failed))
             return "", EXIT_FAULT
+        if chosen is None:
+            logger.info("not every learning rate was tried; the same command goes on")
+            return "", 0
         cells = chosen
     failed = runner.run(cells, seeds, lambda: write_table(runner, cells, seeds))
     table = write_table(runner, cells, seeds)
@@ -94,6 +103,23 @@ def run_experiment(
     if left:
         logger.info("%d trainings are left; the same command goes on", left)
     return table, 0
+
+
+def _refuse_own(overrides: Sequence[str], experiment: str, rates: bool) -> None:
+    """Refuses ids that the experiment itself sets, one value for each training.
+
+    Raises:
+        InputRefused: ``OPTION``.
+    """
+    own = {"seed": "--seeds sets it", "network_def": "the experiment sets it"}
+    if experiment == "fraction":
+        own["share"] = "the experiment sets it"
+    if rates:
+        own["learning_rate"] = "--learning-rates sets it"
+    for word in overrides:
+        name = word.removeprefix("--").partition("#")[0]
+        if word.startswith("--") and name in own:
+            raise InputRefused(RefusalCode.OPTION, f"leave {word} out: {own[name]}")
 
 
 def pack(

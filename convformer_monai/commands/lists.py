@@ -8,8 +8,8 @@ __all__ = ["names_in", "numbers_in", "positive_in"]
 
 
 def names_in(text: str | None) -> list[str]:
-    """The names in a list such as ``SETR,TransUNet``."""
-    return [name.strip() for name in (text or "").split(",") if name.strip()]
+    """The names in a list such as ``SETR,TransUNet``, each once."""
+    return list(dict.fromkeys(name.strip() for name in (text or "").split(",") if name.strip()))
 
 
 def numbers_in(text: str, option: str, least: int = 0) -> list[int]:

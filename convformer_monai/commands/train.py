@@ -20,6 +20,7 @@ from convformer_monai.bundle_run import (
     run_path,
 )
 from convformer_monai.commands.lists import names_in
+from convformer_monai.datalist import read_cases, read_lists
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.cases import refuse_no_file
 
@@ -91,11 +92,20 @@ def train_command(bundle: str, data: Path, options: TrainOptions) -> list[str]:
     if options.finetune:
         return bundle_command(root, ["train", FINETUNE], dataset, folder, _finetuning(root, options)) + overrides
     several = options.processes > 1
+    if several:  # here, since of a refusal in a process torchrun says little
+        _check_lists(root, dataset)
     command = bundle_command(root, ["train", "multi_gpu_train"] if several else "train", dataset, folder, {})
     if several:
         at = command.index("-m")
         command[at:at] = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(options.processes)]
     return command + overrides
+
+
+def _check_lists(root: Path, dataset: str) -> None:
+    """Refuses lists that a training could not read."""
+    for section in Bundle(root).read("train").get("sections") or ("train", "val"):
+        if section in read_lists(dataset) or section in ("train", "val"):
+            read_cases(dataset, section, without_labels=section not in ("train", "val"))
 
 
 def _finetuning(root: Path, options: TrainOptions) -> dict[str, Any]:
@@ -119,13 +129,18 @@ def train_all(bundle: str, data: Path, options: TrainOptions) -> int:
         raise InputRefused(RefusalCode.OPTION, "--all trains from scratch: leave --finetune out")
     if options.processes > 1:
         raise InputRefused(RefusalCode.OPTION, "--all trains in one process at a time: leave --processes out")
+    if options.restart:
+        raise InputRefused(RefusalCode.OPTION, "--all does what is left: for a new start give another --output-dir")
+    if options.examples:
+        raise InputRefused(RefusalCode.OPTION, "--examples draws those of one training: leave --all out")
     root, dataset, folder, overrides = _checked(bundle, data, options)
     if not Bundle(root).has("runs"):
         raise InputRefused(RefusalCode.PLAN, f"{root} has no configs/runs.json for --all")
-    from convformer_monai.training.plan import run_plan
+    from convformer_monai.training.plan import ending_together, run_plan
 
     try:
-        done = run_plan(root, dataset, folder, overrides, names_in(options.networks), options.max_minutes)
+        with ending_together():
+            done = run_plan(root, dataset, folder, overrides, names_in(options.networks), options.max_minutes)
     except subprocess.CalledProcessError as error:
         logger.error("a run failed with exit status %d; the same command goes on from its last epoch", error.returncode)
         return int(error.returncode)

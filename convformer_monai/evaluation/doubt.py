@@ -33,6 +33,7 @@ from convformer_monai.evaluation.calibration import (
     reliability,
     sample_voxels,
 )
+from convformer_monai.evaluation.head_folds import ALL_FOLDS, fold_of_patients, fold_weights
 from convformer_monai.evaluation.report import output_folder
 from convformer_monai.evaluation.summary import Statistics, describe
 from convformer_monai.measurements.overlap import dice
@@ -44,7 +45,7 @@ from convformer_monai.readers.series import ImageSeries
 from convformer_monai.segmenter import Segmenter
 from convformer_monai.tasks.task import PHOTOGRAPH
 from convformer_monai.training.head_ct_case import read_picture
-from convformer_monai.training.head_ct_pool import head_ct_folds
+from convformer_monai.training.head_ct_pool import head_ct_cases
 from convformer_monai.transforms.doubt import expected_dice
 from convformer_monai.transforms.photo import LoadPictureMaskd
 
@@ -54,7 +55,6 @@ logger = logging.getLogger(__name__)
 
 FLAGGED_SHARE = 0.1
 SECTION, SLICES = "val", "expert"
-FOLDS = 5
 SAID = 50  # cases from one line of the log to the next
 MEASURES = {
     "expected_dice": "expected Dice",
@@ -154,17 +154,15 @@ def _validation(bundle: str | Path, dataset_dir: Path) -> Iterator[_Labelled]:
 
 def _slices_of_folds(bundle: str | Path, dataset_dir: Path, runs: Path) -> Iterator[_Labelled]:
     """Slices that experts drew on, each with the network of the fold that has not seen the patient."""
-    train = Bundle(bundle).read("train")
-    folds = head_ct_folds(dataset_dir, train["sections"], folds=FOLDS)
-    files = [runs / f"fold{fold}" / "best.pt" for fold in range(FOLDS)]
+    sources, fold_of = Bundle(bundle).read("train")["sources"], fold_of_patients(bundle, dataset_dir)
+    files = [fold_weights(runs, fold) for fold in ALL_FOLDS]
     of_fold = [(Segmenter(bundle, weights=file), Segmenter(bundle, weights=file, flips=True)) for file in files]
     keep = ("blood", "spacing", "mask_complete")
-    for case in read_cases(dataset_dir, SLICES, without_labels=True, keep=keep):
+    for case in head_ct_cases(dataset_dir, SLICES, keep):
         if case["mask_complete"] is not False and (case["label"] or not case["blood"]):
-            data = read_picture(SLICES, case, train["sources"])
-            patient = str(case["patient"])
-            segmenters = of_fold[folds.get(patient, 0)]
-            yield _Labelled(str(case["id"]), patient, series_from(data["image"]), data["label"], segmenters)
+            data, patient = read_picture(SLICES, case, sources), str(case["patient"])
+            series = series_from(data["image"])
+            yield _Labelled(str(case["id"]), patient, series, data["label"], of_fold[fold_of(patient)])
 
 
 def _look(one: _Labelled, prepare: Callable[[dict[str, MetaTensor]], dict[str, MetaTensor]]) -> _Seen:

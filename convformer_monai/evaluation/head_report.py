@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
@@ -15,17 +15,16 @@ from torch import Tensor, nn
 
 from convformer_monai.bundle import Bundle
 from convformer_monai.datalist import read_lists
+from convformer_monai.evaluation.head_folds import ALL_FOLDS, fold_of_patients, fold_weights
 from convformer_monai.evaluation.head_overlays import draw_scans
 from convformer_monai.evaluation.head_scans import SCAN_LISTS, Answer, HeadScore, Segment, SliceScore, scan_scores
 from convformer_monai.evaluation.head_tables import tables_of, to_markdown
 from convformer_monai.evaluation.report import origin_of, output_folder
 from convformer_monai.measurements.values import csv_of
 from convformer_monai.outputs.atomic import write_text
-from convformer_monai.training.head_ct_pool import head_ct_folds
 
 __all__ = ["POINTS", "report_peaks", "report_scans", "segment_with", "sources_of"]
 
-FOLDS = range(5)
 POINTS = ((0.5, 0.5), (0.5, 0.7), (0.5, 0.8), (0.5, 0.9), (0.5, 0.95), (0.4, 0.7), (0.4, 0.8), (0.3, 0.7), (0.3, 0.8))
 
 
@@ -43,7 +42,7 @@ def report_scans(
     runs: Path | None = None,
     overlays: int = 0,
     network: Mapping[str, Any] | None = None,
-    folds: Sequence[int] = FOLDS,
+    folds: Sequence[int] = ALL_FOLDS,
 ) -> str:
     """Segments and scores heads and slices; writes ``heads.csv``, ``slices.csv``, ``scans.json`` and ``scans.md``.
 
@@ -66,13 +65,13 @@ def report_scans(
     """
     folder, opened = output_folder(output_dir), Bundle(bundle)
     segment, sources = segment_with(bundle, dataset_dir, weights, runs, network, folds=folds), sources_of(bundle)
-    fold_of = _fold_of(bundle, dataset_dir, runs)
+    fold_of = _first if runs is None else fold_of_patients(bundle, dataset_dir)
     heads, slices = scan_scores(dataset_dir, segment, sources, counts=lambda patient: fold_of(patient) in folds)
     for name, scores in (("heads.csv", heads), ("slices.csv", slices)):
         write_text(folder / name, csv_of([asdict(score) for score in scores]), overwrite=True)
     tables = tables_of(heads, slices)
     lists = ", ".join(name for name in SCAN_LISTS if name in read_lists(dataset_dir))
-    files = [weights or opened.weights] if runs is None else [_fold_weights(runs, fold) for fold in folds]
+    files = [weights or opened.weights] if runs is None else [fold_weights(runs, fold) for fold in folds]
     content = {**origin_of(opened.name, opened.version, files, dataset_dir, lists), "results": tables}
     write_text(folder / "scans.json", json.dumps(content, indent=2, default=str) + "\n", overwrite=True)
     text = "\n\n".join(f"{title}\n\n{to_markdown(rows)}" for title, rows in tables.items())
@@ -166,7 +165,7 @@ def segment_with(
     runs: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     memory: _Memory | None = None,
-    folds: Sequence[int] = FOLDS,
+    folds: Sequence[int] = ALL_FOLDS,
 ) -> Segment:
     """What segments with a bundle's network, or with that of the patient's fold; see :func:`report_scans`.
 
@@ -182,12 +181,12 @@ def segment_with(
     from convformer_monai.readers.memory import series_from
     from convformer_monai.segmenter import Segmenter
 
-    files = {0: weights} if runs is None else {fold: _fold_weights(runs, fold) for fold in folds}
+    files = {0: weights} if runs is None else {fold: fold_weights(runs, fold) for fold in folds}
     segmenters = {fold: Segmenter(bundle, weights=file, overrides=overrides) for fold, file in files.items()}
     if memory is not None:
         for fold, segmenter in segmenters.items():
             segmenter.network = memory.of(str(files[fold]), segmenter.network)
-    fold_of = _fold_of(bundle, dataset_dir, runs)
+    fold_of = _first if runs is None else fold_of_patients(bundle, dataset_dir)
 
     def segment(image: Path | MetaTensor, patient: str) -> Answer:
         segmenter = segmenters[fold_of(patient)]
@@ -198,13 +197,6 @@ def segment_with(
     return segment
 
 
-def _fold_of(bundle: str | Path, dataset_dir: Path, runs: Path | None) -> Callable[[str], int]:
-    """Tells the fold of a patient; 0 of those that no fold was trained on, and without ``runs``."""
-    if runs is None:
-        return lambda _: 0
-    known = head_ct_folds(dataset_dir, Bundle(bundle).read("train")["sections"], folds=len(FOLDS))
-    return lambda patient: known.get(patient, 0)
-
-
-def _fold_weights(runs: Path, fold: int) -> Path:
-    return runs / f"fold{fold}" / "best.pt"
+def _first(_patient: str) -> int:
+    """The only network segments everybody."""
+    return 0

@@ -18,9 +18,10 @@ from monai.data import MetaTensor
 from nibabel.nifti1 import Nifti1Image
 from numpy.typing import NDArray
 
-from convformer_monai.datalist import datalist_path, read_cases, read_lists
+from convformer_monai.datalist import datalist_path, read_lists
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.training.head_ct_case import read_picture
+from convformer_monai.training.head_ct_pool import head_ct_cases
 from convformer_monai.transforms.photo import LoadPictureMaskd
 
 __all__ = [
@@ -202,7 +203,7 @@ def scan_scores(
         )
     slices = {name: _slices(dataset_dir, name) for name in SCAN_LISTS if name in there and name != HEADS}
     slices = {name: [case for case in cases if counts(str(case["patient"]))] for name, cases in slices.items()}
-    heads = read_cases(dataset_dir, HEADS, without_labels=True, keep=KEPT) if HEADS in there else []
+    heads = head_ct_cases(dataset_dir, HEADS, KEPT) if HEADS in there else []
     heads = [head for head in heads if counts(str(head["patient"]))]
     kinds = {str(head["patient"]): " ".join(head["kinds"] or ()) for head in heads}
     experts = {case["id"]: case for case in slices.get(EXPERT, [])}
@@ -225,7 +226,7 @@ def scan_scores(
 
 def _slices(dataset_dir: object, section: str) -> list[dict[str, Any]]:
     """The slices of a list with a complete mask, or without blood."""
-    cases = read_cases(dataset_dir, section, without_labels=True, keep=KEPT)
+    cases = head_ct_cases(dataset_dir, section, KEPT)
     return [case for case in cases if case["mask_complete"] is not False and (case["label"] or not case["blood"])]
 
 

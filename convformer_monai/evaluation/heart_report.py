@@ -63,17 +63,19 @@ class FunctionPair:
 def function_of(scores: Sequence[VolumeScore]) -> list[FunctionPair]:
     """Takes the function of each heart from the volumes of its structures at end diastole and end systole.
 
-    Patients without one volume of each phase ``ED`` and ``ES``, and ejection fractions of an empty ventricle, are left
-    out. Ejection fraction and mass are those of :func:`convformer_monai.measurements.ventricles.measure_ventricles`.
+    Patients without exactly one volume of each phase ``ED`` and ``ES``, and ejection fractions of an empty ventricle,
+    are left out. Ejection fraction and mass are those of
+    :func:`convformer_monai.measurements.ventricles.measure_ventricles`.
     """
-    volumes: dict[str, dict[str, VolumeScore]] = {}
+    volumes: dict[str, dict[str, list[VolumeScore]]] = {}
     for score in scores:
-        volumes.setdefault(score.patient, {})[score.phase] = score
+        volumes.setdefault(score.patient, {"ED": [], "ES": []}).setdefault(score.phase, []).append(score)
     pairs = []
     for patient, phases in volumes.items():
-        if "ED" not in phases or "ES" not in phases:
+        if not len(phases["ED"]) == len(phases["ES"]) == 1:
             continue
-        predicted, reference = (_measured(phases["ED"], phases["ES"], which) for which in ("predicted", "reference"))
+        ed, es = phases["ED"][0], phases["ES"][0]
+        predicted, reference = (_measured(ed, es, which) for which in ("predicted", "reference"))
         for name, unit in UNITS.items():
             if not math.isnan(predicted[name] + reference[name]):
                 pairs.append(FunctionPair(patient, name, unit, predicted[name], reference[name]))

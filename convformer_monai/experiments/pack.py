@@ -1,6 +1,6 @@
 """An experiment's data and packages in files that a GPU machine without network can be sent, one after another.
 
-The folder holds ``part01.bin`` and so on, none larger than asked for, their sums in ``SHA256SUMS``, and ``run.sh``,
+The folder holds ``part0001.bin`` and so on, none larger than asked for, their sums in ``SHA256SUMS``, and ``run.sh``,
 which joins and unpacks them and starts an experiment. The repository itself is not in it: it goes by its own way.
 
 Images are kept as they are, but integer volumes of few values, which become 8-bit: ACDC's take a third of the space,
@@ -37,16 +37,17 @@ logger = logging.getLogger(__name__)
 
 WHEELS = ("einops", "fire", "monai", "nibabel", "pydicom", "pytorch-ignite", "termcolor", "typer")
 LISTS = ("train", "val")
-FILES = ("image", "label")
+FILES = ("image", "label", "shape")
+SHAPES = "cq500_shapes"
 LEVELS = 256
 MIB = 2**20
 
 RUN = """#!/usr/bin/env bash
 # In the root of the repository, on a machine with CUDA and torch: bash PACK/run.sh table1 --jobs 6 --seeds 0,1,2 ...
-# Unpacks once into ${CONVFORMER_PACK:-/tmp/convformer_pack}. Results go to $OUT, or to ./runs.
+# Unpacks once below ${CONVFORMER_PACK:-/tmp/convformer_pack}. Results go to $OUT, or to ./runs.
 set -euo pipefail
 pack=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
-place=${CONVFORMER_PACK:-/tmp/convformer_pack}
+place=${CONVFORMER_PACK:-/tmp/convformer_pack}/$(sha256sum < "$pack/SHA256SUMS" | cut -c 1-16)
 if [ ! -f "$place/done" ]; then
   (cd "$pack" && sha256sum --quiet --check SHA256SUMS)
   mkdir -p "$place"
@@ -114,7 +115,7 @@ def pack_experiment(
 def _sections(bundle: Bundle) -> list[str]:
     """The lists that training and evaluation read."""
     named = [*bundle.read("train").get("sections", {}), *bundle.read("evaluate").get("scan_lists", ())]
-    return list(dict.fromkeys([*LISTS, *named]))
+    return list(dict.fromkeys([*LISTS, *named, *([SHAPES] if named else [])]))
 
 
 def _write_data(datalist: Path, lists: Mapping[str, list[Any]], folder: Path) -> None:
@@ -180,6 +181,6 @@ def _split(whole: Path, folder: Path, size: int) -> Iterator[Path]:
         number = 0
         while piece := file.read(size):
             number += 1
-            part = folder / f"part{number:02d}.bin"
+            part = folder / f"part{number:04d}.bin"
             part.write_bytes(piece)
             yield part

@@ -34,7 +34,9 @@ def family_of(cell: Cell) -> str:
     return f"{net} {FAMILIES[block]}" if block in FAMILIES else net
 
 
-def choose_rates(runner: Runner, cells: Sequence[Cell], rates: Sequence[float], seed: int) -> list[Cell] | None:
+def choose_rates(
+    runner: Runner, cells: Sequence[Cell], rates: Sequence[float], seed: int
+) -> tuple[list[Cell] | None, list[str]]:
     """Finds the learning rate of each family.
 
     Args:
@@ -44,7 +46,7 @@ def choose_rates(runner: Runner, cells: Sequence[Cell], rates: Sequence[float], 
         seed: to try them with.
 
     Returns:
-        The cells with their rates; ``None`` if a training failed or is left for another time.
+        The cells with their rates, ``None`` if a training is left for another time; and the names of those that failed.
     """
     file = runner.output_dir / RATES
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -56,7 +58,7 @@ def choose_rates(runner: Runner, cells: Sequence[Cell], rates: Sequence[float], 
         for family, cell in first.items()
         if family not in found
     }
-    runner.run([cell for of_family in trials.values() for cell in of_family.values()], [seed])
+    failed = runner.run([cell for of_family in trials.values() for cell in of_family.values()], [seed])
     for family, of_family in trials.items():
         if all(runner.is_done(cell, seed) for cell in of_family.values()):
             dice = {f"{rate:g}": _dice(runner, cell, seed) for rate, cell in of_family.items()}
@@ -66,8 +68,8 @@ def choose_rates(runner: Runner, cells: Sequence[Cell], rates: Sequence[float], 
             logger.info("%s: learning rate %g (validation Dice %s)", family, rate, _shown(dice))
             write_text(file, json.dumps(found, indent=2) + "\n", overwrite=True)
     if any(family not in found for family in first):
-        return None
-    return [_with_rate(cell, found[family_of(cell)]["rate"], cell.name) for cell in cells]
+        return None, failed
+    return [_with_rate(cell, found[family_of(cell)]["rate"], cell.name) for cell in cells], failed
 
 
 def _with_rate(cell: Cell, rate: float, name: str) -> Cell:

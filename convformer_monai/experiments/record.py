@@ -20,8 +20,7 @@ from convformer_monai.experiments.cells import Cell
 from convformer_monai.experiments.runner import COLLAPSE, EVALUATION, Runner
 from convformer_monai.measurements.values import csv_of
 from convformer_monai.outputs.atomic import write_text
-from convformer_monai.training.handlers import BEST, BEST_RECORD
-from convformer_monai.training.progress import LOG
+from convformer_monai.training.handlers import BEST, BEST_RECORD, LOG
 
 __all__ = ["write_record"]
 

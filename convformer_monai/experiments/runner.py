@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import cached_property
@@ -28,7 +28,7 @@ from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.experiments.cells import Cell
 from convformer_monai.outputs.atomic import write_text
 from convformer_monai.training import SliceDataset
-from convformer_monai.training.plan import BEST, network_of, read_plan, run_logged, run_stages
+from convformer_monai.training.plan import BEST, ending_together, network_of, read_plan, run_logged, run_stages
 
 __all__ = ["COLLAPSE", "EVALUATION", "Runner"]
 
@@ -50,6 +50,7 @@ class Runner:
             limit.
         jobs: cells at a time, which share the processor's cores.
         folds: of a bundle that is cross-validated; none for all.
+        about: what else results must have in common to stand in one folder, by name.
 
     Raises:
         InputRefused: if the bundle has no plan or not these folds, or ``output_dir`` holds results of other options.
@@ -64,6 +65,7 @@ class Runner:
         max_minutes: float = 0,
         jobs: int = 1,
         folds: Sequence[int] = (),
+        about: Mapping[str, str] | None = None,
     ) -> None:
         self.bundle_root = bundle_root
         self.dataset_dir = dataset_dir
@@ -83,22 +85,23 @@ class Runner:
                     RefusalCode.OPTION, f"folds of {bundle_root.name}: {', '.join(map(str, there)) or 'none'}"
                 )
             self.stages = [stage for stage in self.stages if stage["options"]["fold"] in self.folds]
-        self._keep_options()
+        self._keep_options(dict(about or {}))
 
-    def _keep_options(self) -> None:
+    def _keep_options(self, about: dict[str, str]) -> None:
         """Notes the options beside the results, since cells of different budgets may not be compared."""
         file = self.output_dir / OPTIONS
-        now = {"bundle": self.bundle_root.name, "options": self.options}
-        if self.folds:
-            now["options"] = [*self.options, "--folds", ",".join(map(str, self.folds))]
+        about |= {"folds": ",".join(map(str, self.folds))} if self.folds else {}
+        now: dict[str, Any] = {"bundle": self.bundle_root.name, "options": self.options, **about}
         if not file.is_file():
             self.output_dir.mkdir(parents=True, exist_ok=True)
             write_text(file, json.dumps(now, indent=2) + "\n")
         elif (before := json.loads(file.read_text(encoding="utf-8"))) != now:
+            other = ", ".join(key for key in {**before, **now} if before.get(key) != now.get(key))
+            options = " ".join(before["options"]) or "none"
             raise InputRefused(
                 RefusalCode.OTHER_OPTIONS,
-                f"{self.output_dir} holds results of {before['bundle']} with {' '.join(before['options']) or 'no'} "
-                "options; give the same ones, or another --output_dir",
+                f"{self.output_dir} holds results of another {other} (bundle {before['bundle']}, options: {options}); "
+                "give the same, or another --output_dir",
             )
 
     def folder(self, cell: Cell, seed: int) -> Path:
@@ -144,16 +147,21 @@ class Runner:
             logger.info("%s, seed %d: begins", cell.name, seed)
             try:
                 done = self._do(cell, seed)
+                if done:
+                    after_each()
             except (subprocess.CalledProcessError, InputRefused) as error:
                 failed.append(f"{cell.name}, seed {seed}")
                 log = self.folder(cell, seed) / LOG
                 logger.error("%s, seed %d: failed: %s; see %s", cell.name, seed, _reason(error, log), log)
                 return
             logger.info("%s, seed %d: %s", cell.name, seed, "done" if done else "stopped by the time limit")
-            after_each()
 
-        with ThreadPoolExecutor(self.jobs) as pool:
-            list(pool.map(do, [(seed, cell) for seed in seeds for cell in cells]))
+        with ThreadPoolExecutor(self.jobs) as pool, ending_together():
+            try:
+                list(pool.map(do, [(seed, cell) for seed in seeds for cell in cells]))
+            except BaseException:
+                self.deadline = 0.0  # what has not begun is left
+                raise
         return failed
 
     def _time_is_over(self) -> bool:

@@ -6,6 +6,7 @@ row. What the measures of attention collapse mean: :mod:`convformer_monai.analys
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from convformer_monai.evaluation.comparison import CaseScores, PairedDifference, compare, holm, read_scores
+from convformer_monai.evaluation.head_scans import HEADS
 from convformer_monai.evaluation.report import table_of
 from convformer_monai.evaluation.summary import LEVEL, RESAMPLES, Statistics
 from convformer_monai.experiments.cells import Cell
@@ -53,7 +55,8 @@ def write_table(runner: Runner, cells: Sequence[Cell], seeds: Sequence[int]) -> 
         return ""
     rows = _rows(runner, shown, seeds)
     write_text(runner.output_dir / "table.csv", csv_of(rows), overwrite=True)
-    table = "\n".join(table_of([_heading(rows[0]), *(_line(row) for row in rows)]))
+    lines = [_line(row, cell.reference == cell.name) for cell, row in zip(shown, rows, strict=True)]
+    table = "\n".join(table_of([_heading(rows[0]), *lines]))
     about = f"Options: {' '.join(runner.options) or 'those of the bundle'}."
     write_text(runner.output_dir / "table.md", f"{table}\n\n{NOTE}\n\n{about}\n", overwrite=True)
     return table
@@ -125,10 +128,15 @@ def _difference(found: PairedDifference | None, p: float) -> dict[str, Any]:
 
 
 def _false_positives(runner: Runner, cell: Cell, seeds: Sequence[int]) -> dict[str, float]:
-    """Share of blood-free slices with a finding, of bundles that are tested on such slices."""
-    summaries = [_json(runner, cell, seed, f"{EVALUATION}/summary.json") for seed in seeds]
-    rates = [summary["blood_free"]["rate"] for summary in summaries if "blood_free" in summary]
-    return {"false_positives": sum(rates) / len(rates)} if rates else {}
+    """Share of blood-free slices with a finding, seen alone, of bundles that are tested on such slices."""
+    if not runner.by_folds:
+        return {}
+    found = []
+    for seed in seeds:
+        with open(runner.folder(cell, seed) / EVALUATION / runner.scores, encoding="utf-8", newline="") as file:
+            alone = [row for row in csv.DictReader(file) if row["seen_in"] != HEADS]
+            found += [int(row["findings"]) > 0 for row in alone if row["lesions"] == "0"]
+    return {"false_positives": sum(found) / len(found)} if found else {}
 
 
 def _heading(row: dict[str, Any]) -> list[str]:
@@ -138,14 +146,14 @@ def _heading(row: dict[str, Any]) -> list[str]:
     return [*labels, "parameters, million", "seeds", *dice, *rates, "difference [95% CI]", "p", *MEASURES.values()]
 
 
-def _line(row: dict[str, Any]) -> list[str]:
+def _line(row: dict[str, Any], is_reference: bool) -> list[str]:
     line = [row[key] for key in row if key in LABELS]
     line += [f"{row['parameters'] / 1e6:.2f}", str(row["seeds"]), _interval(row, "dice", "")]
     line.append("-" if row["dice_sd_of_seeds"] == "" else f"{row['dice_sd_of_seeds']:.3f}")
     if "false_positives" in row:
         line.append(f"{row['false_positives']:.1%}")
     if row["difference"] == "":
-        line += ["reference", ""]
+        line += ["reference" if is_reference else "-", ""]
     else:
         line += [_interval(row, "difference", "+"), "-" if math.isnan(row["p"]) else f"{row['p']:.2g}"]
     return [*line, *("-" if row[name] == "" else f"{row[name]:.2f}" for name in MEASURES)]

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from convformer_monai.outputs.locks import try_lock
+from convformer_monai.locks import try_lock
 
 __all__ = ["own_temporary_folder"]
 

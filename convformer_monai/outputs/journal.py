@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from convformer_monai.outputs.locks import try_lock
+from convformer_monai.locks import try_lock
 
 __all__ = ["Journal", "tidy_up"]
 

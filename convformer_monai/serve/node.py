@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.locks import try_lock
 from convformer_monai.outputs.atomic import check_writable
-from convformer_monai.outputs.locks import try_lock
 from convformer_monai.serve.commitment import Commitment
 from convformer_monai.serve.config import NodeConfig
 from convformer_monai.serve.counts import Counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -18,11 +19,14 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from convformer_monai.datalist import datalist_path
+from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.locks import try_lock
 from convformer_monai.training.processes import of_first_process
 
 logger = logging.getLogger(__name__)
 
-BEST, BEST_RECORD = "best.pt", "best.json"
+BEST, BEST_RECORD, LOG, LOCK = "best.pt", "best.json", "train_log.txt", ".training.lock"
 
 
 class EpochTimeLimit:
@@ -197,9 +201,16 @@ class ResumableCheckpoint:
     Args:
         path: the file.
         objects: what has a state dict, by name; the engine itself is added as ``trainer``.
-        resume: go on from the file if it exists; False starts anew and overwrites it.
+        resume: go on from the file if it exists; False starts anew, and removes what another training left beside it.
         write: False only reads, for all but one process of a distributed run.
         device: where the file is loaded to.
+        dataset_dir: of the training, see :func:`convformer_monai.datalist.datalist_path`; a checkpoint of another
+            datalist is not gone on from. None for no check.
+        fold: that is held out; likewise.
+
+    Raises:
+        InputRefused: when the run starts: ``OTHER_OPTIONS`` if the checkpoint is of other data or another fold,
+            ``EXISTS`` if another training writes to the folder now.
     """
 
     def __init__(
@@ -209,8 +220,13 @@ class ResumableCheckpoint:
         resume: bool = True,
         write: bool = True,
         device: str | torch.device = "cpu",
+        dataset_dir: object = None,
+        fold: int | None = None,
     ) -> None:
         self.path = Path(path)
+        self.identity: dict[str, Any] = {"fold": fold}
+        if dataset_dir is not None:
+            self.identity["datalist"] = hashlib.sha256(datalist_path(dataset_dir).read_bytes()).hexdigest()
         self.objects = objects
         self.resume = resume
         self.write = write
@@ -218,15 +234,41 @@ class ResumableCheckpoint:
 
     def attach(self, engine: Engine) -> None:
         """Watch ``engine``."""
+        if self.write:
+            engine.add_event_handler(Events.STARTED, self._take_folder)
+            for end in (Events.TERMINATE, Events.COMPLETED):
+                engine.add_event_handler(end, self._leave_folder)
         engine.add_event_handler(Events.STARTED, self._load)
         if self.write:
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+
+    def _take_folder(self, _engine: Engine) -> None:
+        """Keeps other trainings out of the folder while this one runs, and begins anew if so asked."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.path.parent / LOCK, "ab")  # noqa: SIM115 (open while the training runs)
+        if try_lock(self._lock) is False:
+            what = f"another training writes to {self.path.parent}"
+            raise InputRefused(RefusalCode.EXISTS, f"{what}; wait for its end, or give another --output-dir")
+        if not self.resume:
+            for name in (self.path.name, BEST, BEST_RECORD, LOG):
+                (self.path.parent / name).unlink(missing_ok=True)
+
+    def _leave_folder(self, _engine: Engine) -> None:
+        self._lock.close()
 
     def _load(self, engine: Engine) -> None:
         if not (self.resume and self.path.is_file()):
             return
         max_epochs, epoch_length = engine.state.max_epochs, engine.state.epoch_length
         state = torch.load(self.path, map_location=self.device, weights_only=True)
+        other = [name for name, value in state.get("identity", {}).items() if value != self.identity.get(name, value)]
+        if other:
+            if self.write:
+                self._lock.close()
+            what = f"{self.path.parent} holds a training with another {' and '.join(other)}"
+            raise InputRefused(
+                RefusalCode.OTHER_OPTIONS, f"{what}; give another --output-dir, or --restart to replace it"
+            )
         for name, item in {**self.objects, "trainer": engine}.items():
             if name not in state:
                 logger.warning("'%s' is of an earlier version and holds no %s", self.path, name)
@@ -239,7 +281,8 @@ class ResumableCheckpoint:
         logger.info("resumed '%s' after epoch %d", self.path, engine.state.epoch)
 
     def _save(self, engine: Engine) -> None:
-        state = {name: item.state_dict() for name, item in {**self.objects, "trainer": engine}.items()}
+        state: dict[str, Any] = {name: item.state_dict() for name, item in {**self.objects, "trainer": engine}.items()}
+        state["identity"] = self.identity
         part = self.path.with_suffix(".part")
         torch.save(state, part)
         os.replace(part, self.path)

@@ -27,10 +27,11 @@ from convformer_monai.training.folds import assign_folds
 from convformer_monai.training.head_ct_case import HeadCTCase
 from convformer_monai.training.persistent import StoredRows, stored_rows
 
-__all__ = ["HeadCTPart", "HeadCTPool", "head_ct_folds"]
+__all__ = ["FOLDS", "HeadCTPart", "HeadCTPool", "head_ct_cases", "head_ct_folds"]
 
 logger = logging.getLogger(__name__)
 
+FOLDS = 5
 KEPT = ("spacing", "mask_complete", "blood", "blood_slices", "expert_slices")
 SHAPE_COLOURS = {7: 1, 2: 2, 4: 3, 1: 4, 6: 5}  # red, green, blue as bits: bone, brain, blood, ventricle, other
 
@@ -86,8 +87,6 @@ class HeadCTPool:
         shapes: section of label maps of heads, for painting; empty for none.
         canvas: (X, Y) that every slice is padded or cropped to.
         distances: of the neighbours, mm.
-        folds: how many.
-        seed: of the folds.
         cache: file that keeps the pool: read into memory if it exists, else written; None for none.
         device: where the slices are kept in memory, and where :meth:`take` puts them.
         cache_dir: keep the slices in files of this folder, and not in memory; None for memory.
@@ -107,8 +106,6 @@ class HeadCTPool:
         shapes: str = "cq500_shapes",
         canvas: Sequence[int] = (256, 256),
         distances: Sequence[float] = (-5.0, 0.0, 5.0),
-        folds: int = 5,
-        seed: int = 0,
         cache: str | None = None,
         device: str | torch.device = "cpu",
         cache_dir: str | None = None,
@@ -139,7 +136,7 @@ class HeadCTPool:
         self.complete = np.array(content["complete"], dtype=bool)
         own = [{"source": group, "patient": name} for group, name in zip(self.groups, self.patients, strict=True)]
         others = [{"source": "shapes", "patient": name} for name in content["shape_patients"]]
-        folds_by_patient = _folds([*own, *others], folds, seed)
+        folds_by_patient = _folds([*own, *others])
         self.folds = np.array([folds_by_patient[case["patient"]] for case in own])
         self.shape_folds = np.array([folds_by_patient[case["patient"]] for case in others])
         if "blood" not in content:  # a file of an earlier version
@@ -190,34 +187,41 @@ class HeadCTPool:
         return self.shapes[torch.from_numpy(kept).to(self.device)]
 
 
-def head_ct_folds(
-    dataset_dir: object, sections: Sequence[str], shapes: str = "cq500_shapes", folds: int = 5, seed: int = 0
-) -> dict[str, int]:
-    """The fold of each patient, as :class:`HeadCTPool` with the same arguments has it, without reading an image."""
-    there = read_lists(dataset_dir)
-    named = []
-    for section in (name for name in sections if name in there):
-        cases = read_cases(dataset_dir, section, without_labels=True, patient_from_id=False)
-        named += [_named(section, case, number, len(cases)) for number, case in enumerate(cases)]
-    named += [("shapes", _patient(entry["patient"])) for entry in there.get(shapes, [])]
-    return _folds([{"source": group, "patient": patient} for group, patient in named], folds, seed)
-
-
-def _named(section: str, case: Mapping[str, Any], number: int, count: int) -> tuple[str, str]:
-    """Group and patient of a case.
+def head_ct_cases(dataset_dir: object, section: str, keep: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Reads a list of slices or heads, each with its ``group`` and a ``patient``.
 
     Patients without a name may be neighbours of one scan: runs of consecutive ones count as one patient.
+
+    Args:
+        dataset_dir: see :func:`convformer_monai.datalist.read_cases`.
+        section: the list.
+        keep: see there.
     """
-    group = f"{section}/{case['source']}" if case["source"] else section
-    return group, case["patient"] or f"{section}_run{number * 10 // count}"
+    cases = read_cases(dataset_dir, section, without_labels=True, patient_from_id=False, keep=keep)
+    for number, case in enumerate(cases):
+        case["group"] = f"{section}/{case['source']}" if case["source"] else section
+        case["patient"] = case["patient"] or f"{section}_run{number * 10 // len(cases)}"
+    return cases
 
 
-def _folds(cases: Sequence[Mapping[str, str]], folds: int, seed: int) -> dict[str, int]:
+def head_ct_folds(dataset_dir: object, sections: Sequence[str], shapes: str = "cq500_shapes") -> dict[str, int]:
+    """The fold of each patient, as :class:`HeadCTPool` has it, without reading an image.
+
+    Whatever the seed of a training, its folds are these, so that an evaluation knows who was held out.
+    """
+    there = read_lists(dataset_dir)
+    cases = [case for name in sections if name in there for case in head_ct_cases(dataset_dir, name)]
+    named = [(str(case["group"]), str(case["patient"])) for case in cases]
+    named += [("shapes", _patient(entry["patient"])) for entry in there.get(shapes, [])]
+    return _folds([{"source": group, "patient": patient} for group, patient in named])
+
+
+def _folds(cases: Sequence[Mapping[str, str]]) -> dict[str, int]:
     """The fold of each patient, whichever lists the patient is in; the first group that names the patient counts."""
     first: dict[str, dict[str, str]] = {}
     for case in cases:
         first.setdefault(case["patient"], {"source": case["source"], "patient": case["patient"]})
-    places = assign_folds(list(first.values()), folds, seed)
+    places = assign_folds(list(first.values()), FOLDS)
     return dict(zip(first, places, strict=True))
 
 
@@ -229,12 +233,14 @@ def _pool_content(
     masks = {}
     if "expert" in there:
         masks = {case["id"]: case["label"] for case in read_cases(dataset_dir, "expert", True, False)}
-    cases, named = [], []
+    cases = []
     for section in (name for name in sections if name in there):
-        listed = read_cases(dataset_dir, section, without_labels=True, patient_from_id=False, keep=KEPT)
+        listed = head_ct_cases(dataset_dir, section, KEPT)
         logger.info("reading %d cases of %s", len(listed), section)
         cases += [prepare.described(section, case, masks) for case in listed]
-        named += [_named(section, case, number, len(listed)) for number, case in enumerate(listed)]
+    if not cases:
+        what = f"{datalist_path(dataset_dir)} has none of the lists {', '.join(sections)}"
+        raise InputRefused(RefusalCode.DATALIST_SECTION, f"{what}; --finetune takes the lists train and val")
     rows: dict[str, Any]
     if cache_dir:
         rows = {**stored_rows(cases, prepare, cache_dir)}
@@ -249,9 +255,9 @@ def _pool_content(
     rows["neighbours"] += starts.repeat_interleave(torch.tensor(depths))[:, None]
     maps, patients = _shapes(dataset_dir, there.get(shapes, []), prepare.canvas) if shapes else ([], [])
     about: dict[str, list[Any]] = {"groups": [], "patients": [], "ids": [], "complete": []}
-    for case, (group, patient), depth in zip(cases, named, depths, strict=True):
-        about["groups"] += [group] * depth
-        about["patients"] += [patient] * depth
+    for case, depth in zip(cases, depths, strict=True):
+        about["groups"] += [case["group"]] * depth
+        about["patients"] += [case["patient"]] * depth
         about["ids"] += [case["id"]] if depth == 1 else [f"{case['id']}/{z}" for z in range(depth)]
         about["complete"] += [case["mask_complete"] is not False] * depth
     empty = torch.zeros(0, *prepare.canvas, dtype=torch.uint8)

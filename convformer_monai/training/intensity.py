@@ -54,7 +54,7 @@ class GreyIntensity:
         floor = image.amin((1, 2, 3), keepdim=True)
         image = torch.where(chosen(p, batch, device), (image - floor) * field + floor, image)
 
-        factor = float(torch.empty(1).uniform_(0.4 / wide, 0.9))
+        factor = float(torch.empty(1).uniform_(min(0.4 / wide, 0.9) if wide else 0.9, 0.9))
         small = F.interpolate(image, scale_factor=factor, mode="area")
         coarse = F.interpolate(small, size=size, mode="bilinear", align_corners=False)
         image = torch.where(chosen(p / 2, batch, device), coarse, image)

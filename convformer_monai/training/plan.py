@@ -13,11 +13,13 @@ writes to ``OUT/<network>/<stage>``. Started again, the command goes on where it
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -25,11 +27,12 @@ from convformer_monai.bundle import Bundle
 from convformer_monai.bundle_run import bundle_command
 from convformer_monai.errors import InputRefused, RefusalCode
 
-__all__ = ["is_finished", "network_of", "read_plan", "run_logged", "run_plan", "run_stages"]
+__all__ = ["ending_together", "is_finished", "network_of", "read_plan", "run_logged", "run_plan", "run_stages"]
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
+_running: set[subprocess.Popen[bytes]] = set()
 
 
 def read_plan(bundle_root: Path) -> dict[str, Any]:
@@ -187,11 +190,43 @@ def run_logged(command: Sequence[str], environment: Mapping[str, str] | None = N
         subprocess.CalledProcessError: if it fails.
     """
     if log is None:
-        subprocess.run(command, check=True, env=environment)
-        return
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a", encoding="utf-8") as file:
-        subprocess.run(command, check=True, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        status = _run(command, environment)
+    else:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "a", encoding="utf-8") as file:
+            status = _run(command, environment, file)
+    if status:
+        raise subprocess.CalledProcessError(status, command)
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str] | None, output: IO[str] | None = None) -> int:
+    """Runs a command, and ends it with this process."""
+    errors = None if output is None else subprocess.STDOUT
+    with subprocess.Popen(command, env=environment, stdout=output, stderr=errors) as child:
+        _running.add(child)
+        try:
+            return child.wait()
+        except BaseException:
+            child.terminate()
+            raise
+        finally:
+            _running.discard(child)
+
+
+@contextmanager
+def ending_together() -> Iterator[None]:
+    """While it lasts, SIGTERM ends the commands of :func:`run_logged`, too; for the main thread."""
+
+    def end(number: int, _frame: object) -> None:
+        for child in list(_running):
+            child.terminate()
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def is_finished(folder: Path) -> bool:

@@ -13,13 +13,12 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from convformer_monai.bundle import Bundle
-from convformer_monai.training.handlers import BEST, BEST_RECORD
+from convformer_monai.training.handlers import BEST, BEST_RECORD, LOG
 
 __all__ = ["TrainingProgress", "ValidateAtEnd", "report_best"]
 
 logger = logging.getLogger(__name__)
 
-LOG = "train_log.txt"
 METRICS = {"val_mean_dice": "validation Dice"}
 
 

@@ -38,15 +38,25 @@ class _CaseSlices(Transform):
     """The slices of one case, as they are kept: ``images`` (Z, C, *canvas) and ``labels`` (Z, 1, *canvas)."""
 
     def __init__(
-        self, transform: Callable[[dict[str, Any]], dict[str, Any]], canvas: Sequence[int], dtype: torch.dtype
+        self,
+        transform: Callable[[dict[str, Any]], dict[str, Any]],
+        canvas: Sequence[int],
+        dtype: torch.dtype,
+        structures: int | None,
     ) -> None:
-        self.transform, self.canvas, self.dtype = transform, tuple(canvas), dtype
+        self.transform, self.canvas, self.dtype, self.structures = transform, tuple(canvas), dtype, structures
 
     def __call__(self, case: Mapping[str, Any]) -> dict[str, Tensor]:
         volume = self.transform(dict(case))
         if volume["image"].ndim == 4 and len(volume["image"]) > 1:
             what = f"{case['image']} has {len(volume['image'])} phases"
             raise InputRefused(RefusalCode.SEVERAL_PHASES, f"{what}; training takes volumes: make each an entry")
+        if self.structures is not None:
+            values = torch.unique(volume["label"]).tolist()
+            if any(value not in range(self.structures + 1) for value in values):
+                found = ", ".join(f"{value:g}" for value in values)
+                what = f"{case['label']} holds the values {found}"
+                raise InputRefused(RefusalCode.LABEL_VALUES, f"{what}; 0 to {self.structures} are what is learned")
         return {
             "images": _on_canvas(volume["image"], self.canvas, float(volume["image"].min())).to(self.dtype),
             "labels": _on_canvas(volume["label"], self.canvas, 0).to(torch.uint8),
@@ -64,9 +74,10 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
         device: where the slices are kept in memory.
         dtype: of the kept images.
         cache_dir: keep the slices in files of this folder, and not in memory; None for memory.
+        structures: labels may hold 0 to so many; None for any.
 
     Raises:
-        InputRefused: an image cannot be used, or the folder not written to.
+        InputRefused: an image or label cannot be used, or the folder not written to.
     """
 
     def __init__(
@@ -77,10 +88,11 @@ class SliceDataset(Dataset[dict[str, Tensor]]):
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float16,
         cache_dir: str | None = None,
+        structures: int | None = None,
     ) -> None:
         self.data = data
         logger.info("reading %d files", len(data))
-        prepare = _CaseSlices(transform, canvas, dtype)
+        prepare = _CaseSlices(transform, canvas, dtype, structures)
         self.images: Tensor | StoredRows  # (N, C, X, Y)
         self.labels: Tensor | StoredRows  # (N, 1, X, Y)
         if cache_dir:
@@ -109,15 +121,15 @@ class SliceBatches:
         batch_size: slices a batch and process; an incomplete last batch is left out, unless it is the only one, from
             which every process then takes as many slices.
         seed: of the order, which differs in every epoch and is the same in all processes, and for any number of them.
-        repeats: how often an epoch shows each slice, e.g. 20 for a twentieth of the data to have the epoch of all.
+        of_cases: make the epoch as long as that of so many cases, of which the dataset has a part; None for its own.
 
     Raises:
         InputRefused: ``OPTION`` if there are fewer slices than processes.
     """
 
-    def __init__(self, dataset: SliceDataset, batch_size: int, seed: int = 0, repeats: float = 1.0) -> None:
+    def __init__(self, dataset: SliceDataset, batch_size: int, seed: int = 0, of_cases: int | None = None) -> None:
         self.dataset = dataset
-        self.slices = round(len(dataset) * repeats)
+        self.slices = round(len(dataset) * (of_cases or len(dataset.data)) / len(dataset.data))
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0

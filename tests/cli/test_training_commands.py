@@ -183,7 +183,13 @@ def test_train_takes_the_folder_of_a_bundle(started: list[list[str]], repository
     assert options["--bundle_root"] == f"{tmp_path}/mine" and options["--output_dir"] == f"{tmp_path}/runs/mine"
 
 
-def test_train_starts_several_processes(started: list[list[str]], repository: Path) -> None:
+def test_train_starts_several_processes(
+    started: list[list[str]], repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "cardiac", "--data", "data", "--processes", "2"]) == 2 and not started
+    assert "error[DATALIST_MISSING]" in capsys.readouterr().err, "said here, since torchrun says little of it"
+    monkeypatch.setattr("convformer_monai.commands.train.read_lists", lambda _: {"train": [], "val": []})
+    monkeypatch.setattr("convformer_monai.commands.train.read_cases", lambda *_, **__: [])
     main(["train", "cardiac", "--data", "data", "--processes", "2"])
     words = " ".join(started[0])
     assert "-m torch.distributed.run --standalone --nproc_per_node 2 -m monai.bundle run" in words
@@ -229,6 +235,7 @@ def test_experiments_are_those_of_the_package() -> None:
         ("evaluate cardiac --data data --runs runs --peaks", "--peaks is for hemorrhage"),
         ("evaluate cardiac --data data --doubt --runs runs", "--runs is for the folds of hemorrhage"),
         ("evaluate hemorrhage --data data --doubt", "--doubt of hemorrhage goes by --runs"),
+        ("evaluate cardiac --data data --doubt --shifts", "give one of them"),
         ("evaluate cardiac --data data --doubt --section val", "--section is not for --doubt"),
         ("train brain --data data", "brain is not a bundle"),
         ("train cardiac", "Missing option '--data'"),
@@ -241,6 +248,8 @@ def test_experiments_are_those_of_the_package() -> None:
         ("train hemorrhage --data data --networks conv", "--all"),
         ("train hemorrhage --data data --all --processes 2", "one process"),
         ("train hemorrhage --data data --all --finetune", "leave --finetune out"),
+        ("train cardiac --data data --all --restart", "for a new start give another --output-dir"),
+        ("train cardiac --data data --all --examples 4", "leave --all out"),
         ("train cardiac --data data --finetune --processes 2", "leave --processes out"),
         ("train hemorrhage --data data --all --networks foo", "no network 'foo'"),
         (
@@ -253,6 +262,12 @@ def test_experiments_are_those_of_the_package() -> None:
         (
             "experiment pack --task cardiac --data data --max_epochs 2",
             "pack takes no --max_epochs; give it to",
+        ),
+        ("experiment table1 --task cardiac --data data --seed 3", "leave --seed out: --seeds sets it"),
+        ("experiment fraction --task cardiac --data data --share 0.5", "leave --share out"),
+        (
+            "experiment controls --task cardiac --data data --learning-rates 1,2 --learning_rate 3",
+            "leave --learning_rate out",
         ),
         ("experiment table1 --task knee --data data", "knee is not a bundle"),
         ("experiment table1 --task cardiac", "Missing option '--data'"),

@@ -19,7 +19,7 @@ from tiny_cohort import DEADLY, FAULTY, write_study
 from convformer_monai.cli import main
 from convformer_monai.cohort.status import all_statuses
 from convformer_monai.cohort.storage import place_of
-from convformer_monai.outputs.locks import hold
+from convformer_monai.locks import hold
 
 
 def run(source: Path, out: Path, bundle: Path, *more: str) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from convformer_monai.cohort import folder, segment_cases
-from convformer_monai.outputs.locks import SUFFIX
+from convformer_monai.locks import SUFFIX
 from convformer_monai.outputs.writer import Options
 from convformer_monai.phantoms import cardiac_phantom
 
@@ -65,7 +65,7 @@ def test_the_table_is_that_of_the_whole_folder(hearts: Path, tmp_path: Path) -> 
 HOLDER = """
 import sys
 from pathlib import Path
-from convformer_monai.outputs.locks import hold
+from convformer_monai.locks import hold
 with hold(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

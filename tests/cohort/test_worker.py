@@ -19,7 +19,7 @@ from convformer_monai.cohort.status import Status, read_status, write_status
 from convformer_monai.cohort.storage import place_of
 from convformer_monai.cohort.worker import do_case
 from convformer_monai.errors import InputRefused
-from convformer_monai.outputs.locks import hold
+from convformer_monai.locks import hold
 from convformer_monai.outputs.writer import Options
 
 

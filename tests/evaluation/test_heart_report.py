@@ -35,6 +35,12 @@ def test_pairs_are_of_patients_with_both_phases() -> None:
     assert {pair.patient for pair in function_of(scores)} == {"a"}
 
 
+def test_a_patient_with_two_scans_is_left_out() -> None:
+    """End diastole of one scan and end systole of the other would be taken for one heart."""
+    twice = [*heart("a", ((120.0, 100.0), (60.0, 50.0))), *heart("a", ((220.0, 200.0), (90.0, 80.0)))]
+    assert {pair.patient for pair in function_of([*twice, *heart("b", ((120.0, 100.0), (60.0, 40.0)))])} == {"b"}
+
+
 def test_an_empty_ventricle_has_no_ejection_fraction() -> None:
     names = [pair.measurement for pair in function_of(heart("a", ((0.0, 100.0), (0.0, 40.0))))]
     assert "lv_ef" not in names and "lv_edv" in names

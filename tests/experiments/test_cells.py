@@ -1,5 +1,6 @@
 """Which networks an experiment trains."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,22 @@ def test_fraction(name: str) -> None:
     for cell in cells[:4]:
         network = component(kind.root, "inference", "network_def", cell.network).eval()
         assert network(torch.zeros(1, kind.channels, 41, 75)).shape == (1, kind.classes, 41, 75)
+
+
+@pytest.mark.parametrize("name", ["cardiac", "dermoscopy"])
+def test_a_share_is_one_of_the_cases_with_an_epoch_as_long(name: str, tmp_path: Path) -> None:
+    """Photographs have a patient each, whatever their names have in common."""
+    cases = [{"image": f"ISIC_{n:04}.png", "label": f"ISIC_{n:04}_m.png"} for n in range(20)]
+    if name == "cardiac":
+        cases = [{**case, "patient": f"p{number}"} for number, case in enumerate(cases)]
+    for case in cases:
+        for file in case.values():
+            (tmp_path / file).touch() if isinstance(file, str) and file.endswith("png") else None
+    (tmp_path / "datalist.json").write_text(json.dumps({"train": cases}))
+    overrides = {"dataset_dir": str(tmp_path), "share": 0.25}
+    ids = ["train#dataset#data", "train#batches#of_cases"]
+    found = component(KINDS[name].root, "train", ids, overrides)
+    assert len(found["train#dataset#data"]) == 5 and found["train#batches#of_cases"] == 20
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 import torch
 from bundle_kinds import KINDS, training_data
 
+from convformer_monai.bundle import Bundle
 from convformer_monai.errors import InputRefused
 from convformer_monai.experiments import (
     Runner,
@@ -25,6 +26,7 @@ from convformer_monai.experiments import (
 )
 from convformer_monai.experiments.curves import draw_fractions
 from convformer_monai.experiments.rates import family_of
+from convformer_monai.training import plan
 
 CARDIAC = KINDS["cardiac"].root
 HEMORRHAGE = KINDS["hemorrhage"].root
@@ -39,7 +41,7 @@ class Commands:
     asked: list[dict[str, str]] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
 
-    def run(self, command: list[str], check: bool, env: dict[str, str], stdout: object, stderr: object) -> None:
+    def run(self, command: list[str], env: dict[str, str], output: object) -> int:
         scans = "evaluate" in command
         words = [word for word in command if word != "--overwrite"]
         start = words.index("--data") if scans else words.index("run") + 1
@@ -49,21 +51,23 @@ class Commands:
         place = Path(options["--output_dir"])
         if "train.json" in options.get("--config_file", ""):
             if place.parts[-3] in self.broken:
-                raise subprocess.CalledProcessError(1, command)
+                return 1
             place.mkdir(parents=True, exist_ok=True)
             torch.save({"trainer": {"iteration": 1, "max_epochs": 1, "epoch_length": 1}}, place / "checkpoint.pt")
             (place / "best.pt").write_text(str(place))
             (place / "best.json").write_text(json.dumps({"metric": "val_mean_dice", "value": 0.5}))
             steps = ["epoch 1 step 1 loss 3.00000", "epoch 1 step 1 loss 2.00000", "epoch 1 step 2 loss 1.00000"]
             (place / "train_log.txt").write_text("\n".join([*steps, "epoch 1/1: loss 1.5000, 3 s, 0:00:00 left"]))
-            return
+            return 0
         place.mkdir()
         network, seed = place.parts[-3], int(place.parts[-2].removeprefix("seed"))
         with open(place / ("slices.csv" if scans else "per_case.csv"), "w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["case", "patient", "dice"])
-            writer.writerows([f"c{i}", f"c{i}", GAIN[network] + 0.01 * seed + 0.001 * i] for i in range(6))
-        (place / "summary.json").write_text("{}")
+            writer.writerow(["case", "patient", "dice", *(["seen_in", "lesions", "findings"] if scans else [])])
+            for i in range(6):
+                dice = "nan" if scans and i > 3 else GAIN[network] + 0.01 * seed + 0.001 * i
+                writer.writerow([f"c{i}", f"c{i}", dice, *(["expert", int(i < 4), int(i != 5)] if scans else [])])
+        return 0
 
 
 @pytest.fixture
@@ -81,7 +85,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
 
     monkeypatch.setattr(runner.Runner, "_measure_collapse", collapse)
     replaced = Commands()
-    monkeypatch.setattr(subprocess, "run", replaced.run)
+    monkeypatch.setattr(plan, "_run", replaced.run)
     return replaced
 
 
@@ -160,6 +164,23 @@ def test_cross_validated_bundles_train_all_folds_but_not_what_is_shipped(command
     assert "'block': 'conv'" in commands.asked[-1]["--network-def"]
 
 
+def test_blood_free_slices_with_a_finding_are_counted(commands: Commands, tmp_path: Path) -> None:
+    """Of the stand-in's six slices two are free of blood, and one of these has a finding."""
+    cells = make_cells("controls", HEMORRHAGE, nets=["convformer", "conv"])
+    experiment = Runner(HEMORRHAGE, "data", tmp_path / "out", folds=[0])
+    experiment.run(cells, [0])
+    table = write_table(experiment, cells, [0])
+    rows = list(csv.DictReader(open(tmp_path / "out" / "table.csv")))
+    assert [row["false_positives"] for row in rows] == ["0.5", "0.5"] and "50.0%" in table
+    assert float(rows[1]["difference"]) == pytest.approx(-0.1)
+
+
+def test_other_seeds_have_the_same_folds() -> None:
+    """The folds of an evaluation are those of every training, whatever its seed."""
+    pool = Bundle(HEMORRHAGE).read("train")["pool"]
+    assert "seed" not in pool and "@seed" not in pool.values()
+
+
 def test_one_fold_is_trained_and_evaluated_if_so_asked(commands: Commands, tmp_path: Path) -> None:
     cells = make_cells("controls", HEMORRHAGE, nets=["conv"])
     Runner(HEMORRHAGE, "data", tmp_path / "out", folds=[2]).run(cells, [0])
@@ -216,8 +237,8 @@ class TestLearningRates:
     def test_best_of_each_family_is_taken(self, commands: Commands, tmp_path: Path) -> None:
         cells = make_cells("controls", CARDIAC)
         experiment = Runner(CARDIAC, "data", tmp_path / "out")
-        chosen = choose_rates(experiment, cells, [0.1, 0.2], 0)
-        assert chosen is not None
+        chosen, failed = choose_rates(experiment, cells, [0.1, 0.2], 0)
+        assert chosen is not None and failed == []
         assert [cell.values()["learning_rate"] for cell in chosen] == [0.1, 0.1, 0.2]
         assert [cell.name for cell in chosen] == [cell.name for cell in cells]
         trained = [asked for asked in commands.asked if "train.json" in asked["--config_file"]]
@@ -225,7 +246,7 @@ class TestLearningRates:
         kept = json.loads((tmp_path / "out" / "rates.json").read_text())
         assert kept["basicunet"]["rate"] == 0.2
         assert kept["basicunet"]["validation_dice"] == pytest.approx({"0.1": 0.4025, "0.2": 0.6025})
-        assert choose_rates(experiment, cells, [0.1, 0.2], 0) == chosen and len(commands.asked) == 12
+        assert choose_rates(experiment, cells, [0.1, 0.2], 0) == (chosen, []) and len(commands.asked) == 12
         assert experiment.run(chosen, [0]) == [] and len(commands.asked) == 12, "the trial is the cell's training"
         scores = (tmp_path / "out" / "basicunet" / "seed0" / "evaluation" / "per_case.csv").read_text()
         assert "c0,c0,0.6" in scores and not (tmp_path / "out" / "basicunet_rate0.2" / "seed0").exists()
@@ -241,9 +262,10 @@ class TestLearningRates:
     def test_failed_trial_is_left_for_another_time(self, commands: Commands, tmp_path: Path) -> None:
         commands.broken = {"conv_rate0.1"}
         experiment = Runner(CARDIAC, "data", tmp_path / "out")
-        assert choose_rates(experiment, make_cells("controls", CARDIAC), [0.1, 0.2], 0) is None
+        failed = ["conv_rate0.1, seed 0"]
+        assert choose_rates(experiment, make_cells("controls", CARDIAC), [0.1, 0.2], 0) == (None, failed)
         commands.broken = set()
-        assert choose_rates(experiment, make_cells("controls", CARDIAC), [0.1, 0.2], 0) is not None
+        assert choose_rates(experiment, make_cells("controls", CARDIAC), [0.1, 0.2], 0)[0] is not None
 
     def test_blocks_of_one_kind_share_their_rate(self) -> None:
         cells = make_cells("table1", CARDIAC, nets=["SETR"])

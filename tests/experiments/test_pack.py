@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import nibabel as nib
@@ -60,16 +61,17 @@ def test_parts_are_joined_again(data: Path, tmp_path: Path) -> None:
     command = ["bash", str(tmp_path / "my pack" / "run.sh"), "table1", "--jobs", "6"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    (there,) = (tmp_path / "there").iterdir()
     assert (
         said.read_text().split()
         == (
-            f"-m convformer_monai.cli experiment table1 --task cardiac --data {tmp_path}/there/data "
+            f"-m convformer_monai.cli experiment table1 --task cardiac --data {there}/data "
             "--output-dir out/table1/cardiac --jobs 6"
         ).split()
     )
 
-    (one,) = read_cases(tmp_path / "there" / "data", "train")
-    (two,) = read_cases(tmp_path / "there" / "data", "val")
+    (one,) = read_cases(there / "data", "train")
+    (two,) = read_cases(there / "data", "val")
     before, after = nib.load(data / "a" / "x.nii.gz"), nib.load(one["image"])
     assert after.get_data_dtype() == np.uint8 and (one["id"], one["patient"], two["id"]) == ("x", "p1", "two")
     np.testing.assert_array_equal(4 * np.asarray(after.dataobj, dtype=int), np.asarray(before.dataobj))
@@ -79,10 +81,43 @@ def test_parts_are_joined_again(data: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(nib.load(one["label"]).dataobj, nib.load(data / "x_gt.nii.gz").dataobj)
 
     parts[1].write_bytes(b"damaged")
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, "it is unpacked already"
     damaged = subprocess.run(
         command, env={**environment, "CONVFORMER_PACK": str(tmp_path / "new")}, capture_output=True, check=False
     )
     assert damaged.returncode != 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the machine has bash")
+def test_two_packs_do_not_meet(data: Path, tmp_path: Path) -> None:
+    """The second pack finds other data unpacked in the same place."""
+    for name in ("one", "two"):
+        lists = json.loads((data / "datalist.json").read_text())
+        lists["train"][0]["patient"] = name
+        (data / "datalist.json").write_text(json.dumps(lists))
+        pack_experiment("cardiac", data, tmp_path / name, wheels=False)
+    script = (tmp_path / "one" / "run.sh").read_text()
+    assert script == (tmp_path / "two" / "run.sh").read_text() and 'sha256sum < "$pack/SHA256SUMS"' in script
+    sums = {(tmp_path / name / "SHA256SUMS").read_text() for name in ("one", "two")}
+    assert len(sums) == 2
+
+
+def test_shapes_that_blood_is_painted_with_are_packed(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in ("x.png", "x_mask.png", "s.png"):
+        (folder / name).write_bytes(b"a picture")
+    lists = {
+        "expert": [{"image": "x.png", "label": "x_mask.png", "id": "x", "source": "a"}],
+        "cq500_shapes": [{"patient": "CT1", "shape": "s.png"}],
+    }
+    (folder / "datalist.json").write_text(json.dumps(lists))
+    pack_experiment("hemorrhage", folder, tmp_path / "pack", wheels=False)
+    with tarfile.open(tmp_path / "pack" / "part0001.bin", "r:xz") as archive:
+        assert "data/s.png" in archive.getnames()
+        kept = json.load(archive.extractfile("data/datalist.json"))
+    assert kept["cq500_shapes"] == lists["cq500_shapes"]
 
 
 def test_refusals(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from convformer_monai.errors import InputRefused
 from convformer_monai.training import (
     AverageWeights,
     BestWeights,
@@ -132,6 +133,45 @@ def test_without_resume_a_run_starts_anew(tmp_path):
         engine.run(range(2), max_epochs=3)
         assert seen[0] == 1
         assert len(seen) == 3
+
+
+def test_a_new_start_removes_what_another_training_left(tmp_path):
+    """Its best weights would be taken for those of the new one, where that is worse."""
+    for name in ("best.pt", "best.json", "train_log.txt", "notes.txt"):
+        (tmp_path / name).write_text("{}")
+    trainer(ResumableCheckpoint(str(tmp_path / "checkpoint.pt"), {}, resume=False)).run(range(2), max_epochs=1)
+    left = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
+    assert left == {"checkpoint.pt", "notes.txt"}
+
+
+@pytest.mark.parametrize(
+    ("change", "what"), [({"fold": 1}, "another fold"), ({"dataset_dir": "b.json"}, "another datalist")]
+)
+def test_a_training_on_other_data_is_not_gone_on_with(tmp_path, change, what):
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_text(f'{{"train": "{name}"}}')
+    path, made = str(tmp_path / "checkpoint.pt"), {"dataset_dir": tmp_path / "a.json", "fold": 0}
+    changed = {**made, **{key: tmp_path / value if key == "dataset_dir" else value for key, value in change.items()}}
+    trainer(ResumableCheckpoint(path, {}, **made)).run(range(2), max_epochs=1)
+    engine = trainer(ResumableCheckpoint(path, {}, **made))
+    engine.run(range(2), max_epochs=3)
+    assert engine.state.epoch == 3
+    with pytest.raises(InputRefused, match=what):
+        trainer(ResumableCheckpoint(path, {}, **changed)).run(range(2), max_epochs=4)
+    trainer(ResumableCheckpoint(path, {}, resume=False, **changed)).run(range(2), max_epochs=1)
+
+
+def test_two_trainings_do_not_write_to_one_folder(tmp_path):
+    path = str(tmp_path / "checkpoint.pt")
+    first = trainer(ResumableCheckpoint(path, {}))
+
+    def another() -> None:
+        with pytest.raises(InputRefused, match="another training writes to"):
+            trainer(ResumableCheckpoint(path, {})).run(range(2), max_epochs=1)
+
+    first.add_event_handler(Events.EPOCH_COMPLETED, another)
+    first.run(range(2), max_epochs=1)
+    trainer(ResumableCheckpoint(path, {})).run(range(2), max_epochs=2)
 
 
 def test_read_only_checkpoint_is_not_written(tmp_path):

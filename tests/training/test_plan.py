@@ -1,7 +1,11 @@
 """The plan of trainings, with a command in place of the training that only notes what it was asked to do."""
 
 import json
+import os
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -29,7 +33,7 @@ def calls(monkeypatch) -> list[dict[str, str]]:
     """The options of each training; each reaches its last epoch, unless the list was told to stop after some."""
     noted: list[dict[str, str]] = []
 
-    def run(command: list[str], check: bool, env: object) -> None:
+    def run(command: list[str], _environment: object) -> int:
         start = command.index("run") + 1
         noted.append(dict(zip(command[start::2], command[start + 1 :: 2], strict=True)))
         place = Path(noted[-1]["--output_dir"])
@@ -38,8 +42,9 @@ def calls(monkeypatch) -> list[dict[str, str]]:
         done = {"iteration": 30 if len(noted) != 2 else 20, "max_epochs": 3, "epoch_length": 10}
         torch.save({"trainer": done}, place / "checkpoint.pt")
         (place / "best.pt").touch()
+        return 0
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(plan, "_run", run)
     return noted
 
 
@@ -80,3 +85,24 @@ def test_unusable_plan_is_refused(bundle, content):
     (bundle / "configs" / "runs.json").write_text(content)
     with pytest.raises(InputRefused):
         plan.read_plan(bundle)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+def test_a_training_ends_with_its_command(tmp_path):
+    """Left alone it would go on, and the same command would start another one beside it."""
+    script = tmp_path / "script.py"
+    child = (
+        "import os, time; open('pid.part', 'w').write(str(os.getpid())); os.rename('pid.part', 'pid'); time.sleep(60)"
+    )
+    script.write_text(
+        "import sys\nfrom convformer_monai.training.plan import ending_together, run_logged\n"
+        f"with ending_together():\n    run_logged([sys.executable, '-c', {child!r}])\n"
+    )
+    process = subprocess.Popen([sys.executable, str(script)], cwd=tmp_path)
+    while not (tmp_path / "pid").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)

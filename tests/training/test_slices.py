@@ -39,10 +39,17 @@ def test_batches_cover_an_epoch_once_in_an_order_that_changes():
 
 
 def test_an_epoch_may_show_each_slice_several_times():
-    batches = SliceBatches(dataset(), batch_size=5, seed=1, repeats=2.5)
+    batches = SliceBatches(dataset(), batch_size=5, seed=1, of_cases=5)
     (seen,) = [torch.cat([batch["image"][:, 0, 12, 12] for batch in batches])]
     assert len(batches) == 5 and len(seen) == 25
     assert all(len(seen[start : start + 11].unique()) == 11 for start in (0, 11))
+
+
+def test_other_label_values_are_refused():
+    cases = [{"number": 2, "depth": 3, "label": "a_gt.nii.gz"}]
+    assert len(SliceDataset(cases, volume, canvas=(24, 24), structures=2)) == 3
+    with pytest.raises(InputRefused, match=r"a_gt.nii.gz holds the values 2; 0 to 1 are what is learned"):
+        SliceDataset(cases, volume, canvas=(24, 24), structures=1)
 
 
 def test_resumed_batches_go_on_in_the_same_order():

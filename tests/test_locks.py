@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from convformer_monai.outputs import locks
-from convformer_monai.outputs.locks import hold
+from convformer_monai import locks
+from convformer_monai.locks import hold
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from convformer_monai.outputs.locks import hold
+from convformer_monai.locks import hold
 with hold(Path(sys.argv[1])) as ours:
     print(ours, flush=True)
     time.sleep(60)
