@@ -126,6 +126,22 @@ def test_report_and_files(data: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert (alone["lesions found"], alone["findings that are blood"]) == ("1 of 2", "1 of 3")
 
 
+def test_slices_without_a_patient_are_named_as_the_folds_name_them(data: Path) -> None:
+    """So the network that segments one is that of the fold which held it out."""
+    lists = json.loads((data / "datalist.json").read_text())
+    lists["normal"] = [{"id": f"normal_{n:03}", "image": "p1_centre.png", "label": None} for n in range(20)]
+    (data / "datalist.json").write_text(json.dumps(lists))
+    asked: list[str] = []
+
+    def segment(image: Any, patient: str) -> Answer:
+        asked.append(patient)
+        return bright(image, patient)
+
+    scan_scores(data, segment, {**SOURCES, "normal": {"window": [0, 80], "extent_mm": 2 * SIDE}}, ["normal"])
+    assert asked == [f"normal_run{n // 2}" for n in range(20)]
+    assert set(asked) <= head_ct_folds(data, ["expert", "normal"]).keys()
+
+
 def test_a_datalist_without_either_list_is_refused(tmp_path: Path) -> None:
     (tmp_path / "datalist.json").write_text('{"val": []}')
     with pytest.raises(InputRefused, match="heads"):
