@@ -99,10 +99,12 @@ def draw_collapse(layers: Sequence[dict[str, str]], path: Path) -> Path | None:
                 one.plot(list(known), list(known.values()), marker=".", label=name if trained else None, **style)
             one.set(ylim=(-0.1, 1.05), title=net if place == 0 else "", ylabel=title if column == 0 else "")
             one.set_xlabel("layer" if place else "")
+            one.xaxis.get_major_locator().set_params(integer=True)
     handles = {line.get_label(): line for one in axes for line in one.get_lines()}
     shown = [name for name in names if name in handles]
     if len(names) > 1:
-        figure.legend([handles[name] for name in shown], shown, loc="outside lower center", ncols=min(7, len(shown)))
+        columns = min(len(shown), int(figure.get_figwidth() // 1.3))
+        figure.legend([handles[name] for name in shown], shown, loc="outside lower center", ncols=columns)
     figure.savefig(path, dpi=DPI)
     return path
 
