@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +15,7 @@ from convformer_monai.cohort.status import BAD, DONE, FAILED, QUARANTINED, REFUS
 from convformer_monai.cohort.storage import Place, fingerprint, is_url, local_path
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.outputs.case import check_name
+from convformer_monai.outputs.made_by import made_by
 from convformer_monai.outputs.writer import Options
 
 __all__ = ["BundleOf", "Job", "Plan", "describe_bundle", "known", "make_plan", "open_bundles", "standing"]
@@ -97,15 +96,15 @@ class Job:
     def made_by(self, entry: Entry, input_fingerprint: str) -> dict[str, str]:
         """What the results of a case follow from, as the status keeps it."""
         bundle = self.bundles[entry.bundle]
-        choices = {**self.options_of(entry).recorded(), "flips": self.flips, "force_modality": self.force_modality}
-        if self.network_engine != "torch":
-            choices["network_engine"] = self.network_engine
-        return {
-            "bundle": bundle.config_sha256,
-            "weights": bundle.weights_sha256,
-            "options": hashlib.sha256(json.dumps(choices, sort_keys=True).encode()).hexdigest(),
-            "input": input_fingerprint,
-        }
+        return made_by(
+            bundle.config_sha256,
+            bundle.weights_sha256,
+            self.options_of(entry),
+            input_fingerprint,
+            flips=self.flips,
+            force_modality=self.force_modality,
+            engine=self.network_engine,
+        )
 
 
 @dataclass(frozen=True)
@@ -162,16 +161,13 @@ def describe_bundle(bundle: str) -> BundleOf:
     """
     opened = Bundle(bundle)
     opened.task  # noqa: B018 (unusable metadata are refused now)
-    digest = hashlib.sha256()
-    for name in ("inference", "metadata"):
-        digest.update(json.dumps(opened.read(name), sort_keys=True).encode())
     weights = str(opened.metadata["weights_sha256"]).lower()
     if not weights:
         if not opened.weights.is_file():
             raise InputRefused(RefusalCode.WEIGHTS_NOT_FOUND, f"{opened.weights} does not exist; get the bundle again")
         weights = file_sha256(opened.weights)
     where = bundle if opened.short_name == bundle else str(local_path(bundle).absolute())
-    return BundleOf(where, opened.name, digest.hexdigest(), weights)
+    return BundleOf(where, opened.name, opened.config_sha256, weights)
 
 
 def open_bundles(source: str, bundle: str, entries: Sequence[Entry]) -> dict[str, BundleOf]:

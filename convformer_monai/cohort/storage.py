@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.outputs.atomic import check_writable, write_text
 from convformer_monai.outputs.locks import hold
+from convformer_monai.readers.file_stamp import file_stamp
 
 __all__ = ["Folder", "Place", "Remote", "fetched", "fingerprint", "is_url", "place_of"]
 
@@ -58,7 +59,7 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 def fingerprint(path: str) -> str | None:
-    """What changes when an image does: size and time of a file, of a folder those of all its files.
+    """What changes when an image does; see :func:`convformer_monai.readers.file_stamp.file_stamp`.
 
     Args:
         path: of a file or folder, or a URL.
@@ -68,15 +69,7 @@ def fingerprint(path: str) -> str | None:
     """
     if is_url(path):
         return _remote_fingerprint(path)
-    one = local_path(path)
-    try:
-        if not one.is_dir():
-            state = one.stat()
-            return f"{state.st_size}-{state.st_mtime_ns}"
-        files = sorted((str(file.relative_to(one)), file.stat()) for file in one.rglob("*") if file.is_file())
-    except OSError:
-        return None
-    return _digest([[name, state.st_size, state.st_mtime_ns] for name, state in files])
+    return file_stamp(local_path(path))
 
 
 def _remote_fingerprint(url: str) -> str | None:

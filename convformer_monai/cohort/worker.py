@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import faulthandler
 import functools
+import json
 import logging
 import os
 import platform
@@ -15,8 +16,7 @@ import time
 import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from convformer_monai.cohort.faults import FAULT, keep_fault, keep_text
@@ -33,10 +33,11 @@ from convformer_monai.cohort.status import (
     now,
     write_status,
 )
-from convformer_monai.cohort.storage import Folder, Place, fetched, fingerprint, is_url, local_path, place_of
+from convformer_monai.cohort.storage import Folder, Place, fetched, fingerprint, local_path, place_of
 from convformer_monai.errors import InputRefused, RefusalCode, find_refusal
-from convformer_monai.outputs.case import finished, process
+from convformer_monai.outputs.case import process
 from convformer_monai.outputs.journal import tidy_up
+from convformer_monai.outputs.made_by import made_by_segmenter
 from convformer_monai.outputs.writer import Options
 from convformer_monai.readers.cases import Case
 from convformer_monai.readers.glance import glance
@@ -95,8 +96,8 @@ class _HeldCase:
         self.entry, self.job, self.place, self.segmenter = entry, job, place, segmenter
         self.options: Options = job.options_of(entry)
         self.before = known(place, entry.case)
-        found = fingerprint(entry.path)
-        self.made_by = job.made_by(entry, found or "")
+        self.stamp = fingerprint(entry.path) or ""
+        self.made_by = job.made_by(entry, self.stamp)
         same = self.before is not None and dict(self.before.made_by) == self.made_by
         self.died = same and self.before is not None and self.before.state == RUNNING
         self.attempts = self.before.attempts if same and self.before is not None and not self._begins_anew() else 0
@@ -113,27 +114,31 @@ class _HeldCase:
         """Goes through all steps."""
         if self.before is not None and standing(self.before, self.made_by, self.job) != TODO:
             return Outcome(self.before, before=self.before.run != self.job.run)
-        if self._is_finished():
-            return Outcome(self._ended(DONE, seconds=self.before.seconds if self.before else 0.0), before=not self.died)
+        self._tidy()
+        report = self._report_of_the_same()
+        if report is not None and not self.options.overwrite and self._is_complete(report):
+            seconds = self.before.seconds if self.before else 0.0
+            flags = tuple(dict.fromkeys(flag["code"] for flag in report["flags"]))
+            return Outcome(self._ended(DONE, seconds=seconds, flags=flags), before=not self.died)
         if self.died and self.attempts >= self.job.attempts:
             return Outcome(self._quarantine())
         self.attempts += 1
         write_status(self.place, self._status(RUNNING, started=now()))
         return Outcome(self._work())
 
-    def _is_finished(self) -> bool:
-        """Whether the results are there and complete, but the status does not say so; as after ``segment``."""
-        if not isinstance(self.place, Folder) or is_url(self.entry.path):
-            return False
-        self._tidy()
-        case = self._case(local_path(self.entry.path))
-        found = finished(case, self.place.root, self.segmenter, self.options, tidy=False)
-        if found is None:
-            return False
-        if not self.options.overwrite:
-            return True
-        report = self.place.root / f"{self.entry.case}_report.json"
-        return report.stat().st_mtime >= datetime.fromisoformat(self.job.started).timestamp()
+    def _report_of_the_same(self) -> dict[str, Any] | None:
+        """The report of results that are there, if they follow from the same; whatever the status says."""
+        try:
+            report: dict[str, Any] = json.loads(self.place.read(f"{self.entry.case}_report.json") or "")
+            same = report["made_by"] == made_by_segmenter(self.segmenter, self.options, self.stamp)
+        except (ValueError, KeyError, TypeError):
+            return None
+        return report if same else None
+
+    def _is_complete(self, report: dict[str, Any]) -> bool:
+        """Whether all files are there that a report names."""
+        folder = PurePosixPath(self.entry.case).parent
+        return all(self.place.exists(str(folder / name)) for name in report["files"])
 
     def _work(self) -> Status:
         """Reads, segments, measures and writes."""
@@ -166,12 +171,12 @@ class _HeldCase:
     def _processed(self, case: Case, folder: Path) -> Measurements:
         """Does the case; what is in its way may be of a run that was killed, and goes then."""
         try:
-            return process(self.segmenter, case, folder, self.options, tidy=False)[1]
+            return process(self.segmenter, case, folder, self.options, tidy=False, input_stamp=self.stamp)[1]
         except InputRefused as refusal:
             if refusal.code != RefusalCode.EXISTS:
                 raise
             tidy_up((folder / case.name).parent)
-            return process(self.segmenter, case, folder, self.options, tidy=False)[1]
+            return process(self.segmenter, case, folder, self.options, tidy=False, input_stamp=self.stamp)[1]
 
     def _tidy(self) -> None:
         """Ends what killed runs began in the case's folder.

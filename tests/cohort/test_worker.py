@@ -241,3 +241,39 @@ def test_files_that_a_killed_run_left_are_not_in_the_way(bundle: Path, studies: 
     status = do_case(study(studies, "s1"), job).status
     assert status is not None and status.state == "done", status
     assert [path.name for path in out.glob(".*")] == [".cohort"]
+
+
+@pytest.mark.parametrize("change", ["path", "older input", "flips", "config"])
+def test_results_of_something_else_are_not_taken_for_these(bundle: Path, studies: Path, out: Path, change: str) -> None:
+    entry = study(studies)
+    do_case(entry, job_for(bundle, out))
+    written = {path: path.read_bytes() for path in out.glob("s0_*")}
+    old = Path(entry.path).stat().st_mtime - 1000
+    flips = change == "flips"
+    if change == "path":
+        entry = Entry("s0", str(studies / "s1.nii.gz"))
+        os.utime(entry.path, (old, old))
+    elif change == "older input":
+        write_study(Path(entry.path), 99)
+        os.utime(entry.path, (old, old))
+    elif change == "config":
+        inference = json.loads((bundle / "configs" / "inference.json").read_text())
+        (bundle / "configs" / "inference.json").write_text(json.dumps({**inference, "amp": False}))
+    other = job_for(bundle, out, "r2", flips=flips)
+    assert plan_for([entry], other).todo == [entry]
+    refused = do_case(entry, other).status
+    assert refused is not None and (refused.state, refused.code) == ("refused", "EXISTS")
+    assert {path: path.read_bytes() for path in out.glob("s0_*")} == written
+    if change != "config":
+        return
+    replaced = do_case(entry, job_for(bundle, out, "r3", options=Options(overwrite=True))).status
+    assert replaced is not None and replaced.state == "done"
+
+
+def test_results_are_known_again_after_a_run_with_other_options(bundle: Path, studies: Path, out: Path) -> None:
+    entry = study(studies)
+    do_case(entry, job_for(bundle, out))
+    do_case(entry, job_for(bundle, out, "r2", flips=True))
+    outcome = do_case(entry, job_for(bundle, out, "r3"))
+    assert outcome.before and outcome.status is not None and outcome.status.state == "done"
+    assert outcome.status.flags
