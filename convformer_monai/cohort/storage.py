@@ -275,14 +275,18 @@ class Remote(Place):
 
     @contextlib.contextmanager
     def workspace(self) -> Iterator[Path]:
-        """A temporary folder, uploaded at the end."""
+        """A temporary folder, uploaded at the end. A report tells that a case is complete: it goes first, and comes last."""
         with tempfile.TemporaryDirectory(prefix="convformer-out-") as folder:
             yield Path(folder)
-            for file in sorted(Path(folder).rglob("*")):
-                if file.is_file() and not file.name.startswith("."):
-                    target = self._path(file.relative_to(folder).as_posix())
-                    self.system.makedirs(target.rpartition("/")[0], exist_ok=True)
-                    self.system.put_file(str(file), target)
+            files = [file for file in Path(folder).rglob("*") if file.is_file() and not file.name.startswith(".")]
+            names = sorted(file.relative_to(folder).as_posix() for file in files)
+            reports = [name for name in names if name.endswith("_report.json")]
+            for name in reports:
+                self.remove(name)
+            for name in [*(name for name in names if name not in reports), *reports]:
+                target = self._path(name)
+                self.system.makedirs(target.rpartition("/")[0], exist_ok=True)
+                self.system.put_file(str(Path(folder) / name), target)
 
     def check(self) -> None:
         """See :class:`Place`."""

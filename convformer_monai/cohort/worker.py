@@ -101,6 +101,7 @@ class _HeldCase:
         same = self.before is not None and dict(self.before.made_by) == self.made_by
         self.died = same and self.before is not None and self.before.state == RUNNING
         self.attempts = self.before.attempts if same and self.before is not None and not self._begins_anew() else 0
+        self.begun = same and self.before is not None and self.before.state != REFUSED
 
     def _begins_anew(self) -> bool:
         """Whether attempts of earlier runs do not count."""
@@ -147,6 +148,7 @@ class _HeldCase:
         with ExitStack() as stack:
             folder = stack.enter_context(self.place.workspace())
             try:
+                self._refuse_existing()
                 path = stack.enter_context(fetched(self.entry.path))
                 case = self._case(path)
                 bundle = self.segmenter.bundle
@@ -167,6 +169,22 @@ class _HeldCase:
         return self._ended(
             state, code=code, message=message, flags=flags, started=started, seconds=time.perf_counter() - start
         )
+
+    def _refuse_existing(self) -> None:
+        """Refuses to replace results in object storage, of which the temporary folder shows nothing.
+
+        Raises:
+            InputRefused: ``EXISTS``, but not of what an upload left that was cut off.
+        """
+        if isinstance(self.place, Folder) or self.options.overwrite:
+            return
+        suffixes = [suffix for writer in self.options.writers() for suffix in writer.suffixes if "*" not in suffix]
+        for suffix in ["_report.json"] if self.begun else suffixes:
+            if self.place.exists(self.entry.case + suffix):
+                raise InputRefused(
+                    RefusalCode.EXISTS,
+                    f"{self.place.url}/{self.entry.case}{suffix} exists already; give --overwrite or another output",
+                )
 
     def _processed(self, case: Case, folder: Path) -> Measurements:
         """Does the case; what is in its way may be of a run that was killed, and goes then."""
