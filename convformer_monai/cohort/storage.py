@@ -275,7 +275,7 @@ class Remote(Place):
 
     @contextlib.contextmanager
     def workspace(self) -> Iterator[Path]:
-        """A temporary folder, uploaded at the end. A report tells that a case is complete: it goes first, and comes last."""
+        """A temporary folder, uploaded at the end. A report, which says that a case is done, comes last."""
         with tempfile.TemporaryDirectory(prefix="convformer-out-") as folder:
             yield Path(folder)
             files = [file for file in Path(folder).rglob("*") if file.is_file() and not file.name.startswith(".")]

@@ -1,7 +1,8 @@
 """One case of a cohort, in a worker process: held, begun, done, and its status kept at each step.
 
-The status says ``running``, with one attempt more, before the work begins. A case that is found running and that nobody
-holds has killed its worker, or was killed with it; after as many attempts as the run allows it is quarantined.
+The status says ``running``, with one attempt more, before the work begins. A case that a run left running itself, and that
+nobody holds, has killed its worker; after as many attempts as the run allows it is quarantined. One that another run left
+running was stopped or killed with that run, which tells nothing about it.
 """
 
 from __future__ import annotations
@@ -107,9 +108,7 @@ class _HeldCase:
         """Whether attempts of earlier runs do not count."""
         before, job = self.before, self.job
         assert before is not None
-        if before.run == job.run or before.state == RUNNING:
-            return False
-        return (job.retry_failed and before.state in (FAILED, QUARANTINED)) or before.state in (DONE, REFUSED)
+        return before.run != job.run and (job.retry_failed or before.state not in (FAILED, QUARANTINED))
 
     def do(self) -> Outcome:
         """Goes through all steps."""

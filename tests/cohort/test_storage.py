@@ -190,5 +190,5 @@ def test_an_upload_that_was_cut_off_is_done_again(
     left = objects("/bucket/out")
     assert len(left) == min(most, 6) and ("/bucket/out/s0_report.json" in left) == (kept == "all")
     status = do_case(entry, dataclasses.replace(job, run="r2")).status
-    assert status is not None and (status.state, status.attempts) == ("done", 1 if kept == "all" else 2)
+    assert status is not None and status.state == "done"
     assert len(objects("/bucket/out")) == 6

@@ -138,6 +138,22 @@ def test_a_fault_is_tried_again_as_often_as_allowed(bundle: Path, out: Path, tmp
     assert done is not None and done.state == "done" and not (out / "x_fault.txt").exists()
 
 
+def test_a_run_that_was_killed_is_no_fault_of_its_case(
+    bundle: Path, studies: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = study(studies)
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in range(3):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr("convformer_monai.cohort.worker.process", stopped)
+            do_case(entry, job_for(bundle, out, f"r{number}"))
+    status = do_case(entry, job_for(bundle, out, "r3")).status
+    assert status is not None and (status.state, status.attempts) == ("done", 1)
+
+
 CHILD = """
 import sys
 from convformer_monai.cohort.manifest import Entry
