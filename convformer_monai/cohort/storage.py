@@ -122,7 +122,11 @@ class Place:
         raise NotImplementedError
 
     def write(self, name: str, text: str) -> None:
-        """Writes a text, complete or not at all, in place of an older one."""
+        """Writes a text, complete or not at all, in place of an older one.
+
+        Raises:
+            InputRefused: ``CANNOT_WRITE``, in a folder of this machine.
+        """
         raise NotImplementedError
 
     def exists(self, name: str) -> bool:
@@ -179,7 +183,13 @@ class Folder(Place):
     def write(self, name: str, text: str) -> None:
         """See :class:`Place`."""
         path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputRefused(
+                RefusalCode.CANNOT_WRITE,
+                f"{path.parent} cannot be made: {error.strerror}; free space or give another --output",
+            ) from error
         write_text(path, text, overwrite=True)
 
     def exists(self, name: str) -> bool:

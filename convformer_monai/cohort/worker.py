@@ -1,8 +1,8 @@
 """One case of a cohort, in a worker process: held, begun, done, and its status kept at each step.
 
-The status says ``running``, with one attempt more, before the work begins. A case that a run left running itself, and that
-nobody holds, has killed its worker; after as many attempts as the run allows it is quarantined. One that another run left
-running was stopped or killed with that run, which tells nothing about it.
+The status says ``running``, with one attempt more, before the work begins. A case that its own run finds running, and
+nobody holds, has killed its worker; after as many attempts as the run allows it is quarantined. One that another run
+left running was stopped or killed with that run, which tells nothing about it.
 """
 
 from __future__ import annotations

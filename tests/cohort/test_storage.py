@@ -192,3 +192,11 @@ def test_an_upload_that_was_cut_off_is_done_again(
     status = do_case(entry, dataclasses.replace(job, run="r2")).status
     assert status is not None and status.state == "done"
     assert len(objects("/bucket/out")) == 6
+
+
+def test_a_folder_that_cannot_be_made(bundle: Path, studies: Path, out: Path) -> None:
+    (out / ".cohort").mkdir(parents=True)
+    (out / ".cohort" / "status").write_text("in the way, as a full disk is")
+    with pytest.raises(InputRefused) as refusal:
+        do_case(Entry("s0", str(studies / "s0.nii.gz")), job_for(bundle, out))
+    assert refusal.value.code == "CANNOT_WRITE" and "cannot be made" in refusal.value.message
