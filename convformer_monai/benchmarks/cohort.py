@@ -31,6 +31,7 @@ __all__ = ["Scheduling", "keep_books", "run", "schedule"]
 logger = logging.getLogger(__name__)
 
 MEASUREMENTS = 8  # rows a case
+OTHERS = ("_seg.nii.gz", "_seg.ctbl", "_seg.label", "_measurements.json")  # results that are not read here
 MB = 1e6
 
 
@@ -150,8 +151,13 @@ def _fill(place: Folder, job: Job, entries: Sequence[Entry]) -> None:
         values = [f"{entry.case},value{row},Value {row},{number % 97 + row},mL,,," for row in range(MEASUREMENTS)]
         base.with_name(f"{base.name}_measurements.csv").write_text("\n".join([header, *values, ""]))
         base.with_name(f"{base.name}_report.json").write_text("{}")
-        made_by = job.made_by(entry, found)
-        status = Status(entry.case, entry.path, DONE, made_by=made_by, seconds=1.0, run=job.run)
+        for suffix in OTHERS:
+            base.with_name(base.name + suffix).touch()
+        made_by, files = (
+            job.made_by(entry, found),
+            tuple(base.name + suffix for suffix in (*OTHERS, "_measurements.csv")),
+        )
+        status = Status(entry.case, entry.path, DONE, made_by=made_by, files=files, seconds=1.0, run=job.run)
         path = place.root / status_name(entry.case)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(status.to_json())  # plainly: what is measured comes later

@@ -12,14 +12,26 @@ from convformer_monai import __version__
 from convformer_monai.bundle import Bundle, file_sha256
 from convformer_monai.cohort.manifest import Entry, refuse_problems
 from convformer_monai.cohort.status import BAD, DONE, FAILED, QUARANTINED, REFUSED, TODO, Status, read_status
-from convformer_monai.cohort.storage import Place, fingerprint, is_url, local_path
+from convformer_monai.cohort.storage import Folder, Place, fingerprint, is_url, local_path
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.outputs.case import check_name
 from convformer_monai.outputs.made_by import made_by
 from convformer_monai.outputs.writer import Options
 
-__all__ = ["BundleOf", "Job", "Plan", "describe_bundle", "known", "make_plan", "open_bundles", "standing"]
+__all__ = [
+    "REPORT",
+    "BundleOf",
+    "Job",
+    "Plan",
+    "beside",
+    "describe_bundle",
+    "known",
+    "make_plan",
+    "open_bundles",
+    "standing",
+]
 
+REPORT = "_report.json"
 CHECKS_AT_A_TIME = 16  # each waits for a file system
 # Refusals that the machine or the output folder gives cause to, not the image.
 OF_THE_MACHINE = frozenset(
@@ -195,16 +207,30 @@ def open_bundles(source: str, bundle: str, entries: Sequence[Entry]) -> dict[str
 
 
 def known(place: Place, case: str) -> Status | None:
-    """What is known of a case: its status, unless somebody has removed the results that it tells of.
+    """What is known of a case: its status, which is ``to do`` if a file is gone of the results that it tells of.
+
+    In object storage, where each question costs a request, only the report is looked for.
 
     Args:
         place: output of the cohort.
         case: its name.
     """
     status = read_status(place, case)
-    if status is not None and status.state == DONE and not place.exists(f"{case}_report.json"):
-        return None
-    return status
+    if status is None or status.state != DONE:
+        return status
+    files = [case + REPORT, *beside(case, status.files if isinstance(place, Folder) else ())]
+    return status if all(map(place.exists, files)) else replace(status, state=TODO)
+
+
+def beside(case: str, files: Sequence[str]) -> list[str]:
+    """Files of a case's results, by their names below the output folder.
+
+    Args:
+        case: its name.
+        files: their own names.
+    """
+    folder = case[: case.rfind("/") + 1]
+    return [folder + name for name in files]
 
 
 def standing(status: Status | None, made_by: Mapping[str, str], job: Job) -> str:

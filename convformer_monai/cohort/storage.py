@@ -194,7 +194,7 @@ class Folder(Place):
 
     def exists(self, name: str) -> bool:
         """See :class:`Place`."""
-        return (self.root / name).exists()
+        return os.path.exists(os.path.join(self.root, name))
 
     def remove(self, name: str) -> None:
         """See :class:`Place`."""

@@ -16,13 +16,13 @@ import platform
 import time
 import warnings
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convformer_monai.cohort.faults import FAULT, keep_fault, keep_text
 from convformer_monai.cohort.manifest import Entry
-from convformer_monai.cohort.plan import Job, known, standing
+from convformer_monai.cohort.plan import REPORT, Job, beside, known, standing
 from convformer_monai.cohort.status import (
     DONE,
     FAILED,
@@ -103,6 +103,7 @@ class _HeldCase:
         self.died = same and self.before is not None and self.before.state == RUNNING
         self.attempts = self.before.attempts if same and self.before is not None and not self._begins_anew() else 0
         self.begun = same and self.before is not None and self.before.state != REFUSED
+        self.gone = same and self.before is not None and self.before.state == TODO
 
     def _begins_anew(self) -> bool:
         """Whether attempts of earlier runs do not count."""
@@ -115,35 +116,45 @@ class _HeldCase:
         if self.before is not None and standing(self.before, self.made_by, self.job) != TODO:
             return Outcome(self.before, before=self.before.run != self.job.run)
         self._tidy()
-        report = self._report_of_the_same()
-        if report is not None and not self.options.overwrite and self._is_complete(report):
-            seconds = self.before.seconds if self.before else 0.0
-            flags = tuple(dict.fromkeys(flag["code"] for flag in report["flags"]))
-            return Outcome(self._ended(DONE, seconds=seconds, flags=flags), before=not self.died)
+        report = self._report()
+        if report.get("made_by") == made_by_segmenter(self.segmenter, self.options, self.stamp):
+            if not self.options.overwrite and self._is_complete(report):
+                return Outcome(self._adopted(report), before=not self.died)
+            self.options = replace(self.options, overwrite=True)  # files are gone: the others may be replaced
+        elif self.gone and not report:
+            self.options = replace(self.options, overwrite=True)
         if self.died and self.attempts >= self.job.attempts:
             return Outcome(self._quarantine())
         self.attempts += 1
         write_status(self.place, self._status(RUNNING, started=now()))
         return Outcome(self._work())
 
-    def _report_of_the_same(self) -> dict[str, Any] | None:
-        """The report of results that are there, if they follow from the same; whatever the status says."""
+    def _report(self) -> dict[str, Any]:
+        """The report of results that are there, whatever the status says; empty if there is none that can be read."""
         try:
-            report: dict[str, Any] = json.loads(self.place.read(f"{self.entry.case}_report.json") or "")
-            same = report["made_by"] == made_by_segmenter(self.segmenter, self.options, self.stamp)
-        except (ValueError, KeyError, TypeError):
-            return None
-        return report if same else None
+            report = json.loads(self.place.read(self.entry.case + REPORT) or "")
+        except ValueError:
+            return {}
+        return report if isinstance(report, dict) else {}
 
     def _is_complete(self, report: dict[str, Any]) -> bool:
         """Whether all files are there that a report names."""
-        folder = PurePosixPath(self.entry.case).parent
-        return all(self.place.exists(str(folder / name)) for name in report["files"])
+        return all(map(self.place.exists, beside(self.entry.case, report["files"])))
+
+    def _adopted(self, report: dict[str, Any]) -> Status:
+        """The case is done, but its status did not say so; as after ``segment``."""
+        return self._ended(
+            DONE,
+            seconds=self.before.seconds if self.before else 0.0,
+            flags=tuple(dict.fromkeys(flag["code"] for flag in report["flags"])),
+            files=tuple(report["files"]),
+        )
 
     def _work(self) -> Status:
         """Reads, segments, measures and writes."""
         start, started = time.perf_counter(), now()
         flags: tuple[str, ...] = ()
+        files: tuple[str, ...] = ()
         with ExitStack() as stack:
             folder = stack.enter_context(self.place.workspace())
             try:
@@ -152,8 +163,9 @@ class _HeldCase:
                 case = self._case(path)
                 bundle = self.segmenter.bundle
                 bundle.check_kind(case.path, glance(case.path), self.segmenter.modality is None)
-                measurements = self._processed(case, folder)
+                written, measurements = self._processed(case, folder)
                 flags = tuple(dict.fromkeys(flag.code for flag in measurements.flags))
+                files = tuple(path.name for path in written)
                 state, code, message = DONE, "", ""
             except Exception as error:
                 refusal = find_refusal(error)
@@ -166,7 +178,13 @@ class _HeldCase:
         if state == DONE:
             self.place.remove(self.entry.case + FAULT)
         return self._ended(
-            state, code=code, message=message, flags=flags, started=started, seconds=time.perf_counter() - start
+            state,
+            code=code,
+            message=message,
+            flags=flags,
+            files=files,
+            started=started,
+            seconds=time.perf_counter() - start,
         )
 
     def _refuse_existing(self) -> None:
@@ -178,22 +196,22 @@ class _HeldCase:
         if isinstance(self.place, Folder) or self.options.overwrite:
             return
         suffixes = [suffix for writer in self.options.writers() for suffix in writer.suffixes if "*" not in suffix]
-        for suffix in ["_report.json"] if self.begun else suffixes:
+        for suffix in [REPORT] if self.begun else suffixes:
             if self.place.exists(self.entry.case + suffix):
                 raise InputRefused(
                     RefusalCode.EXISTS,
                     f"{self.place.url}/{self.entry.case}{suffix} exists already; give --overwrite or another output",
                 )
 
-    def _processed(self, case: Case, folder: Path) -> Measurements:
+    def _processed(self, case: Case, folder: Path) -> tuple[tuple[Path, ...], Measurements]:
         """Does the case; what is in its way may be of a run that was killed, and goes then."""
         try:
-            return process(self.segmenter, case, folder, self.options, tidy=False, input_stamp=self.stamp)[1]
+            return process(self.segmenter, case, folder, self.options, tidy=False, input_stamp=self.stamp)
         except InputRefused as refusal:
             if refusal.code != RefusalCode.EXISTS:
                 raise
             tidy_up((folder / case.name).parent)
-            return process(self.segmenter, case, folder, self.options, tidy=False, input_stamp=self.stamp)[1]
+            return process(self.segmenter, case, folder, self.options, tidy=False, input_stamp=self.stamp)
 
     def _tidy(self) -> None:
         """Ends what killed runs began in the case's folder.

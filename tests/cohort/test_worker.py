@@ -293,3 +293,28 @@ def test_results_are_known_again_after_a_run_with_other_options(bundle: Path, st
     outcome = do_case(entry, job_for(bundle, out, "r3"))
     assert outcome.before and outcome.status is not None and outcome.status.state == "done"
     assert outcome.status.flags
+
+
+@pytest.mark.parametrize("removed", ["_seg.nii.gz", "_report.json", ""])
+def test_a_case_whose_files_are_gone_is_done_again(bundle: Path, studies: Path, out: Path, removed: str) -> None:
+    entry = Entry("ward/s0", str(studies / "s0.nii.gz"))
+    do_case(entry, job_for(bundle, out))
+    written = {path.name: path.read_bytes() for path in (out / "ward").iterdir()}
+    for path in out.glob(f"ward/s0{removed or '_*'}"):
+        path.unlink()
+    again = job_for(bundle, out, "r2")
+    assert plan_for([entry], again).todo == [entry]
+    outcome = do_case(entry, again)
+    assert not outcome.before and outcome.status is not None and outcome.status.state == "done"
+    assert {path.name for path in (out / "ward").iterdir()} == set(written)
+    assert (out / "ward" / "s0_seg.nii.gz").read_bytes() == written["s0_seg.nii.gz"]
+    assert plan_for([entry], job_for(bundle, out, "r3")).todo == []
+
+
+def test_a_mask_that_nobody_knows_is_not_replaced(bundle: Path, studies: Path, out: Path) -> None:
+    out.mkdir()
+    (out / "s0_seg.nii.gz").write_text("drawn by hand")
+    for run in ("r1", "r2"):
+        status = do_case(study(studies), job_for(bundle, out, run)).status
+        assert status is not None and status.code == "EXISTS"
+    assert (out / "s0_seg.nii.gz").read_text() == "drawn by hand"
