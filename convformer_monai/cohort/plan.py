@@ -281,7 +281,7 @@ def make_plan(
     """
 
     def look(entry: Entry) -> tuple[Entry, str | None, Status | None]:
-        return entry, fingerprint(entry.path), known(place, entry.case)
+        return entry, fingerprint(entry.path, job.output), known(place, entry.case)
 
     problems: list[str] = []
     todo: list[Entry] = []

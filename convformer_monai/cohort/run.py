@@ -292,7 +292,7 @@ class _Handout:
             entry.path,
             FAILED,
             bundle=self.job.bundles[entry.bundle].name,
-            made_by=self.job.made_by(entry, fingerprint(entry.path) or ""),
+            made_by=self.job.made_by(entry, fingerprint(entry.path, self.job.output) or ""),
             code="FAULT",
             message=f"{type(error).__name__}, a fault of ours; report {entry.case}{FAULT}",
             attempts=self.job.attempts,

@@ -58,18 +58,19 @@ def file_system(url: str) -> tuple[Any, str]:
     return found, str(path)
 
 
-def fingerprint(path: str) -> str | None:
+def fingerprint(path: str, output: str = "") -> str | None:
     """What changes when an image does; see :func:`convformer_monai.readers.file_stamp.file_stamp`.
 
     Args:
         path: of a file or folder, or a URL.
+        output: folder of the results, which may be inside.
 
     Returns:
         A text; ``None`` if there is nothing.
     """
     if is_url(path):
         return _remote_fingerprint(path)
-    return file_stamp(local_path(path))
+    return file_stamp(local_path(path), local_path(output) if output and not is_url(output) else None)
 
 
 def _remote_fingerprint(url: str) -> str | None:

@@ -97,7 +97,7 @@ class _HeldCase:
         self.entry, self.job, self.place, self.segmenter = entry, job, place, segmenter
         self.options: Options = job.options_of(entry)
         self.before = known(place, entry.case)
-        self.stamp = fingerprint(entry.path) or ""
+        self.stamp = fingerprint(entry.path, job.output) or ""
         self.made_by = job.made_by(entry, self.stamp)
         same = self.before is not None and dict(self.before.made_by) == self.made_by
         self.died = same and self.before is not None and self.before.state == RUNNING

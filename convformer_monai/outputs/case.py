@@ -67,7 +67,7 @@ def process(
     base = folder_for(output_dir, case.name, tidy=tidy)
     _refuse_existing(base, options)
     bundle, start = segmenter.bundle, time.perf_counter()
-    stamp = input_stamp if input_stamp is not None else file_stamp(case.path) or ""
+    stamp = input_stamp if input_stamp is not None else file_stamp(case.path, output_dir) or ""
     series = segmenter.read(
         case.path,
         series_uid=options.series_uid,
@@ -234,7 +234,7 @@ def finished(
         report = json.loads(path_for(base, "_report.json").read_text(encoding="utf-8"))
         measurements: dict[str, Any] = json.loads(path_for(base, "_measurements.json").read_text(encoding="utf-8"))
         complete = all((base.parent / name).is_file() for name in report["files"])
-        same = report["made_by"] == made_by_segmenter(segmenter, options, file_stamp(case.path) or "")
+        same = report["made_by"] == made_by_segmenter(segmenter, options, file_stamp(case.path, output_dir) or "")
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return measurements if complete and same else None

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from dicom_series import write_volume
 from tiny_cohort import DEADLY, FAULTY, job_for, write_study
 
 from convformer_monai.cohort import segment_cases
@@ -318,3 +320,12 @@ def test_a_mask_that_nobody_knows_is_not_replaced(bundle: Path, studies: Path, o
         status = do_case(study(studies), job_for(bundle, out, run)).status
         assert status is not None and status.code == "EXISTS"
     assert (out / "s0_seg.nii.gz").read_text() == "drawn by hand"
+
+
+def test_results_inside_of_a_case_do_not_change_it(bundle: Path, tmp_path: Path) -> None:
+    volume = np.random.default_rng(0).integers(0, 900, (40, 36, 3)).astype(np.int16)
+    series = write_volume(tmp_path / "series", volume, np.diag([-1.5, -1.5, 8.0, 1.0]))
+    entry, out = Entry("x", str(series)), series / "out"
+    first = do_case(entry, job_for(bundle, out)).status
+    assert first is not None and first.state == "done", first
+    assert plan_for([entry], job_for(bundle, out, "r2")).todo == []
