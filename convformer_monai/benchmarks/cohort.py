@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from convformer_monai.cohort.engines import Engine, check_packages, opened, stream
 from convformer_monai.cohort.manifest import Entry
 from convformer_monai.cohort.plan import BundleOf, Job, make_plan
-from convformer_monai.cohort.status import DONE, Status, now, status_name
+from convformer_monai.cohort.status import DONE, Status, status_name
 from convformer_monai.cohort.storage import Folder, fingerprint
 from convformer_monai.cohort.tables import write_tables
 from convformer_monai.cohort.worker import Outcome
@@ -75,7 +75,7 @@ class Books:
 
 def _job(output: str) -> Job:
     bundle = BundleOf("cardiac", "benchmark", "0" * 64, "0" * 64)
-    return Job("benchmark", now(), output, {"": bundle}, Options())
+    return Job("benchmark", output, {"": bundle}, Options())
 
 
 def _sleep(entry: Entry, job: Job, seconds: float) -> Outcome:

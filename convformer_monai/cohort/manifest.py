@@ -7,7 +7,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ class Entry:
         series_uid: DICOM series to take, if the row says so.
         phase: to keep, likewise.
         bundle: likewise.
+        seen: end of the case's last attempt when the run looked, empty if there was none; ``None`` before it looked.
     """
 
     case: str
@@ -45,6 +46,7 @@ class Entry:
     series_uid: str = ""
     phase: str = ""
     bundle: str = ""
+    seen: str | None = field(default=None, compare=False)
 
 
 def read_entries(source: str, output: str) -> list[Entry]:

@@ -71,7 +71,6 @@ class Job:
 
     Attributes:
         run: name of this run.
-        started: when it did, UTC.
         output: folder or URL.
         bundles: by the name that the manifest gives; ``""`` is the one of the command line.
         options: of the results.
@@ -85,7 +84,6 @@ class Job:
     """
 
     run: str
-    started: str
     output: str
     bundles: Mapping[str, BundleOf]
     options: Options
@@ -233,13 +231,14 @@ def beside(case: str, files: Sequence[str]) -> list[str]:
     return [folder + name for name in files]
 
 
-def standing(status: Status | None, made_by: Mapping[str, str], job: Job) -> str:
+def standing(status: Status | None, made_by: Mapping[str, str], job: Job, seen: str | None = None) -> str:
     """Tells whether a case is to be done.
 
     Args:
         status: what is known of it.
         made_by: what its results would follow from.
         job: the run.
+        seen: see :class:`Entry`: what has ended since is not done again by a run that overwrites.
 
     Returns:
         ``to do``, or the state that stays: ``done``, ``refused``, ``failed`` or ``quarantined``.
@@ -247,7 +246,7 @@ def standing(status: Status | None, made_by: Mapping[str, str], job: Job) -> str
     if status is None or dict(status.made_by) != dict(made_by):
         return TODO
     ours = status.run == job.run
-    if job.options.overwrite and not ours and status.finished < job.started:
+    if job.options.overwrite and not ours and seen in (None, status.finished):
         return TODO
     if status.state == DONE:
         return DONE
@@ -294,7 +293,7 @@ def make_plan(
             problems += _name_problems(entry, job)
             state = standing(status, job.made_by(entry, found), job)
             if state == TODO:
-                todo.append(entry)
+                todo.append(replace(entry, seen=status.finished if status else ""))
             else:
                 assert status is not None
                 before.append(status)

@@ -218,7 +218,6 @@ def _prepared(source: str, output: str, bundle: str, options: Options, how: Coho
     place = place_of(output)
     job = Job(
         run=uuid.uuid4().hex[:12],
-        started=now(),
         output=place.url,
         bundles=bundles,
         options=options,

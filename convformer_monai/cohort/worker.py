@@ -113,7 +113,7 @@ class _HeldCase:
 
     def do(self) -> Outcome:
         """Goes through all steps."""
-        if self.before is not None and standing(self.before, self.made_by, self.job) != TODO:
+        if self.before is not None and standing(self.before, self.made_by, self.job, self.entry.seen) != TODO:
             return Outcome(self.before, before=self.before.run != self.job.run)
         self._tidy()
         report = self._report()

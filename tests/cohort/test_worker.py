@@ -160,11 +160,10 @@ CHILD = """
 import sys
 from convformer_monai.cohort.manifest import Entry
 from convformer_monai.cohort.plan import Job, describe_bundle
-from convformer_monai.cohort.status import now
 from convformer_monai.cohort.worker import do_case
 from convformer_monai.outputs.writer import Options
 bundle, out, case, path = sys.argv[1:]
-job = Job("r1", now(), out, {"": describe_bundle(bundle)}, Options(), device="cpu")
+job = Job("r1", out, {"": describe_bundle(bundle)}, Options(), device="cpu")
 do_case(Entry(case, path), job)
 """
 
@@ -329,3 +328,19 @@ def test_results_inside_of_a_case_do_not_change_it(bundle: Path, tmp_path: Path)
     first = do_case(entry, job_for(bundle, out)).status
     assert first is not None and first.state == "done", first
     assert plan_for([entry], job_for(bundle, out, "r2")).todo == []
+
+
+def test_overwrite_does_not_depend_on_clocks(
+    bundle: Path, studies: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker that did the cases is an hour ahead; what another run does meanwhile is left to it."""
+    entry = study(studies)
+    monkeypatch.setattr("convformer_monai.cohort.worker.now", lambda: "2999-01-01T00:00:00.000+00:00")
+    do_case(entry, job_for(bundle, out))
+    first, second = (job_for(bundle, out, run, options=Options(overwrite=True)) for run in ("r2", "r3"))
+    (planned,), (also,) = plan_for([entry], first).todo, plan_for([entry], second).todo
+    monkeypatch.setattr("convformer_monai.cohort.worker.now", lambda: "2000-01-01T00:00:00.000+00:00")
+    done = do_case(planned, first)
+    assert not done.before and done.status is not None and done.status.run == "r2"
+    shared = do_case(also, second)
+    assert shared.before and shared.status == done.status
