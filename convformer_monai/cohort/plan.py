@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from convformer_monai import __version__
 from convformer_monai.bundle import Bundle, file_sha256
@@ -126,27 +127,41 @@ class Plan:
         before: statuses of the others.
         seconds: median time of a case that is done; ``None`` if none is.
         source: where ``seconds`` come from.
+        at_a_time: cases that are done together.
     """
 
     todo: Sequence[Entry]
     before: Sequence[Status] = ()
     seconds: float | None = None
     source: str = ""
+    at_a_time: int = 1
 
-    def to_text(self, workers: int) -> str:
-        """Says what would be done, and how long it would take.
+    @property
+    def seconds_in_all(self) -> float | None:
+        """How long it would take, if that is known."""
+        return None if self.seconds is None else self.seconds * len(self.todo) / self.at_a_time
 
-        Args:
-            workers: cases at a time.
-        """
+    def to_json(self) -> dict[str, Any]:
+        """Returns what would be done as JSON types."""
+        counts = Counter(status.state for status in self.before)
+        return {
+            "to_do": len(self.todo),
+            "before": {state: counts[state] for state in (DONE, *BAD)},
+            "at_a_time": self.at_a_time,
+            "seconds_a_case": self.seconds,
+            "seconds": self.seconds_in_all,
+        }
+
+    def to_text(self) -> str:
+        """Says what would be done, and how long it would take."""
         counts = Counter(status.state for status in self.before)
         lines = [f"{len(self.todo)} to do", *(f"{counts[state]} {state} before" for state in (DONE, *BAD))]
-        if self.seconds is None:
+        if self.seconds_in_all is None:
             lines.append("time: unknown, no case of this output folder has been done yet")
         else:
-            hours, rest = divmod(round(self.seconds * len(self.todo) / workers), 3600)
+            hours, rest = divmod(round(self.seconds_in_all), 3600)
             lines.append(
-                f"time: about {hours} h {rest // 60:02} min {rest % 60:02} s with {workers} at a time "
+                f"time: about {hours} h {rest // 60:02} min {rest % 60:02} s with {self.at_a_time} at a time "
                 f"({self.seconds:.1f} s a case, {self.source})"
             )
         return "\n".join(lines) + "\n"

@@ -9,7 +9,7 @@ import traceback
 import uuid
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from convformer_monai.bundle import Bundle
@@ -138,8 +138,8 @@ class CohortSummary:
         }
 
 
-def plan_cohort(source: str, output: str, bundle: str, options: Options, how: CohortOptions) -> str:
-    """Checks everything and says what would be done.
+def plan_cohort(source: str, output: str, bundle: str, options: Options, how: CohortOptions) -> Plan:
+    """Checks everything and finds what would be done.
 
     Args:
         source: see :func:`run_cohort`.
@@ -152,7 +152,7 @@ def plan_cohort(source: str, output: str, bundle: str, options: Options, how: Co
         InputRefused: see there.
     """
     _, plan, engine = _prepared(source, output, bundle, options, how)
-    return plan.to_text(engine.workers * engine.tasks if engine.name == "local" else 1)
+    return replace(plan, at_a_time=engine.workers * engine.tasks if engine.name == "local" else 1)
 
 
 def run_cohort(source: str, output: str, bundle: str, options: Options, how: CohortOptions) -> CohortSummary:
@@ -188,7 +188,7 @@ def run_cohort(source: str, output: str, bundle: str, options: Options, how: Coh
             len(plan.todo),
             f" with {engine.workers} worker{'s' * (engine.workers != 1)}" if plan.todo and local else "",
         )
-    with Stop() as stop, Progress(len(plan.todo), len(plan.before), how.quiet) as progress:
+    with Stop() as stop, Progress(len(plan.todo), how.quiet) as progress:
         if plan.todo:
             with opened(engine) as client:
                 _Handout(client, job, place, summary, progress, stop).do(plan.todo)

@@ -38,6 +38,7 @@ from convformer_monai.cohort.storage import Folder, Place, fetched, fingerprint,
 from convformer_monai.errors import InputRefused, RefusalCode, find_refusal
 from convformer_monai.outputs.case import process
 from convformer_monai.outputs.journal import tidy_up
+from convformer_monai.outputs.locks import try_lock
 from convformer_monai.outputs.made_by import made_by_segmenter
 from convformer_monai.outputs.writer import Options
 from convformer_monai.readers.cases import Case
@@ -278,7 +279,9 @@ def _prepare_process(output: str) -> None:
         path = place.root / _log_name(platform.node(), os.getpid())
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            faulthandler.enable(open(path, "a"))  # noqa: SIM115 (open for as long as the process lives)
+            file = open(path, "ab")  # noqa: SIM115 (open, and locked, for as long as the process lives)
+            try_lock(file)
+            faulthandler.enable(file)
         except (OSError, ValueError, RuntimeError) as error:
             raise InputRefused(
                 RefusalCode.CANNOT_WRITE, f"{path} cannot be written: {error}; give another --output"
