@@ -153,10 +153,8 @@ def _fill(place: Folder, job: Job, entries: Sequence[Entry]) -> None:
         base.with_name(f"{base.name}_report.json").write_text("{}")
         for suffix in OTHERS:
             base.with_name(base.name + suffix).touch()
-        made_by, files = (
-            job.made_by(entry, found),
-            tuple(base.name + suffix for suffix in (*OTHERS, "_measurements.csv")),
-        )
+        files = tuple(base.name + suffix for suffix in (*OTHERS, "_measurements.csv"))
+        made_by = job.made_by(entry, found)
         status = Status(entry.case, entry.path, DONE, made_by=made_by, files=files, seconds=1.0, run=job.run)
         path = place.root / status_name(entry.case)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -100,17 +100,17 @@ class _HeldCase:
         self.before = known(place, entry.case)
         self.stamp = fingerprint(entry.path, job.output) or ""
         self.made_by = job.made_by(entry, self.stamp)
-        same = self.before is not None and dict(self.before.made_by) == self.made_by
-        self.died = same and self.before is not None and self.before.state == RUNNING
-        self.attempts = self.before.attempts if same and self.before is not None and not self._begins_anew() else 0
-        self.begun = same and self.before is not None and self.before.state != REFUSED
-        self.gone = same and self.before is not None and self.before.state == TODO
+        same = self.before if self.before is not None and dict(self.before.made_by) == self.made_by else None
+        state = "" if same is None else same.state
+        self.died = state == RUNNING
+        self.attempts = 0 if same is None or self._begins_anew(same) else same.attempts
+        self.begun = state not in ("", REFUSED)  # an upload that was cut off leaves files without a report
+        self.gone = state == TODO  # it was done, but files have been removed
 
-    def _begins_anew(self) -> bool:
+    def _begins_anew(self, before: Status) -> bool:
         """Whether attempts of earlier runs do not count."""
-        before, job = self.before, self.job
-        assert before is not None
-        return before.run != job.run and (job.retry_failed or before.state not in (FAILED, QUARANTINED))
+        given_up = before.state in (FAILED, QUARANTINED) and not self.job.retry_failed
+        return before.run != self.job.run and not given_up
 
     def do(self) -> Outcome:
         """Goes through all steps."""
