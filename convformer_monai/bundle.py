@@ -150,6 +150,18 @@ class Bundle:
         return self.root / "models" / "model.pt"
 
     @property
+    def config_sha256(self) -> str:
+        """SHA-256 of ``inference.json`` and ``metadata.json``, by their content.
+
+        Raises:
+            InputRefused: ``BUNDLE_UNUSABLE``.
+        """
+        digest = hashlib.sha256()
+        for name in ("inference", "metadata"):
+            digest.update(json.dumps(self.read(name), sort_keys=True).encode())
+        return digest.hexdigest()
+
+    @property
     def channels(self) -> int:
         """Channels of the image: 3 for photographs."""
         return int(self.metadata["network_data_format"]["inputs"]["image"]["num_channels"])

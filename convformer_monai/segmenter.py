@@ -129,7 +129,8 @@ class Segmenter:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
         check_engine(engine, self.bundle, device)
         self.device = choose_device("cpu" if engine == "openvino" else device)
-        self.flips = flips
+        self.flips, self.force_modality, self.engine = flips, force_modality, engine
+        self.config_sha256 = self.bundle.config_sha256  # now: the files may change while this object lives
         self.bundle.task  # noqa: B018 (unusable metadata are refused before the network is made)
         values = {"device": self.device, "flips": False, **(overrides or {})}
         if weights is not None:

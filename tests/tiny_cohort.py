@@ -13,7 +13,6 @@ import torch
 from nifti_files import affine, save
 
 from convformer_monai.cohort.plan import Job, describe_bundle
-from convformer_monai.cohort.status import now
 from convformer_monai.outputs.writer import Options
 
 DEADLY = 30_000  # a study that holds this value ends the process that prepares it
@@ -55,7 +54,7 @@ def write_study(path: Path, seed: int, brightest: int = 1000) -> Path:
 
 def job_for(bundle: Path, out: Path, run: str = "r1", **values: object) -> Job:
     """A run of a cohort in this process."""
-    base = Job(run, now(), str(out), {"": describe_bundle(str(bundle))}, Options(), device="cpu")
+    base = Job(run, str(out), {"": describe_bundle(str(bundle))}, Options(), device="cpu")
     return dataclasses.replace(base, **values)  # type: ignore[arg-type]
 
 

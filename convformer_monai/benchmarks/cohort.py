@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from convformer_monai.cohort.engines import Engine, check_packages, opened, stream
 from convformer_monai.cohort.manifest import Entry
 from convformer_monai.cohort.plan import BundleOf, Job, make_plan
-from convformer_monai.cohort.status import DONE, Status, now, status_name
+from convformer_monai.cohort.status import DONE, Status, status_name
 from convformer_monai.cohort.storage import Folder, fingerprint
 from convformer_monai.cohort.tables import write_tables
 from convformer_monai.cohort.worker import Outcome
@@ -31,6 +31,7 @@ __all__ = ["Scheduling", "keep_books", "run", "schedule"]
 logger = logging.getLogger(__name__)
 
 MEASUREMENTS = 8  # rows a case
+OTHERS = ("_seg.nii.gz", "_seg.ctbl", "_seg.label", "_measurements.json")  # results that are not read here
 MB = 1e6
 
 
@@ -74,7 +75,7 @@ class Books:
 
 def _job(output: str) -> Job:
     bundle = BundleOf("cardiac", "benchmark", "0" * 64, "0" * 64)
-    return Job("benchmark", now(), output, {"": bundle}, Options())
+    return Job("benchmark", output, {"": bundle}, Options())
 
 
 def _sleep(entry: Entry, job: Job, seconds: float) -> Outcome:
@@ -150,8 +151,11 @@ def _fill(place: Folder, job: Job, entries: Sequence[Entry]) -> None:
         values = [f"{entry.case},value{row},Value {row},{number % 97 + row},mL,,," for row in range(MEASUREMENTS)]
         base.with_name(f"{base.name}_measurements.csv").write_text("\n".join([header, *values, ""]))
         base.with_name(f"{base.name}_report.json").write_text("{}")
+        for suffix in OTHERS:
+            base.with_name(base.name + suffix).touch()
+        files = tuple(base.name + suffix for suffix in (*OTHERS, "_measurements.csv"))
         made_by = job.made_by(entry, found)
-        status = Status(entry.case, entry.path, DONE, made_by=made_by, seconds=1.0, run=job.run)
+        status = Status(entry.case, entry.path, DONE, made_by=made_by, files=files, seconds=1.0, run=job.run)
         path = place.root / status_name(entry.case)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(status.to_json())  # plainly: what is measured comes later

@@ -128,7 +128,8 @@ def cohort(
         quiet=quiet,
     )
     if dry_run:
-        print_text(plan_cohort(source, output, bundle, options, how))
+        plan = plan_cohort(source, output, bundle, options, how)
+        print_json(plan.to_json()) if as_json else print_text(plan.to_text())
         return
     summary = run_cohort(source, output, bundle, options, how)
     if as_json:

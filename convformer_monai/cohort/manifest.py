@@ -7,9 +7,9 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from convformer_monai.cohort.storage import file_system, is_url, local_path
 from convformer_monai.errors import InputRefused, RefusalCode, printable
@@ -38,6 +38,7 @@ class Entry:
         series_uid: DICOM series to take, if the row says so.
         phase: to keep, likewise.
         bundle: likewise.
+        seen: end of the case's last attempt when the run looked, empty if there was none; ``None`` before it looked.
     """
 
     case: str
@@ -45,6 +46,7 @@ class Entry:
     series_uid: str = ""
     phase: str = ""
     bundle: str = ""
+    seen: str | None = field(default=None, compare=False)
 
 
 def read_entries(source: str, output: str) -> list[Entry]:
@@ -68,9 +70,9 @@ def read_entries(source: str, output: str) -> list[Entry]:
     table = _table(source)
     problems = _column_problems(table)
     refuse_problems(source, problems)
-    table = table.fillna("").astype(str)
-    for column in (*NEEDED, *OPTIONAL):
-        table[column] = table[column].str.strip() if column in table else ""
+    table = table.astype(object).map(_text)
+    for column in OPTIONAL:
+        table[column] = table[column] if column in table else ""
     refuse_problems(source, _row_problems(table))
     folder = source.rpartition("/")[0] if is_url(source) else str(local_path(source).absolute().parent)
     columns = [list(table[name]) for name in (*NEEDED, *OPTIONAL)]
@@ -149,6 +151,15 @@ def _table(source: str) -> pd.DataFrame:
     except Exception as error:  # pandas, pyarrow and each storage have errors of their own
         reason = " ".join(str(error).split())[:200]
         raise InputRefused(RefusalCode.MANIFEST, f"{source} cannot be read: {reason}") from error
+
+
+def _text(cell: Any) -> str:
+    """A cell as CSV has it: Parquet has types, and numbers with gaps may be floats there."""
+    import pandas as pd
+
+    if pd.api.types.is_scalar(cell) and pd.isna(cell):
+        return ""
+    return str(int(cell) if isinstance(cell, float) and cell.is_integer() else cell).strip()
 
 
 def _column_problems(table: pd.DataFrame) -> list[str]:

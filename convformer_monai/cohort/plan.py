@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from convformer_monai import __version__
 from convformer_monai.bundle import Bundle, file_sha256
 from convformer_monai.cohort.manifest import Entry, refuse_problems
 from convformer_monai.cohort.status import BAD, DONE, FAILED, QUARANTINED, REFUSED, TODO, Status, read_status
-from convformer_monai.cohort.storage import Place, fingerprint, is_url, local_path
+from convformer_monai.cohort.storage import Folder, Place, fingerprint, is_url, local_path
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.outputs.case import check_name
+from convformer_monai.outputs.made_by import made_by
 from convformer_monai.outputs.writer import Options
 
-__all__ = ["BundleOf", "Job", "Plan", "describe_bundle", "known", "make_plan", "open_bundles", "standing"]
+__all__ = [
+    "REPORT",
+    "BundleOf",
+    "Job",
+    "Plan",
+    "beside",
+    "describe_bundle",
+    "known",
+    "make_plan",
+    "open_bundles",
+    "standing",
+]
 
+REPORT = "_report.json"
 CHECKS_AT_A_TIME = 16  # each waits for a file system
 # Refusals that the machine or the output folder gives cause to, not the image.
 OF_THE_MACHINE = frozenset(
@@ -60,7 +72,6 @@ class Job:
 
     Attributes:
         run: name of this run.
-        started: when it did, UTC.
         output: folder or URL.
         bundles: by the name that the manifest gives; ``""`` is the one of the command line.
         options: of the results.
@@ -74,7 +85,6 @@ class Job:
     """
 
     run: str
-    started: str
     output: str
     bundles: Mapping[str, BundleOf]
     options: Options
@@ -97,15 +107,15 @@ class Job:
     def made_by(self, entry: Entry, input_fingerprint: str) -> dict[str, str]:
         """What the results of a case follow from, as the status keeps it."""
         bundle = self.bundles[entry.bundle]
-        choices = {**self.options_of(entry).recorded(), "flips": self.flips, "force_modality": self.force_modality}
-        if self.network_engine != "torch":
-            choices["network_engine"] = self.network_engine
-        return {
-            "bundle": bundle.config_sha256,
-            "weights": bundle.weights_sha256,
-            "options": hashlib.sha256(json.dumps(choices, sort_keys=True).encode()).hexdigest(),
-            "input": input_fingerprint,
-        }
+        return made_by(
+            bundle.config_sha256,
+            bundle.weights_sha256,
+            self.options_of(entry),
+            input_fingerprint,
+            flips=self.flips,
+            force_modality=self.force_modality,
+            engine=self.network_engine,
+        )
 
 
 @dataclass(frozen=True)
@@ -117,27 +127,41 @@ class Plan:
         before: statuses of the others.
         seconds: median time of a case that is done; ``None`` if none is.
         source: where ``seconds`` come from.
+        at_a_time: cases that are done together.
     """
 
     todo: Sequence[Entry]
     before: Sequence[Status] = ()
     seconds: float | None = None
     source: str = ""
+    at_a_time: int = 1
 
-    def to_text(self, workers: int) -> str:
-        """Says what would be done, and how long it would take.
+    @property
+    def seconds_in_all(self) -> float | None:
+        """How long it would take, if that is known."""
+        return None if self.seconds is None else self.seconds * len(self.todo) / self.at_a_time
 
-        Args:
-            workers: cases at a time.
-        """
+    def to_json(self) -> dict[str, Any]:
+        """Returns what would be done as JSON types."""
+        counts = Counter(status.state for status in self.before)
+        return {
+            "to_do": len(self.todo),
+            "before": {state: counts[state] for state in (DONE, *BAD)},
+            "at_a_time": self.at_a_time,
+            "seconds_a_case": self.seconds,
+            "seconds": self.seconds_in_all,
+        }
+
+    def to_text(self) -> str:
+        """Says what would be done, and how long it would take."""
         counts = Counter(status.state for status in self.before)
         lines = [f"{len(self.todo)} to do", *(f"{counts[state]} {state} before" for state in (DONE, *BAD))]
-        if self.seconds is None:
+        if self.seconds_in_all is None:
             lines.append("time: unknown, no case of this output folder has been done yet")
         else:
-            hours, rest = divmod(round(self.seconds * len(self.todo) / workers), 3600)
+            hours, rest = divmod(round(self.seconds_in_all), 3600)
             lines.append(
-                f"time: about {hours} h {rest // 60:02} min {rest % 60:02} s with {workers} at a time "
+                f"time: about {hours} h {rest // 60:02} min {rest % 60:02} s with {self.at_a_time} at a time "
                 f"({self.seconds:.1f} s a case, {self.source})"
             )
         return "\n".join(lines) + "\n"
@@ -162,16 +186,13 @@ def describe_bundle(bundle: str) -> BundleOf:
     """
     opened = Bundle(bundle)
     opened.task  # noqa: B018 (unusable metadata are refused now)
-    digest = hashlib.sha256()
-    for name in ("inference", "metadata"):
-        digest.update(json.dumps(opened.read(name), sort_keys=True).encode())
     weights = str(opened.metadata["weights_sha256"]).lower()
     if not weights:
         if not opened.weights.is_file():
             raise InputRefused(RefusalCode.WEIGHTS_NOT_FOUND, f"{opened.weights} does not exist; get the bundle again")
         weights = file_sha256(opened.weights)
     where = bundle if opened.short_name == bundle else str(local_path(bundle).absolute())
-    return BundleOf(where, opened.name, digest.hexdigest(), weights)
+    return BundleOf(where, opened.name, opened.config_sha256, weights)
 
 
 def open_bundles(source: str, bundle: str, entries: Sequence[Entry]) -> dict[str, BundleOf]:
@@ -199,25 +220,40 @@ def open_bundles(source: str, bundle: str, entries: Sequence[Entry]) -> dict[str
 
 
 def known(place: Place, case: str) -> Status | None:
-    """What is known of a case: its status, unless somebody has removed the results that it tells of.
+    """What is known of a case: its status, which is ``to do`` if a file is gone of the results that it tells of.
+
+    In object storage, where each question costs a request, only the report is looked for.
 
     Args:
         place: output of the cohort.
         case: its name.
     """
     status = read_status(place, case)
-    if status is not None and status.state == DONE and not place.exists(f"{case}_report.json"):
-        return None
-    return status
+    if status is None or status.state != DONE:
+        return status
+    files = [case + REPORT, *beside(case, status.files if isinstance(place, Folder) else ())]
+    return status if all(map(place.exists, files)) else replace(status, state=TODO)
 
 
-def standing(status: Status | None, made_by: Mapping[str, str], job: Job) -> str:
+def beside(case: str, files: Sequence[str]) -> list[str]:
+    """Files of a case's results, by their names below the output folder.
+
+    Args:
+        case: its name.
+        files: their own names.
+    """
+    folder = case[: case.rfind("/") + 1]
+    return [folder + name for name in files]
+
+
+def standing(status: Status | None, made_by: Mapping[str, str], job: Job, seen: str | None = None) -> str:
     """Tells whether a case is to be done.
 
     Args:
         status: what is known of it.
         made_by: what its results would follow from.
         job: the run.
+        seen: see :class:`Entry`: what has ended since is not done again by a run that overwrites.
 
     Returns:
         ``to do``, or the state that stays: ``done``, ``refused``, ``failed`` or ``quarantined``.
@@ -225,7 +261,7 @@ def standing(status: Status | None, made_by: Mapping[str, str], job: Job) -> str
     if status is None or dict(status.made_by) != dict(made_by):
         return TODO
     ours = status.run == job.run
-    if job.options.overwrite and not ours and status.finished < job.started:
+    if job.options.overwrite and not ours and seen in (None, status.finished):
         return TODO
     if status.state == DONE:
         return DONE
@@ -259,7 +295,7 @@ def make_plan(
     """
 
     def look(entry: Entry) -> tuple[Entry, str | None, Status | None]:
-        return entry, fingerprint(entry.path), known(place, entry.case)
+        return entry, fingerprint(entry.path, job.output), known(place, entry.case)
 
     problems: list[str] = []
     todo: list[Entry] = []
@@ -272,7 +308,7 @@ def make_plan(
             problems += _name_problems(entry, job)
             state = standing(status, job.made_by(entry, found), job)
             if state == TODO:
-                todo.append(entry)
+                todo.append(replace(entry, seen=status.finished if status else ""))
             else:
                 assert status is not None
                 before.append(status)

@@ -40,12 +40,11 @@ class Progress:
 
     Args:
         total: cases to do.
-        before: those that an earlier run has done.
         quiet: say nothing.
     """
 
-    def __init__(self, total: int, before: int, quiet: bool) -> None:
-        self.total, self.before, self.quiet = total, before, quiet
+    def __init__(self, total: int, quiet: bool) -> None:
+        self.total, self.quiet = total, quiet
         self.counts: Counter[str] = Counter()
         self._start = self._said = time.monotonic()
         self._redirect: Any = None

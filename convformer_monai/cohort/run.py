@@ -9,7 +9,7 @@ import traceback
 import uuid
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from convformer_monai.bundle import Bundle
@@ -138,8 +138,8 @@ class CohortSummary:
         }
 
 
-def plan_cohort(source: str, output: str, bundle: str, options: Options, how: CohortOptions) -> str:
-    """Checks everything and says what would be done.
+def plan_cohort(source: str, output: str, bundle: str, options: Options, how: CohortOptions) -> Plan:
+    """Checks everything and finds what would be done.
 
     Args:
         source: see :func:`run_cohort`.
@@ -152,7 +152,7 @@ def plan_cohort(source: str, output: str, bundle: str, options: Options, how: Co
         InputRefused: see there.
     """
     _, plan, engine = _prepared(source, output, bundle, options, how)
-    return plan.to_text(engine.workers * engine.tasks if engine.name == "local" else 1)
+    return replace(plan, at_a_time=engine.workers * engine.tasks if engine.name == "local" else 1)
 
 
 def run_cohort(source: str, output: str, bundle: str, options: Options, how: CohortOptions) -> CohortSummary:
@@ -188,7 +188,7 @@ def run_cohort(source: str, output: str, bundle: str, options: Options, how: Coh
             len(plan.todo),
             f" with {engine.workers} worker{'s' * (engine.workers != 1)}" if plan.todo and local else "",
         )
-    with Stop() as stop, Progress(len(plan.todo), len(plan.before), how.quiet) as progress:
+    with Stop() as stop, Progress(len(plan.todo), how.quiet) as progress:
         if plan.todo:
             with opened(engine) as client:
                 _Handout(client, job, place, summary, progress, stop).do(plan.todo)
@@ -218,7 +218,6 @@ def _prepared(source: str, output: str, bundle: str, options: Options, how: Coho
     place = place_of(output)
     job = Job(
         run=uuid.uuid4().hex[:12],
-        started=now(),
         output=place.url,
         bundles=bundles,
         options=options,
@@ -292,7 +291,7 @@ class _Handout:
             entry.path,
             FAILED,
             bundle=self.job.bundles[entry.bundle].name,
-            made_by=self.job.made_by(entry, fingerprint(entry.path) or ""),
+            made_by=self.job.made_by(entry, fingerprint(entry.path, self.job.output) or ""),
             code="FAULT",
             message=f"{type(error).__name__}, a fault of ours; report {entry.case}{FAULT}",
             attempts=self.job.attempts,

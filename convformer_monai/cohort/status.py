@@ -44,6 +44,7 @@ class Status:
         attempts: how often it was started.
         seconds: of the last attempt.
         flags: codes of doubt.
+        files: names of the results.
         host: of the last attempt.
         pid: process of the last attempt.
         run: which run of the command.
@@ -62,6 +63,7 @@ class Status:
     attempts: int = 0
     seconds: float = 0.0
     flags: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     host: str = field(default_factory=platform.node)
     pid: int = field(default_factory=os.getpid)
     run: str = ""
@@ -87,7 +89,7 @@ def _parsed(text: str) -> Status | None:
             return None
         known = {one.name for one in fields(Status)}
         values = {key: value for key, value in content.items() if key in known}
-        return Status(**{**values, "flags": tuple(values.get("flags", ()))})
+        return Status(**{**values, **{name: tuple(values.get(name, ())) for name in ("flags", "files")}})
     except (ValueError, KeyError, TypeError):
         return None
 

@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.locks import hold
 from convformer_monai.outputs.atomic import check_writable, write_text
+from convformer_monai.readers.file_stamp import file_stamp
 
 __all__ = ["Folder", "Place", "Remote", "fetched", "fingerprint", "is_url", "place_of"]
 
@@ -57,26 +58,19 @@ def file_system(url: str) -> tuple[Any, str]:
     return found, str(path)
 
 
-def fingerprint(path: str) -> str | None:
-    """What changes when an image does: size and time of a file, of a folder those of all its files.
+def fingerprint(path: str, output: str = "") -> str | None:
+    """What changes when an image does; see :func:`convformer_monai.readers.file_stamp.file_stamp`.
 
     Args:
         path: of a file or folder, or a URL.
+        output: folder of the results, which may be inside.
 
     Returns:
         A text; ``None`` if there is nothing.
     """
     if is_url(path):
         return _remote_fingerprint(path)
-    one = local_path(path)
-    try:
-        if not one.is_dir():
-            state = one.stat()
-            return f"{state.st_size}-{state.st_mtime_ns}"
-        files = sorted((str(file.relative_to(one)), file.stat()) for file in one.rglob("*") if file.is_file())
-    except OSError:
-        return None
-    return _digest([[name, state.st_size, state.st_mtime_ns] for name, state in files])
+    return file_stamp(local_path(path), local_path(output) if output and not is_url(output) else None)
 
 
 def _remote_fingerprint(url: str) -> str | None:
@@ -129,7 +123,11 @@ class Place:
         raise NotImplementedError
 
     def write(self, name: str, text: str) -> None:
-        """Writes a text, complete or not at all, in place of an older one."""
+        """Writes a text, complete or not at all, in place of an older one.
+
+        Raises:
+            InputRefused: ``CANNOT_WRITE``, in a folder of this machine.
+        """
         raise NotImplementedError
 
     def exists(self, name: str) -> bool:
@@ -186,12 +184,18 @@ class Folder(Place):
     def write(self, name: str, text: str) -> None:
         """See :class:`Place`."""
         path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputRefused(
+                RefusalCode.CANNOT_WRITE,
+                f"{path.parent} cannot be made: {error.strerror}; free space or give another --output",
+            ) from error
         write_text(path, text, overwrite=True)
 
     def exists(self, name: str) -> bool:
         """See :class:`Place`."""
-        return (self.root / name).exists()
+        return os.path.exists(os.path.join(self.root, name))
 
     def remove(self, name: str) -> None:
         """See :class:`Place`."""
@@ -282,14 +286,18 @@ class Remote(Place):
 
     @contextlib.contextmanager
     def workspace(self) -> Iterator[Path]:
-        """A temporary folder, uploaded at the end."""
+        """A temporary folder, uploaded at the end. A report, which says that a case is done, comes last."""
         with tempfile.TemporaryDirectory(prefix="convformer-out-") as folder:
             yield Path(folder)
-            for file in sorted(Path(folder).rglob("*")):
-                if file.is_file() and not file.name.startswith("."):
-                    target = self._path(file.relative_to(folder).as_posix())
-                    self.system.makedirs(target.rpartition("/")[0], exist_ok=True)
-                    self.system.put_file(str(file), target)
+            files = [file for file in Path(folder).rglob("*") if file.is_file() and not file.name.startswith(".")]
+            names = sorted(file.relative_to(folder).as_posix() for file in files)
+            reports = [name for name in names if name.endswith("_report.json")]
+            for name in reports:
+                self.remove(name)
+            for name in [*(name for name in names if name not in reports), *reports]:
+                target = self._path(name)
+                self.system.makedirs(target.rpartition("/")[0], exist_ok=True)
+                self.system.put_file(str(Path(folder) / name), target)
 
     def check(self) -> None:
         """See :class:`Place`."""

@@ -19,6 +19,7 @@ from convformer_monai.measurements.values import CSV_COLUMNS, safe_cell
 from convformer_monai.outputs.atomic import write_atomically
 from convformer_monai.outputs.case import TABLE, merge_measurements
 from convformer_monai.outputs.journal import tidy_up
+from convformer_monai.outputs.locks import try_lock
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,12 +82,13 @@ def _tidy_up(place: Place, statuses: Sequence[Status]) -> None:
 
 
 def _remove_empty_logs(place: Place) -> None:
-    """Processes that did not crash have left nothing in theirs."""
+    """Processes that did not crash have left nothing in theirs; those that live, of other runs, hold theirs."""
     if isinstance(place, Folder):
         for path in (place.root / ".cohort" / "logs").glob("*.log"):
             with contextlib.suppress(OSError):
-                if path.stat().st_size == 0:
-                    path.unlink()
+                with path.open("ab") as file:
+                    if path.stat().st_size == 0 and try_lock(file):
+                        path.unlink()
 
 
 def _merged(place: Place) -> pd.DataFrame:

@@ -1,27 +1,28 @@
 """One case of a cohort, in a worker process: held, begun, done, and its status kept at each step.
 
-The status says ``running``, with one attempt more, before the work begins. A case that is found running and that nobody
-holds has killed its worker, or was killed with it; after as many attempts as the run allows it is quarantined.
+The status says ``running``, with one attempt more, before the work begins. A case that its own run finds running, and
+nobody holds, has killed its worker; after as many attempts as the run allows it is quarantined. One that another run
+left running was stopped or killed with that run, which tells nothing about it.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import functools
+import json
 import logging
 import os
 import platform
 import time
 import warnings
 from contextlib import ExitStack
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convformer_monai.cohort.faults import FAULT, keep_fault, keep_text
 from convformer_monai.cohort.manifest import Entry
-from convformer_monai.cohort.plan import Job, known, standing
+from convformer_monai.cohort.plan import REPORT, Job, beside, known, standing
 from convformer_monai.cohort.status import (
     DONE,
     FAILED,
@@ -33,10 +34,12 @@ from convformer_monai.cohort.status import (
     now,
     write_status,
 )
-from convformer_monai.cohort.storage import Folder, Place, fetched, fingerprint, is_url, local_path, place_of
+from convformer_monai.cohort.storage import Folder, Place, fetched, fingerprint, local_path, place_of
 from convformer_monai.errors import InputRefused, RefusalCode, find_refusal
-from convformer_monai.outputs.case import finished, process
+from convformer_monai.outputs.case import process
 from convformer_monai.outputs.journal import tidy_up
+from convformer_monai.outputs.locks import try_lock
+from convformer_monai.outputs.made_by import made_by_segmenter
 from convformer_monai.outputs.writer import Options
 from convformer_monai.readers.cases import Case
 from convformer_monai.readers.glance import glance
@@ -95,59 +98,75 @@ class _HeldCase:
         self.entry, self.job, self.place, self.segmenter = entry, job, place, segmenter
         self.options: Options = job.options_of(entry)
         self.before = known(place, entry.case)
-        found = fingerprint(entry.path)
-        self.made_by = job.made_by(entry, found or "")
-        same = self.before is not None and dict(self.before.made_by) == self.made_by
-        self.died = same and self.before is not None and self.before.state == RUNNING
-        self.attempts = self.before.attempts if same and self.before is not None and not self._begins_anew() else 0
+        self.stamp = fingerprint(entry.path, job.output) or ""
+        self.made_by = job.made_by(entry, self.stamp)
+        same = self.before if self.before is not None and dict(self.before.made_by) == self.made_by else None
+        state = "" if same is None else same.state
+        self.died = state == RUNNING
+        self.attempts = 0 if same is None or self._begins_anew(same) else same.attempts
+        self.begun = state not in ("", REFUSED)  # an upload that was cut off leaves files without a report
+        self.gone = state == TODO  # it was done, but files have been removed
 
-    def _begins_anew(self) -> bool:
+    def _begins_anew(self, before: Status) -> bool:
         """Whether attempts of earlier runs do not count."""
-        before, job = self.before, self.job
-        assert before is not None
-        if before.run == job.run or before.state == RUNNING:
-            return False
-        return (job.retry_failed and before.state in (FAILED, QUARANTINED)) or before.state in (DONE, REFUSED)
+        given_up = before.state in (FAILED, QUARANTINED) and not self.job.retry_failed
+        return before.run != self.job.run and not given_up
 
     def do(self) -> Outcome:
         """Goes through all steps."""
-        if self.before is not None and standing(self.before, self.made_by, self.job) != TODO:
+        if self.before is not None and standing(self.before, self.made_by, self.job, self.entry.seen) != TODO:
             return Outcome(self.before, before=self.before.run != self.job.run)
-        if self._is_finished():
-            return Outcome(self._ended(DONE, seconds=self.before.seconds if self.before else 0.0), before=not self.died)
+        self._tidy()
+        report = self._report()
+        if report.get("made_by") == made_by_segmenter(self.segmenter, self.options, self.stamp):
+            if not self.options.overwrite and self._is_complete(report):
+                return Outcome(self._adopted(report), before=not self.died)
+            self.options = replace(self.options, overwrite=True)  # files are gone: the others may be replaced
+        elif self.gone and not report:
+            self.options = replace(self.options, overwrite=True)
         if self.died and self.attempts >= self.job.attempts:
             return Outcome(self._quarantine())
         self.attempts += 1
         write_status(self.place, self._status(RUNNING, started=now()))
         return Outcome(self._work())
 
-    def _is_finished(self) -> bool:
-        """Whether the results are there and complete, but the status does not say so; as after ``segment``."""
-        if not isinstance(self.place, Folder) or is_url(self.entry.path):
-            return False
-        self._tidy()
-        case = self._case(local_path(self.entry.path))
-        found = finished(case, self.place.root, self.segmenter, self.options, tidy=False)
-        if found is None:
-            return False
-        if not self.options.overwrite:
-            return True
-        report = self.place.root / f"{self.entry.case}_report.json"
-        return report.stat().st_mtime >= datetime.fromisoformat(self.job.started).timestamp()
+    def _report(self) -> dict[str, Any]:
+        """The report of results that are there, whatever the status says; empty if there is none that can be read."""
+        try:
+            report = json.loads(self.place.read(self.entry.case + REPORT) or "")
+        except ValueError:
+            return {}
+        return report if isinstance(report, dict) else {}
+
+    def _is_complete(self, report: dict[str, Any]) -> bool:
+        """Whether all files are there that a report names."""
+        return all(map(self.place.exists, beside(self.entry.case, report["files"])))
+
+    def _adopted(self, report: dict[str, Any]) -> Status:
+        """The case is done, but its status did not say so; as after ``segment``."""
+        return self._ended(
+            DONE,
+            seconds=self.before.seconds if self.before else 0.0,
+            flags=tuple(dict.fromkeys(flag["code"] for flag in report["flags"])),
+            files=tuple(report["files"]),
+        )
 
     def _work(self) -> Status:
         """Reads, segments, measures and writes."""
         start, started = time.perf_counter(), now()
         flags: tuple[str, ...] = ()
+        files: tuple[str, ...] = ()
         with ExitStack() as stack:
             folder = stack.enter_context(self.place.workspace())
             try:
+                self._refuse_existing()
                 path = stack.enter_context(fetched(self.entry.path))
                 case = self._case(path)
                 bundle = self.segmenter.bundle
                 bundle.check_kind(case.path, glance(case.path), self.segmenter.modality is None)
-                measurements = self._processed(case, folder)
+                written, measurements = self._processed(case, folder)
                 flags = tuple(dict.fromkeys(flag.code for flag in measurements.flags))
+                files = tuple(path.name for path in written)
                 state, code, message = DONE, "", ""
             except Exception as error:
                 refusal = find_refusal(error)
@@ -160,18 +179,40 @@ class _HeldCase:
         if state == DONE:
             self.place.remove(self.entry.case + FAULT)
         return self._ended(
-            state, code=code, message=message, flags=flags, started=started, seconds=time.perf_counter() - start
+            state,
+            code=code,
+            message=message,
+            flags=flags,
+            files=files,
+            started=started,
+            seconds=time.perf_counter() - start,
         )
 
-    def _processed(self, case: Case, folder: Path) -> Measurements:
+    def _refuse_existing(self) -> None:
+        """Refuses to replace results in object storage, of which the temporary folder shows nothing.
+
+        Raises:
+            InputRefused: ``EXISTS``, but not of what an upload left that was cut off.
+        """
+        if isinstance(self.place, Folder) or self.options.overwrite:
+            return
+        suffixes = [suffix for writer in self.options.writers() for suffix in writer.suffixes if "*" not in suffix]
+        for suffix in [REPORT] if self.begun else suffixes:
+            if self.place.exists(self.entry.case + suffix):
+                raise InputRefused(
+                    RefusalCode.EXISTS,
+                    f"{self.place.url}/{self.entry.case}{suffix} exists already; give --overwrite or another output",
+                )
+
+    def _processed(self, case: Case, folder: Path) -> tuple[tuple[Path, ...], Measurements]:
         """Does the case; what is in its way may be of a run that was killed, and goes then."""
         try:
-            return process(self.segmenter, case, folder, self.options, tidy=False)[1]
+            return process(self.segmenter, case, folder, self.options, tidy=False, input_stamp=self.stamp)
         except InputRefused as refusal:
             if refusal.code != RefusalCode.EXISTS:
                 raise
             tidy_up((folder / case.name).parent)
-            return process(self.segmenter, case, folder, self.options, tidy=False)[1]
+            return process(self.segmenter, case, folder, self.options, tidy=False, input_stamp=self.stamp)
 
     def _tidy(self) -> None:
         """Ends what killed runs began in the case's folder.
@@ -238,7 +279,9 @@ def _prepare_process(output: str) -> None:
         path = place.root / _log_name(platform.node(), os.getpid())
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            faulthandler.enable(open(path, "a"))  # noqa: SIM115 (open for as long as the process lives)
+            file = open(path, "ab")  # noqa: SIM115 (open, and locked, for as long as the process lives)
+            try_lock(file)
+            faulthandler.enable(file)
         except (OSError, ValueError, RuntimeError) as error:
             raise InputRefused(
                 RefusalCode.CANNOT_WRITE, f"{path} cannot be written: {error}; give another --output"

@@ -19,9 +19,11 @@ from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.measurements.values import CSV_COLUMNS, Measurements
 from convformer_monai.outputs.atomic import AtomicFiles, check_writable, write_text
 from convformer_monai.outputs.journal import tidy_up
+from convformer_monai.outputs.made_by import made_by_segmenter
 from convformer_monai.outputs.measurements import write_measurements
 from convformer_monai.outputs.writer import MOMENTS, Options, Result, check_pixel_size, path_for
 from convformer_monai.readers.cases import Case, stem
+from convformer_monai.readers.file_stamp import file_stamp
 
 if TYPE_CHECKING:
     from convformer_monai.readers.series import ImageSeries
@@ -34,7 +36,13 @@ MAX_NAME_BYTES = 255  # of one file name, on all common file systems
 
 
 def process(
-    segmenter: Segmenter, case: Case, output_dir: Path, options: Options, *, tidy: bool = True
+    segmenter: Segmenter,
+    case: Case,
+    output_dir: Path,
+    options: Options,
+    *,
+    tidy: bool = True,
+    input_stamp: str | None = None,
 ) -> tuple[tuple[Path, ...], Measurements]:
     """Does a whole case.
 
@@ -44,6 +52,7 @@ def process(
         output_dir: the results go to ``output_dir/<case.name>_*``.
         options: what to write.
         tidy: see :func:`folder_for`.
+        input_stamp: of an image that was fetched from elsewhere; ``None`` takes that of its path.
 
     Returns:
         The files written, and the measurements.
@@ -58,6 +67,7 @@ def process(
     base = folder_for(output_dir, case.name, tidy=tidy)
     _refuse_existing(base, options)
     bundle, start = segmenter.bundle, time.perf_counter()
+    stamp = input_stamp if input_stamp is not None else file_stamp(case.path, output_dir) or ""
     series = segmenter.read(
         case.path,
         series_uid=options.series_uid,
@@ -93,6 +103,7 @@ def process(
         "seconds": seconds,
         "notes": found.notes,
         "evidence": found.evidence,
+        "made_by": made_by_segmenter(segmenter, options, stamp),
     }
     whole = Result(series, labels, measurements, bundle, options, series, run, probabilities, flips=segmenter.flips)
     result = _kept(whole, options.phase)
@@ -206,7 +217,7 @@ def _refuse_existing(base: Path, options: Options) -> None:
 def finished(
     case: Case, output_dir: Path, segmenter: Segmenter, options: Options, *, tidy: bool = True
 ) -> dict[str, Any] | None:
-    """Tells whether a case was done before: by these weights and options, from this input, and completely.
+    """Tells whether a case was done before: by this bundle and these options, from this input, and completely.
 
     Args:
         case: image and name of the results.
@@ -219,24 +230,14 @@ def finished(
         Its measurements, or ``None`` if it is to be done.
     """
     base = folder_for(output_dir, case.name, tidy=tidy)
-    report_file = path_for(base, "_report.json")
     try:
-        report = json.loads(report_file.read_text(encoding="utf-8"))
+        report = json.loads(path_for(base, "_report.json").read_text(encoding="utf-8"))
         measurements: dict[str, Any] = json.loads(path_for(base, "_measurements.json").read_text(encoding="utf-8"))
         complete = all((base.parent / name).is_file() for name in report["files"])
-        same = (
-            report["options"] == options.recorded() and report["bundle"]["weights_sha256"] == segmenter.weights_sha256
-        )
-        older = _newest(case.path) <= report_file.stat().st_mtime
+        same = report["made_by"] == made_by_segmenter(segmenter, options, file_stamp(case.path, output_dir) or "")
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return measurements if complete and same and older else None
-
-
-def _newest(path: Path) -> float:
-    """Time of the last change of a file, or of anything in a folder."""
-    times = (one.stat().st_mtime for one in (path, *(path.rglob("*") if path.is_dir() else ())))
-    return float(max(times))
+    return measurements if complete and same else None
 
 
 def merge_measurements(output_dir: Path) -> Path:

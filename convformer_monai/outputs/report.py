@@ -69,6 +69,7 @@ def make_report(
     notes: Sequence[str],
     evidence: Mapping[str, float],
     files: Sequence[str | os.PathLike[str]],
+    made_by: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Makes the report of a case, as JSON types.
 
@@ -87,6 +88,7 @@ def make_report(
         notes: what happened on the way.
         evidence: numbers of doubt that the bundle's transforms left.
         files: the results.
+        made_by: what they follow from; see :func:`convformer_monai.outputs.made_by.made_by`.
     """
     details = measurements.details
     return {
@@ -106,6 +108,7 @@ def make_report(
         "device": device,
         "seconds": {stage: round(float(time), SECONDS_DIGITS) for stage, time in seconds.items()},
         "files": [Path(name).name for name in files],
+        **({} if made_by is None else {"made_by": dict(made_by)}),
     }
 
 

@@ -124,7 +124,7 @@ class Result:
         bundle: what made it.
         options: what to write.
         source: the whole image.
-        run: how it was made: ``weights_sha256``, ``device``, ``seconds``, ``notes`` and ``evidence``.
+        run: how it was made: ``weights_sha256``, ``device``, ``seconds``, ``notes``, ``evidence`` and ``made_by``.
         probabilities: of each structure, times 255: (structures, phases, X, Y, Z), of a photograph (structures, X, Y),
             in the order of the label table; if they or a page were asked for and the bundle has them.
         written: the files so far; a writer sees those of the writers before it.

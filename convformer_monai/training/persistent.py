@@ -30,6 +30,7 @@ from torch import Tensor
 
 import convformer_monai
 from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.readers.file_stamp import file_stamp
 from convformer_monai.training.processes import rank_and_size, wait_for_all
 
 __all__ = ["PersistentArrays", "StoredRows", "stored_rows"]
@@ -66,9 +67,9 @@ class _Stored:
 class PersistentArrays(PersistentDataset):
     """MONAI's ``PersistentDataset`` of dictionaries of arrays, each in a ``.npy`` file of the case's own folder.
 
-    The folder's name is a hash of the case, of size and time of the files that it names, of the transform and of the
-    package versions: whatever changes, the case is prepared anew. Folders appear whole or not at all, so that a run
-    that was killed goes on, and several processes share one ``cache_dir``.
+    The folder's name is a hash of the case, of size and time of the files that it names, those in folders too, of the
+    transform and of the package versions: whatever changes, the case is prepared anew. Folders appear whole or not at
+    all, so that a run that was killed goes on, and several processes share one ``cache_dir``.
 
     Args:
         data: dictionaries that can be pickled.
@@ -223,16 +224,12 @@ def _unwritable(folder: str | Path, error: Exception) -> InputRefused:
 
 
 def _case_hash(case: Mapping[str, Any]) -> bytes:
-    """A hash of a case, and of size and time of each file that it names."""
+    """A hash of a case, and of the names, sizes and times of the files and folders that it names."""
     words = [*case.values()]
     for value in case.values():
         words += value.values() if isinstance(value, dict) else []
-    files = []
-    for word in words:
-        if isinstance(word, str) and os.path.exists(word):
-            status = os.stat(word)
-            files.append((word, status.st_size, status.st_mtime_ns))
-    content = json.dumps([case, sorted(files)], sort_keys=True, default=str)
+    stamps = [str(file_stamp(Path(word))) for word in words if isinstance(word, str) and os.path.exists(word)]
+    content = json.dumps([case, sorted(stamps)], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:32].encode()
 
 

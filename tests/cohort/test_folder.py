@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -142,3 +143,19 @@ def test_who_takes_no_more_results_stops_the_network(hearts: Path, segmenter: Se
     assert not [name for name in left if name.startswith(".")], "what was not done leaves nothing"
     assert not segmenter.network._forward_pre_hooks
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("case")]
+
+
+def test_results_of_other_options_are_not_skipped(bundle: Path, studies: Path, out: Path) -> None:
+    (studies / "bad.nii.gz").unlink()
+
+    def run(**options: bool) -> list[str]:
+        summary = segment_cases(studies, out, bundle, Options(), device="cpu", quiet=True, **options)
+        return [f"{result.status} {result.message}" for result in summary.results]
+
+    assert run() == ["done "] * 2
+    assert run() == ["skipped done before"] * 2
+    assert all(line.startswith("refused error[EXISTS]: ") for line in run(flips=True))
+    (studies / "s0.nii.gz").write_bytes((studies / "s1.nii.gz").read_bytes())
+    os.utime(studies / "s0.nii.gz", (0, 0))
+    first, second = run()
+    assert first.startswith("refused error[EXISTS]: ") and second == "skipped done before"

@@ -29,6 +29,15 @@ def test_csv_and_parquet_are_read_alike(tmp_path: Path) -> None:
         assert read_entries(str(tmp_path / name), str(tmp_path / "out")) == expected
 
 
+@pytest.mark.parametrize("phases", ["Int64", float, "category", "string", object])
+def test_types_of_parquet(tmp_path: Path, phases: str) -> None:
+    rows = {"case": pd.Series([7, 8], dtype="int32"), "path": pd.Series(["x.nii", "x.nii"], dtype="category")}
+    values = [3, None] if phases in ("Int64", float) else ["3", None]
+    pd.DataFrame({**rows, "phase": pd.Series(values, dtype=phases)}).to_parquet(tmp_path / "list.parquet")
+    expected = [Entry("7", str(tmp_path / "x.nii"), phase="3"), Entry("8", str(tmp_path / "x.nii"))]
+    assert read_entries(str(tmp_path / "list.parquet"), str(tmp_path / "out")) == expected
+
+
 def test_names_that_pandas_would_take_for_missing_stay(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("case,path\nNA,x.nii\n007,y.nii\n")
     assert [entry.case for entry in read_entries(str(tmp_path / "list.csv"), "out")] == ["NA", "007"]

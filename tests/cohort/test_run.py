@@ -14,11 +14,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from tiny_cohort import DEADLY, FAULTY, write_study
+from tiny_cohort import DEADLY, FAULTY, job_for, write_study
 
 from convformer_monai.cli import main
+from convformer_monai.cohort.manifest import Entry
+from convformer_monai.cohort.plan import Plan
 from convformer_monai.cohort.status import all_statuses
 from convformer_monai.cohort.storage import place_of
+from convformer_monai.cohort.tables import write_tables
+from convformer_monai.cohort.worker import do_case
 from convformer_monai.locks import hold
 
 
@@ -88,6 +92,43 @@ def test_a_manifest_with_two_bundles(bundle: Path, studies: Path, out: Path, tmp
     assert set(pd.read_csv(out / "measurements.csv")["case"]) == {"a/x", "a/y", "z"}
     report = json.loads((out / "a" / "y_report.json").read_text())
     assert report["options"]["phase"] == "0"
+
+
+def test_a_dry_run_as_json(bundle: Path, studies: Path, out: Path, capsys: pytest.CaptureFixture) -> None:
+    def said() -> dict:
+        assert run(studies, out, bundle, "--dry-run", "--json") == 0
+        return json.loads(capsys.readouterr().out)
+
+    before = {"done": 0, "refused": 0, "failed": 0, "quarantined": 0}
+    assert said() == {"to_do": 3, "before": before, "at_a_time": 1, "seconds_a_case": None, "seconds": None}
+    do_case(Entry("s0", str(studies / "s0.nii.gz")), job_for(bundle, out))
+    plan = said()
+    assert plan["to_do"] == 2 and plan["before"] == {**before, "done": 1}
+    assert plan["seconds"] == 2 * plan["seconds_a_case"] > 0
+
+
+LIVE = """
+import sys, time
+from convformer_monai.cohort.worker import _prepare_process
+_prepare_process(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_logs_of_workers_of_other_runs_stay(bundle: Path, out: Path) -> None:
+    command = [sys.executable, "-c", LIVE, str(out)]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None and other.stdout.readline() == "ready\n"
+    logs = out / ".cohort" / "logs"
+    (logs / "dead-1.log").touch()
+    (logs / "dead-2.log").write_text("Segmentation fault")
+    write_tables(place_of(str(out)), job_for(bundle, out), quiet=True)
+    left = {path.name.rpartition("-")[2] for path in logs.iterdir()}
+    other.communicate(timeout=60)
+    assert left == {f"{other.pid}.log", "2.log"}
+    write_tables(place_of(str(out)), job_for(bundle, out), quiet=True)
+    assert [path.name for path in logs.iterdir()] == ["dead-2.log"]
 
 
 def test_an_unknown_bundle_of_the_manifest(
@@ -241,9 +282,9 @@ def test_a_scheduler_that_does_not_answer(
 def test_options_of_the_results_reach_them(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def plan(source: str, output: str, bundle: str, options: object, how: object) -> str:
+    def plan(source: str, output: str, bundle: str, options: object, how: object) -> Plan:
         seen.append(options)
-        return ""
+        return Plan([])
 
     monkeypatch.setattr("convformer_monai.cohort.run.plan_cohort", plan)
     chosen = ["--seg-type", "labelmap", "--format", "dicom-seg", "--ed", "1", "--es", "4", "--phase", "es"]

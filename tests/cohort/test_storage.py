@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,11 +15,12 @@ from tiny_cohort import FAULTY, job_for, write_study
 from convformer_monai.cli import main
 from convformer_monai.cohort.manifest import Entry
 from convformer_monai.cohort.plan import make_plan
-from convformer_monai.cohort.status import all_statuses
-from convformer_monai.cohort.storage import fetched, fingerprint, is_url, place_of
+from convformer_monai.cohort.status import Status, all_statuses, write_status
+from convformer_monai.cohort.storage import Place, fetched, fingerprint, is_url, place_of
 from convformer_monai.cohort.tables import write_tables
-from convformer_monai.cohort.worker import do_case
+from convformer_monai.cohort.worker import Outcome, do_case
 from convformer_monai.errors import InputRefused
+from convformer_monai.outputs.writer import Options
 
 fsspec = pytest.importorskip("fsspec", reason="needs the extra cluster")
 
@@ -29,6 +32,7 @@ def memory(studies: Path) -> Iterator[str]:
     system.put(str(studies), "/bucket/in", recursive=True)
     yield "memory://bucket"
     system.store.clear()
+    system.pseudo_dirs.clear()
 
 
 def test_a_case_from_and_to_object_storage(bundle: Path, memory: str, studies: Path, out: Path) -> None:
@@ -130,3 +134,69 @@ def test_a_cohort_on_s3(bundle: Path, studies: Path, tmp_path: Path, monkeypatch
         assert system.info("hospital/out/s0_seg.nii.gz")["LastModified"] == modified
     finally:
         server.stop()
+
+
+def objects(folder: str) -> dict[str, bytes]:
+    system = fsspec.filesystem("memory")
+    return {path: system.cat(path) for path in system.find(folder) if "/.cohort/" not in path}
+
+
+def test_results_of_other_options_are_not_replaced(bundle: Path, memory: str) -> None:
+    def run(number: int, **values: object) -> Outcome:
+        return do_case(entry, job_for(bundle, Path("x"), f"r{number}", output=f"{memory}/out", **values))
+
+    def state(outcome: Outcome) -> tuple[str, str]:
+        assert outcome.status is not None
+        return outcome.status.state, outcome.status.code
+
+    entry = Entry("ward/s0", f"{memory}/in/s0.nii.gz")
+    assert state(run(1)) == ("done", "")
+    written = objects("/bucket/out")
+    for number, flips in ((2, True), (3, True)):
+        assert state(run(number, flips=flips)) == ("refused", "EXISTS") and objects("/bucket/out") == written
+    again = run(4)
+    assert state(again) == ("done", "") and again.before and objects("/bucket/out") == written
+    assert state(run(5, flips=True, options=Options(overwrite=True))) == ("done", "")
+    assert objects("/bucket/out") != written
+    fsspec.filesystem("memory").rm_file("/bucket/out/ward/s0_report.json")
+    assert state(run(6)) == ("refused", "EXISTS"), "a mask of whoever made it"
+
+
+@pytest.mark.parametrize("kept", ["nothing", "some", "all"])
+def test_an_upload_that_was_cut_off_is_done_again(
+    bundle: Path, memory: str, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    """The worker is killed while it uploads results, or when it has."""
+    place, entry = place_of(f"{memory}/out"), Entry("s0", f"{memory}/in/s0.nii.gz")
+    job = job_for(bundle, Path("x"), output=f"{memory}/out")
+    upload = type(place.system).put_file
+    most = {"nothing": 0, "some": 2, "all": 100}[kept]
+
+    def cut_off(self: Any, here: str, there: str, **options: Any) -> None:
+        if len(objects("/bucket/out")) >= most:
+            raise KeyboardInterrupt
+        upload(self, here, there, **options)
+
+    def killed(place: Place, status: Status) -> None:
+        if status.state == "done":
+            raise KeyboardInterrupt
+        write_status(place, status)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(place.system), "put_file", cut_off)
+        patched.setattr("convformer_monai.cohort.worker.write_status", killed)
+        with pytest.raises(KeyboardInterrupt):
+            do_case(entry, job)
+    left = objects("/bucket/out")
+    assert len(left) == min(most, 6) and ("/bucket/out/s0_report.json" in left) == (kept == "all")
+    status = do_case(entry, dataclasses.replace(job, run="r2")).status
+    assert status is not None and status.state == "done"
+    assert len(objects("/bucket/out")) == 6
+
+
+def test_a_folder_that_cannot_be_made(bundle: Path, studies: Path, out: Path) -> None:
+    (out / ".cohort").mkdir(parents=True)
+    (out / ".cohort" / "status").write_text("in the way, as a full disk is")
+    with pytest.raises(InputRefused) as refusal:
+        do_case(Entry("s0", str(studies / "s0.nii.gz")), job_for(bundle, out))
+    assert refusal.value.code == "CANNOT_WRITE" and "cannot be made" in refusal.value.message

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from dicom_series import write_volume
 from tiny_cohort import DEADLY, FAULTY, job_for, write_study
 
 from convformer_monai.cohort import segment_cases
@@ -138,15 +140,30 @@ def test_a_fault_is_tried_again_as_often_as_allowed(bundle: Path, out: Path, tmp
     assert done is not None and done.state == "done" and not (out / "x_fault.txt").exists()
 
 
+def test_a_run_that_was_killed_is_no_fault_of_its_case(
+    bundle: Path, studies: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = study(studies)
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in range(3):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr("convformer_monai.cohort.worker.process", stopped)
+            do_case(entry, job_for(bundle, out, f"r{number}"))
+    status = do_case(entry, job_for(bundle, out, "r3")).status
+    assert status is not None and (status.state, status.attempts) == ("done", 1)
+
+
 CHILD = """
 import sys
 from convformer_monai.cohort.manifest import Entry
 from convformer_monai.cohort.plan import Job, describe_bundle
-from convformer_monai.cohort.status import now
 from convformer_monai.cohort.worker import do_case
 from convformer_monai.outputs.writer import Options
 bundle, out, case, path = sys.argv[1:]
-job = Job("r1", now(), out, {"": describe_bundle(bundle)}, Options(), device="cpu")
+job = Job("r1", out, {"": describe_bundle(bundle)}, Options(), device="cpu")
 do_case(Entry(case, path), job)
 """
 
@@ -241,3 +258,89 @@ def test_files_that_a_killed_run_left_are_not_in_the_way(bundle: Path, studies: 
     status = do_case(study(studies, "s1"), job).status
     assert status is not None and status.state == "done", status
     assert [path.name for path in out.glob(".*")] == [".cohort"]
+
+
+@pytest.mark.parametrize("change", ["path", "older input", "flips", "config"])
+def test_results_of_something_else_are_not_taken_for_these(bundle: Path, studies: Path, out: Path, change: str) -> None:
+    entry = study(studies)
+    do_case(entry, job_for(bundle, out))
+    written = {path: path.read_bytes() for path in out.glob("s0_*")}
+    old = Path(entry.path).stat().st_mtime - 1000
+    flips = change == "flips"
+    if change == "path":
+        entry = Entry("s0", str(studies / "s1.nii.gz"))
+        os.utime(entry.path, (old, old))
+    elif change == "older input":
+        write_study(Path(entry.path), 99)
+        os.utime(entry.path, (old, old))
+    elif change == "config":
+        inference = json.loads((bundle / "configs" / "inference.json").read_text())
+        (bundle / "configs" / "inference.json").write_text(json.dumps({**inference, "amp": False}))
+    other = job_for(bundle, out, "r2", flips=flips)
+    assert plan_for([entry], other).todo == [entry]
+    refused = do_case(entry, other).status
+    assert refused is not None and (refused.state, refused.code) == ("refused", "EXISTS")
+    assert {path: path.read_bytes() for path in out.glob("s0_*")} == written
+    if change != "config":
+        return
+    replaced = do_case(entry, job_for(bundle, out, "r3", options=Options(overwrite=True))).status
+    assert replaced is not None and replaced.state == "done"
+
+
+def test_results_are_known_again_after_a_run_with_other_options(bundle: Path, studies: Path, out: Path) -> None:
+    entry = study(studies)
+    do_case(entry, job_for(bundle, out))
+    do_case(entry, job_for(bundle, out, "r2", flips=True))
+    outcome = do_case(entry, job_for(bundle, out, "r3"))
+    assert outcome.before and outcome.status is not None and outcome.status.state == "done"
+    assert outcome.status.flags
+
+
+@pytest.mark.parametrize("removed", ["_seg.nii.gz", "_report.json", ""])
+def test_a_case_whose_files_are_gone_is_done_again(bundle: Path, studies: Path, out: Path, removed: str) -> None:
+    entry = Entry("ward/s0", str(studies / "s0.nii.gz"))
+    do_case(entry, job_for(bundle, out))
+    written = {path.name: path.read_bytes() for path in (out / "ward").iterdir()}
+    for path in out.glob(f"ward/s0{removed or '_*'}"):
+        path.unlink()
+    again = job_for(bundle, out, "r2")
+    assert plan_for([entry], again).todo == [entry]
+    outcome = do_case(entry, again)
+    assert not outcome.before and outcome.status is not None and outcome.status.state == "done"
+    assert {path.name for path in (out / "ward").iterdir()} == set(written)
+    assert (out / "ward" / "s0_seg.nii.gz").read_bytes() == written["s0_seg.nii.gz"]
+    assert plan_for([entry], job_for(bundle, out, "r3")).todo == []
+
+
+def test_a_mask_that_nobody_knows_is_not_replaced(bundle: Path, studies: Path, out: Path) -> None:
+    out.mkdir()
+    (out / "s0_seg.nii.gz").write_text("drawn by hand")
+    for run in ("r1", "r2"):
+        status = do_case(study(studies), job_for(bundle, out, run)).status
+        assert status is not None and status.code == "EXISTS"
+    assert (out / "s0_seg.nii.gz").read_text() == "drawn by hand"
+
+
+def test_results_inside_of_a_case_do_not_change_it(bundle: Path, tmp_path: Path) -> None:
+    volume = np.random.default_rng(0).integers(0, 900, (40, 36, 3)).astype(np.int16)
+    series = write_volume(tmp_path / "series", volume, np.diag([-1.5, -1.5, 8.0, 1.0]))
+    entry, out = Entry("x", str(series)), series / "out"
+    first = do_case(entry, job_for(bundle, out)).status
+    assert first is not None and first.state == "done", first
+    assert plan_for([entry], job_for(bundle, out, "r2")).todo == []
+
+
+def test_overwrite_does_not_depend_on_clocks(
+    bundle: Path, studies: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker that did the cases is an hour ahead; what another run does meanwhile is left to it."""
+    entry = study(studies)
+    monkeypatch.setattr("convformer_monai.cohort.worker.now", lambda: "2999-01-01T00:00:00.000+00:00")
+    do_case(entry, job_for(bundle, out))
+    first, second = (job_for(bundle, out, run, options=Options(overwrite=True)) for run in ("r2", "r3"))
+    (planned,), (also,) = plan_for([entry], first).todo, plan_for([entry], second).todo
+    monkeypatch.setattr("convformer_monai.cohort.worker.now", lambda: "2000-01-01T00:00:00.000+00:00")
+    done = do_case(planned, first)
+    assert not done.before and done.status is not None and done.status.run == "r2"
+    shared = do_case(also, second)
+    assert shared.before and shared.status == done.status

@@ -106,6 +106,11 @@ class TestContent:
         assert report["seconds"] == {"read": 0.1235, "network": 2.0}
         assert report["files"] == ["x_seg.nii.gz", "x_report.json"]
 
+    def test_of_what_it_follows_from(self) -> None:
+        made_by = {"bundle": "a", "weights": "b", "options": "c", "input": "d"}
+        report = report_of(cine(), made_by=made_by)
+        assert list(report) == [*KEYS, "made_by"] and report["made_by"] == made_by
+
     def test_of_the_user_s_phases(self) -> None:
         report = report_of(cine(), measurements=measure(labels(), cine(), CARDIAC, case="x", ed=7, es=3))
         assert report["ed"] == {"phase": 7, "chosen": "user"} and report["es"] == {"phase": 3, "chosen": "user"}

@@ -58,6 +58,22 @@ def test_rows_are_those_of_a_tensor(cases: list[dict[str, Any]], tmp_path: Path)
     assert rows["images"].counts == [4, 1, 2]
 
 
+class PrepareSeries(Prepare):
+    """A case of a folder: a row for each byte of the one file in it."""
+
+    def __call__(self, case: dict[str, Any]) -> dict[str, torch.Tensor]:
+        return super().__call__({**case, "image": str(Path(case["image"]) / "1.dcm")})
+
+
+def test_a_slice_that_is_rewritten_in_place_is_prepared_anew(tmp_path: Path) -> None:
+    file = tmp_path / "series" / "1.dcm"
+    file.parent.mkdir()
+    for content in (b"x", b"xx"):
+        file.write_bytes(content)
+        rows = stored_rows([{"image": str(file.parent), "number": 0}], PrepareSeries(), str(tmp_path / "cache"))
+        assert len(rows["images"]) == len(content)
+
+
 def test_each_case_is_prepared_once_until_something_changes(cases: list[dict[str, Any]], tmp_path: Path) -> None:
     cache = tmp_path / "cache"
 
