@@ -15,11 +15,11 @@ from convformer_monai.cohort.page import make_page
 from convformer_monai.cohort.plan import Job
 from convformer_monai.cohort.status import BAD, Status, all_statuses, now
 from convformer_monai.cohort.storage import Folder, Place
+from convformer_monai.locks import try_lock
 from convformer_monai.measurements.values import CSV_COLUMNS, safe_cell
 from convformer_monai.outputs.atomic import write_atomically
 from convformer_monai.outputs.case import TABLE, merge_measurements
 from convformer_monai.outputs.journal import tidy_up
-from convformer_monai.outputs.locks import try_lock
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -36,9 +36,9 @@ from convformer_monai.cohort.status import (
 )
 from convformer_monai.cohort.storage import Folder, Place, fetched, fingerprint, local_path, place_of
 from convformer_monai.errors import InputRefused, RefusalCode, find_refusal
+from convformer_monai.locks import try_lock
 from convformer_monai.outputs.case import process
 from convformer_monai.outputs.journal import tidy_up
-from convformer_monai.outputs.locks import try_lock
 from convformer_monai.outputs.made_by import made_by_segmenter
 from convformer_monai.outputs.writer import Options
 from convformer_monai.readers.cases import Case
