@@ -8,12 +8,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 from dicom_checks import OBLIQUE, check_linear, check_refused, read_series
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from convformer_monai.phantoms.dicom import (
     Identity,
     SliceStack,
+    enhanced_image,
     linear_enhanced,
     linear_series,
     save_dataset,
@@ -251,6 +253,54 @@ def test_enhanced_incomplete_cine(tmp_path: Path) -> None:
     dataset.NumberOfFrames = 13
     path = save_dataset(dataset, tmp_path / "enhanced.dcm")
     check_refused(path, "INCOMPLETE_PHASES", "slice 6 has 1 of 2", phase="all")
+
+
+KINDS: dict[str, tuple[str, dict[str, tuple[object, object]]]] = {
+    "echo": ("MREchoSequence", {"EffectiveEchoTime": (4.9, 9.8)}),
+    "legacy echo": ("UnassignedPerFrameConvertedAttributesSequence", {"EchoTime": ("4.9", "9.8")}),
+    "b-value": ("MRDiffusionSequence", {"DiffusionBValue": (0.0, 1000.0)}),
+    "complex": ("MRImageFrameTypeSequence", {"ComplexImageComponent": ("MAGNITUDE", "PHASE")}),
+    "frame type": ("MRImageFrameTypeSequence", {"FrameType": (["ORIGINAL", "PRIMARY"], ["DERIVED", "PRIMARY"])}),
+    "kernel": ("CTReconstructionSequence", {"ConvolutionKernel": ("SOFT", "BONE")}),
+}
+
+
+def two_kinds(kind: str) -> Dataset:
+    """Two frames of each place, of two kinds."""
+    sequence, values = KINDS[kind]
+    dataset = linear_enhanced(OBLIQUE, modality="MR", phases=2)
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        item = Dataset()
+        for keyword, both in values.items():
+            setattr(item, keyword, both[frame.FrameContentSequence[0].TemporalPositionIndex - 1])
+        frame.add_new(tag_for_keyword(sequence), "SQ", [item])
+    return dataset
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_enhanced_kinds_are_no_phases(tmp_path: Path, kind: str) -> None:
+    """Echoes, b-values, magnitude and phase, kernels: only the order of the frames would tell them apart."""
+    dataset = two_kinds(kind)
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        del frame.CardiacSynchronizationSequence, frame.FrameContentSequence[0].TemporalPositionIndex
+    check_refused(save_dataset(dataset, tmp_path / "enhanced.dcm"), "DUPLICATE_SLICES", phase="all")
+
+
+def test_enhanced_files_of_two_components_are_no_phases(tmp_path: Path) -> None:
+    for number, component in enumerate(("MAGNITUDE", "PHASE")):
+        dataset = enhanced_image(OBLIQUE.linear_volume(2)[..., number], OBLIQUE)
+        del dataset.SharedFunctionalGroupsSequence[0].MRImageFrameTypeSequence
+        dataset.ComplexImageComponent, dataset.InstanceNumber = component, number + 1
+        dataset.SOPInstanceUID = Identity().uid("component", number)
+        save_dataset(dataset, tmp_path / f"{number}.dcm")
+    check_refused(tmp_path, "DUPLICATE_SLICES", phase="all")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_enhanced_cine_with_times_may_be_of_several_kinds(tmp_path: Path, kind: str) -> None:
+    """Scanners mark single frames of a cine as derived."""
+    path = save_dataset(two_kinds(kind), tmp_path / "enhanced.dcm")
+    check_linear(read_series(path, phase="all"), OBLIQUE, (0, 1))
 
 
 def test_heart(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ KEYWORDS = (
     *("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "SliceThickness", "SpacingBetweenSlices"),
     *("TriggerTime", "NominalPercentageOfCardiacPhase", "TemporalPositionIdentifier", "CardiacNumberOfImages"),
     *("AcquisitionDateTime", "AcquisitionTime", "InstanceNumber"),
-    *("EchoTime", "ConvolutionKernel", "DiffusionBValue"),
+    *("EchoTime", "ConvolutionKernel", "DiffusionBValue", "ComplexImageComponent"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
     *(SIEMENS_CREATOR, NUMBER_IN_MOSAIC),
