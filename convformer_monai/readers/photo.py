@@ -27,6 +27,7 @@ from convformer_monai.readers.cases import is_dicom, refuse_no_file
 from convformer_monai.readers.limits import MAX_PIXELS
 from convformer_monai.readers.photo_dicom import read_dicom_photo
 from convformer_monai.readers.series import ImageSeries
+from convformer_monai.readers.values import GREY
 from convformer_monai.readers.volume import photo_tensor
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def _notes(image: Image) -> tuple[str, ...]:
     """Says what a user should know of the colours; decodes the image if it has transparency."""
     notes = []
     if image.mode in GREY_MODES:
-        notes.append("the photograph is grey, not coloured")
+        notes.append(GREY)
     if image.mode == "CMYK":
         notes.append("the colours are CMYK, converted without a colour profile")
     profile = image.info.get("icc_profile")
