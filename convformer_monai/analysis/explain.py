@@ -29,7 +29,7 @@ from convformer_monai.analysis.receptive_field import measure_receptive_fields
 from convformer_monai.analysis.scene import Scene, make_scene
 from convformer_monai.bundle import file_sha256, load_weights
 from convformer_monai.errors import InputRefused, RefusalCode
-from convformer_monai.networks import PatchEmbedding, make_net
+from convformer_monai.networks import PatchEmbedding, Windowed, make_net
 from convformer_monai.outputs.atomic import AtomicFiles, write_text
 from convformer_monai.outputs.case import folder_for
 from convformer_monai.outputs.report import describe, versions
@@ -197,7 +197,7 @@ def _analyse(
     """
     started = time.perf_counter()
     mask = segmenter.run(series).labels.numpy()
-    scene = make_scene(series, segmenter.prepare(series), mask, options.slice, options.pixel)
+    scene = make_scene(segmenter, series, mask, options.slice, options.pixel)
     images = scene.images.to(segmenter.device)
     layers = measure_collapse(network, images)
     if not layers:
@@ -242,14 +242,17 @@ def _network(segmenter: Segmenter, options: ExplainOptions) -> tuple[nn.Module, 
         network = segmenter.network
         described = {"name": type(network).__name__, "trained": True, "weights_sha256": segmenter.weights_sha256}
         return network, {**described, "block": None, "preset": None, "parameters": _size(network)}
-    channels = (segmenter.bundle.channels, segmenter.bundle.classes)
+    windows = segmenter.network.windows if isinstance(segmenter.network, Windowed) else []
+    channels = (segmenter.bundle.channels * max(1, len(windows)), segmenter.bundle.classes)
     block, preset = options.block or "convformer", options.preset or "small"
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # an untrained network is the same each time
-            network = make_net(options.net, *channels, block, preset)
+            network: nn.Module = make_net(options.net, *channels, block, preset)
     except ValueError as error:
         raise InputRefused(RefusalCode.OPTION, f"--net {options.net} cannot be made: {error}") from error
+    if windows:
+        network = Windowed(network, windows)
     sha256 = None
     if options.weights is not None:
         if not options.weights.is_file():
