@@ -248,7 +248,7 @@ def _network(segmenter: Segmenter, options: ExplainOptions) -> tuple[nn.Module, 
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # an untrained network is the same each time
-            network: nn.Module = make_net(options.net, *channels, block, preset)
+            network = make_net(options.net, *channels, block, preset)
     except ValueError as error:
         raise InputRefused(RefusalCode.OPTION, f"--net {options.net} cannot be made: {error}") from error
     if windows:
