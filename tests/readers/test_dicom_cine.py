@@ -175,14 +175,45 @@ def test_enhanced_transfer_syntax(tmp_path: Path, syntax: UID) -> None:
     check_linear(read_series(save_dataset(dataset, tmp_path / "a.dcm", transfer_syntax=syntax)), OBLIQUE)
 
 
-def test_enhanced_series_of_several_files(tmp_path: Path) -> None:
-    """A volume may be split over instances (concatenation)."""
-    for number, part in enumerate((slice(0, 4), slice(4, 7)), start=1):
+def save_parts(folder: Path, **concatenation: object) -> None:
+    """A volume split over three instances."""
+    for number, part in enumerate((slice(0, 3), slice(3, 5), slice(5, 7)), start=1):
         stack = SliceStack(OBLIQUE.size, OBLIQUE.spacing, OBLIQUE.row, OBLIQUE.column, OBLIQUE.positions[part])
         dataset = linear_enhanced(stack)
         dataset.SOPInstanceUID = Identity().uid("part", number)
-        save_dataset(dataset, tmp_path / f"{number}.dcm")
+        if concatenation:
+            dataset.InConcatenationNumber = number
+        for keyword, value in concatenation.items():
+            setattr(dataset, keyword, value)
+        save_dataset(dataset, folder / f"{number}.dcm")
+
+
+WITHOUT_TOTAL = {"ConcatenationUID": "1.2.3"}
+CONCATENATION = {**WITHOUT_TOTAL, "InConcatenationTotalNumber": 3}
+
+
+@pytest.mark.parametrize("concatenation", [{}, WITHOUT_TOTAL, CONCATENATION], ids=["files", "no total", "total"])
+def test_enhanced_series_of_several_files(tmp_path: Path, concatenation: dict[str, object]) -> None:
+    save_parts(tmp_path, **concatenation)
     check_linear(read_series(tmp_path), OBLIQUE)
+
+
+@pytest.mark.parametrize(
+    ("concatenation", "lost"),
+    [(CONCATENATION, 3), (CONCATENATION, 1), (WITHOUT_TOTAL, 1)],
+    ids=["the last", "the first", "the first, no total"],
+)
+def test_part_of_a_concatenation(tmp_path: Path, concatenation: dict[str, object], lost: int) -> None:
+    """What is left is an evenly spaced volume."""
+    save_parts(tmp_path, **concatenation)
+    (tmp_path / f"{lost}.dcm").unlink()
+    check_refused(tmp_path, "MISSING_SLICES", "2 of 3 parts")
+    check_refused(tmp_path / "2.dcm", "MISSING_SLICES", "1 of")
+
+
+def test_damaged_concatenation(tmp_path: Path) -> None:
+    save_parts(tmp_path, **{**CONCATENATION, "InConcatenationTotalNumber": [3, 3]})
+    check_refused(tmp_path, "DICOM_UNREADABLE")
 
 
 def frame_groups(dataset: Dataset, index: int) -> Dataset:

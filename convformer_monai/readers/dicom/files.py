@@ -38,6 +38,7 @@ KEYWORDS = (
     *("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "SliceThickness", "SpacingBetweenSlices"),
     *("TriggerTime", "NominalPercentageOfCardiacPhase", "TemporalPositionIdentifier", "CardiacNumberOfImages"),
     *("AcquisitionDateTime", "AcquisitionTime", "InstanceNumber"),
+    *("ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber"),
     *("EchoTime", "ConvolutionKernel", "DiffusionBValue", "ComplexImageComponent"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
