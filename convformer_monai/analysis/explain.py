@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import pickle
 import re
 import time
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ from convformer_monai.analysis.plots import (
 )
 from convformer_monai.analysis.receptive_field import measure_receptive_fields
 from convformer_monai.analysis.scene import Scene, make_scene
-from convformer_monai.bundle import file_sha256, load_weights
+from convformer_monai.bundle import UNREADABLE, file_sha256, load_weights
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.networks import PatchEmbedding, Windowed, make_net
 from convformer_monai.outputs.atomic import AtomicFiles, write_text
@@ -270,7 +269,7 @@ def _adopt_positions(network: nn.Module, weights: Path) -> None:
 
     Whatever is wrong with the file, ``load_weights`` will say.
     """
-    with contextlib.suppress(RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError):
+    with contextlib.suppress(*UNREADABLE):
         state = torch.load(weights, map_location="cpu", weights_only=True)
         for name, module in network.named_modules():
             if isinstance(module, PatchEmbedding):

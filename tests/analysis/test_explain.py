@@ -217,6 +217,14 @@ def test_refusals_leave_nothing(image: Path, tmp_path: Path, options: ExplainOpt
     assert not names(tmp_path / "out")
 
 
+@pytest.mark.parametrize("content", [b"hello", b"a.", b"M", b"X\x01\x00\x00\x00\xff."])
+def test_damaged_weights(image: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "own.pt").write_bytes(content)
+    with refused("WEIGHTS_MISFIT"):
+        explain(image, tmp_path / "out", options=ExplainOptions(net="SETR", weights=tmp_path / "own.pt"), device="cpu")
+    assert not names(tmp_path / "out")
+
+
 def test_several_images_are_refused(image: Path, phantom: Phantom, tmp_path: Path) -> None:
     phantom.save(image.parent, "second")
     with refused("SEVERAL_IMAGES"):
