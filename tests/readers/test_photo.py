@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+import warnings
 import zlib
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from convformer_monai.errors import InputRefused
 from convformer_monai.phantoms.dicom import save_dataset
 from convformer_monai.phantoms.dicom_photo import colour_chart, photograph_dataset
 from convformer_monai.readers import read_series
+from convformer_monai.readers.dicom.parsing import silent_pydicom
 from convformer_monai.readers.photo import read_photo
 
 CHART = colour_chart((48, 32))  # (Y, X, 3)
@@ -109,6 +112,23 @@ def test_the_users_pixel_size_does_not_replace_the_headers(tmp_path: Path) -> No
     oblong.PixelSpacing = [0.05, 0.1]  # between rows, between columns
     with pytest.raises(InputRefused, match=r"0\.1 x 0\.05"):
         read_photo(save_dataset(oblong, tmp_path / "b.dcm")).with_pixel_size(0.05)
+
+
+def test_a_dicom_file_read_meanwhile_leaves_warnings_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun by another thread while the photograph is read, and ended after it."""
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
+    loggers = [logging.getLogger(name) for name in ("PIL", "pydicom")]
+
+    def state() -> tuple[object, ...]:
+        return list(warnings.filters), warnings.showwarning, [(logger.level, logger.propagate) for logger in loggers]
+
+    before, opened = state(), Image.open
+    monkeypatch.setattr(Image, "open", lambda *a, **k: silent_pydicom.__enter__() or opened(*a, **k))
+    read_photo(tmp_path / "a.png")
+    silent_pydicom.__exit__()
+    assert state() == before
 
 
 def test_content_decides_not_the_name(tmp_path: Path) -> None:
