@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import pickle
+import struct
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ __all__ = [
     "BUNDLES",
     "INSTALLED",
     "NOT_STATED",
+    "UNREADABLE",
     "Bundle",
     "component",
     "file_sha256",
@@ -53,6 +55,19 @@ NOT_STATED = "not stated"
 TASK_KEY = "convformer_task"
 CONFIG = Path("configs") / "inference.json"
 MAX_UNZIPPED = 4 * 2**30
+# everything that torch.load was seen to raise on mutated files
+UNREADABLE: tuple[type[Exception], ...] = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    struct.error,
+)
 
 
 class Bundle:
@@ -453,7 +468,7 @@ def load_weights(
         logger.warning("%s: no SHA-256 to check it against", file.name)
     try:
         state = torch.load(file, map_location=device, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         # torch's own words advise to load what may hold code
         raise InputRefused(
             RefusalCode.WEIGHTS_MISFIT, f"{file} cannot be read as a plain state dict; save network.state_dict()"

@@ -124,6 +124,19 @@ class SliceBatchInferer(Inferer):
         assert scores is not None
         return scores.reshape(batch, -1, width, height, depth)  # (B, T K, X, Y, Z), no copy
 
+    def network_input(self, image: MetaTensor, number: int) -> torch.Tensor:
+        """What the network sees of a slice, but for the box of the foreground.
+
+        Args:
+            image: (T, X, Y, Z), of which the first phase is taken.
+            number: of the slice along Z.
+
+        Returns:
+            (1, C, X, Y).
+        """
+        stack = _Stack(image.as_tensor()[0], _slice_spacing(image), self.distances, self.slab)
+        return stack.slices(torch.tensor([number]))
+
     def _scores(self, chunk: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Returns logits, or the log of the flip-averaged probabilities, of (N, C, X, Y)."""
         if not self.flips:

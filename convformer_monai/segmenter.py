@@ -207,6 +207,22 @@ class Segmenter:
         with self._transforming:
             return self._prepare({"image": self._own(series.image)})["image"]  # type: ignore[no-any-return]
 
+    def network_input(self, prepared: MetaTensor, number: int | None = None) -> Tensor:
+        """What the network sees of a slice, with the neighbours that the inferer shows it, or of a photograph.
+
+        Args:
+            prepared: of :meth:`prepare`; of a cine the first phase is taken.
+            number: of the slice along Z; ``None`` of a photograph.
+
+        Returns:
+            ``(1, C, X', Y')``.
+        """
+        if number is None:
+            return prepared.as_tensor()[None]
+        if isinstance(self._inferer, SliceBatchInferer):
+            return self._inferer.network_input(prepared, number)
+        return prepared.as_tensor()[None, :1, ..., number]
+
     def _own(self, image: MetaTensor) -> MetaTensor:
         """An image that the preparation may change: a copy, unless it begins by making one, as ours of volumes do."""
         steps = self._prepare.flatten().transforms if isinstance(self._prepare, Compose) else [self._prepare]

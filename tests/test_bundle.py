@@ -170,6 +170,13 @@ class TestLoadWeights:
             with refusal("WEIGHTS_MISFIT"):
                 load_weights(nn.Linear(1, 1), tmp_path / name)
 
+    @pytest.mark.parametrize("content", [b"hello", b"a.", b"M", b"X\x01\x00\x00\x00\xff."])
+    def test_refuses_damaged_files(self, tmp_path: Path, content: bytes) -> None:
+        """Of which torch.load raises KeyError, IndexError, struct.error and UnicodeDecodeError."""
+        (tmp_path / "x.pt").write_bytes(content)
+        with refusal("WEIGHTS_MISFIT"):
+            load_weights(nn.Linear(1, 1), tmp_path / "x.pt")
+
 
 class TestComponent:
     def test_parts(self, bundle_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

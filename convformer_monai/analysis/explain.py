@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import pickle
 import re
 import time
 from dataclasses import asdict, dataclass
@@ -27,9 +26,9 @@ from convformer_monai.analysis.plots import (
 )
 from convformer_monai.analysis.receptive_field import measure_receptive_fields
 from convformer_monai.analysis.scene import Scene, make_scene
-from convformer_monai.bundle import file_sha256, load_weights
+from convformer_monai.bundle import UNREADABLE, file_sha256, load_weights
 from convformer_monai.errors import InputRefused, RefusalCode
-from convformer_monai.networks import PatchEmbedding, make_net
+from convformer_monai.networks import PatchEmbedding, Windowed, make_net
 from convformer_monai.outputs.atomic import AtomicFiles, write_text
 from convformer_monai.outputs.case import folder_for
 from convformer_monai.outputs.report import describe, versions
@@ -197,7 +196,7 @@ def _analyse(
     """
     started = time.perf_counter()
     mask = segmenter.run(series).labels.numpy()
-    scene = make_scene(series, segmenter.prepare(series), mask, options.slice, options.pixel)
+    scene = make_scene(segmenter, series, mask, options.slice, options.pixel)
     images = scene.images.to(segmenter.device)
     layers = measure_collapse(network, images)
     if not layers:
@@ -242,7 +241,8 @@ def _network(segmenter: Segmenter, options: ExplainOptions) -> tuple[nn.Module, 
         network = segmenter.network
         described = {"name": type(network).__name__, "trained": True, "weights_sha256": segmenter.weights_sha256}
         return network, {**described, "block": None, "preset": None, "parameters": _size(network)}
-    channels = (segmenter.bundle.channels, segmenter.bundle.classes)
+    windows = segmenter.network.windows if isinstance(segmenter.network, Windowed) else []
+    channels = (segmenter.bundle.channels * max(1, len(windows)), segmenter.bundle.classes)
     block, preset = options.block or "convformer", options.preset or "small"
     try:
         with torch.random.fork_rng(devices=[]):
@@ -250,6 +250,8 @@ def _network(segmenter: Segmenter, options: ExplainOptions) -> tuple[nn.Module, 
             network = make_net(options.net, *channels, block, preset)
     except ValueError as error:
         raise InputRefused(RefusalCode.OPTION, f"--net {options.net} cannot be made: {error}") from error
+    if windows:
+        network = Windowed(network, windows)
     sha256 = None
     if options.weights is not None:
         if not options.weights.is_file():
@@ -267,7 +269,7 @@ def _adopt_positions(network: nn.Module, weights: Path) -> None:
 
     Whatever is wrong with the file, ``load_weights`` will say.
     """
-    with contextlib.suppress(RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError):
+    with contextlib.suppress(*UNREADABLE):
         state = torch.load(weights, map_location="cpu", weights_only=True)
         for name, module in network.named_modules():
             if isinstance(module, PatchEmbedding):

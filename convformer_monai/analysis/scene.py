@@ -17,7 +17,10 @@ from scipy import ndimage
 from torch import Tensor
 
 from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.outputs.drawing.contours import window_of
 from convformer_monai.readers import ImageSeries
+from convformer_monai.segmenter import Segmenter
+from convformer_monai.tasks.task import Preview
 
 MAX_SIDE = 512  # pixels of the network's input; of a larger one the part around the pixel is taken
 PICTURE_SIDE = 512  # of photographs as they are shown
@@ -54,8 +57,8 @@ class Scene:
 
 
 def make_scene(
+    segmenter: Segmenter,
     series: ImageSeries,
-    prepared: MetaTensor,
     labels: NDArray[np.uint8],
     number: int | None = None,
     pixel: tuple[int, int] | None = None,
@@ -63,8 +66,8 @@ def make_scene(
     """Chooses slice and pixel, and cuts out what the network sees of them.
 
     Args:
+        segmenter: of the bundle, which prepares the image.
         series: one phase, or a photograph.
-        prepared: what the bundle's preprocessing made of it, ``(1, X', Y', Z')``, or ``(C, X', Y')``.
         labels: what the bundle found, ``(1, X, Y, Z)``, or ``(1, X, Y)``.
         number: slice, from 0 in the order of the image; None takes the one with the largest mask, or the middle.
         pixel: numbers from 0 along the two axes of the image that are not the slices'; None takes a pixel of the mask
@@ -73,6 +76,7 @@ def make_scene(
     Raises:
         InputRefused: ``OUT_OF_RANGE`` if there is no such slice or pixel.
     """
+    prepared = segmenter.prepare(series)  # (1, X', Y', Z'), or (C, X', Y')
     whole = _to_prepared(series, prepared)
     along = None if series.is_photo else int(np.argmax(np.abs(whole[2, :3])))
     axes = [axis for axis in range(2 if along is None else 3) if axis != along]
@@ -89,11 +93,11 @@ def make_scene(
     if along is not None:
         index[along] = number
     there = whole @ index
-    plane = prepared.as_tensor() if along is None else prepared.as_tensor()[..., round(float(there[2]))]
-    size = plane.shape[1:]
+    seen = segmenter.network_input(prepared, None if along is None else round(float(there[2])))
+    size = seen.shape[2:]
     inside = [float(np.clip(there[axis], 0, size[axis] - 1)) for axis in (0, 1)]
     first = [_start(position, n) for position, n in zip(inside, size, strict=True)]
-    images = plane[None, :, first[0] : first[0] + MAX_SIDE, first[1] : first[1] + MAX_SIDE].contiguous()
+    images = seen[:, :, first[0] : first[0] + MAX_SIDE, first[1] : first[1] + MAX_SIDE].contiguous()
     back = np.linalg.inv(whole)
     matrix = back[np.ix_(axes, (0, 1))]
     offset = back[axes, 2] * there[2] + back[axes, 3] + matrix @ first
@@ -107,7 +111,9 @@ def make_scene(
         slices=slices,
         chosen=chosen,
         cut=(first[0], first[1]) if any(n > MAX_SIDE for n in size) else None,
-        picture=_photo(series, matrix, offset, shown) if along is None else _grey(images),
+        picture=_photo(series, matrix, offset, shown)
+        if along is None
+        else _grey(images, segmenter.bundle.task.preview),
         mask=_resampled(mask.astype(np.float32), matrix, offset, shown, MASK_FACTOR),
     )
 
@@ -198,9 +204,9 @@ def _photo(
     return np.stack(channels, axis=-1)
 
 
-def _grey(images: Tensor) -> NDArray[np.float32]:
-    """A slice as the network sees it, from black to white."""
-    plane = images[0, 0].cpu().numpy().T
-    low, high = np.percentile(plane, [1, 99.5])
+def _grey(images: Tensor, how: Preview) -> NDArray[np.float32]:
+    """A slice as the network sees it, the middle one of neighbours, from black to white."""
+    plane = images[0, images.shape[1] // 2].cpu().numpy().T
+    low, high = window_of(plane, how)
     grey: NDArray[np.float32] = np.clip((plane - low) / max(float(high - low), 1e-6), 0, 1).astype(np.float32)
     return grey

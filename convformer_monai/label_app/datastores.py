@@ -31,15 +31,14 @@ from convformer_monai.label_app.seg import write_seg
 from convformer_monai.outputs.nifti import write_mask
 from convformer_monai.outputs.png import write_png_mask
 from convformer_monai.readers import ImageSeries, read_series
-from convformer_monai.readers.cases import is_dicom
+from convformer_monai.readers.cases import ITK_SUFFIXES, NIFTI_SUFFIXES, PHOTO_SUFFIXES, is_dicom
 from convformer_monai.readers.dicom.masks import find_dicom_masks
 
 __all__ = ["FolderDatastore", "PacsDatastore", "check_name"]
 
 logger = logging.getLogger(__name__)
 
-VOLUMES = ("*.nii.gz", "*.nii", "*.nrrd", "*.mha", "*.mhd")
-PHOTOS = ("*.jpg", "*.jpeg", "*.png", "*.bmp", "*.tif", "*.tiff")
+HEADERS = (".mhd", ".nhdr")  # their voxels are in another file, so viewers get a copy
 NAME = re.compile(r"[^/\\\0]+")
 UID = re.compile(r"[0-9.]{1,64}")
 LABEL_EXTENSIONS = {False: ".nii.gz", True: ".png"}  # of volumes, of photographs
@@ -100,7 +99,7 @@ class Checked:
 
 
 class FolderDatastore(Checked, LocalDatastore):  # type: ignore[misc]
-    """Images in a folder: files, and folders of one DICOM series each.
+    """Images in a folder: files, and folders of one DICOM series each. Other DICOM files are not listed, but logged.
 
     Args:
         folder: of the images; labels go to its ``labels``.
@@ -111,8 +110,9 @@ class FolderDatastore(Checked, LocalDatastore):  # type: ignore[misc]
 
     def __init__(self, folder: str, options: LabelOptions, auto_reload: bool = True, read_only: bool = False) -> None:
         self.options = options
-        patterns = PHOTOS if options.is_photo else VOLUMES
-        both = [*patterns, *(pattern.upper() for pattern in patterns)]
+        self._not_listed: set[str] = set()
+        endings = PHOTO_SUFFIXES if options.is_photo else NIFTI_SUFFIXES + ITK_SUFFIXES
+        both = [f"*{ending}" for ending in (*endings, *map(str.upper, endings))]
         super().__init__(folder, extensions=both, auto_reload=auto_reload, read_only=read_only)
 
     @property
@@ -140,7 +140,7 @@ class FolderDatastore(Checked, LocalDatastore):  # type: ignore[misc]
         if image_id not in self._datastore.objects:
             return ""
         source = self.source(image_id)
-        if not source.is_dir():
+        if source.is_file() and not source.name.lower().endswith(HEADERS):
             return str(source)
         folder = self.options.work / "copies"
         for copy in (folder / f"{image_id}{ending}" for ending in COPIES):
@@ -160,10 +160,17 @@ class FolderDatastore(Checked, LocalDatastore):  # type: ignore[misc]
         """Takes an image that this bundle can read; never replaces one."""
         if image_id:
             check_name(image_id, "name of an image")
-        name = image_id or self._to_id(Path(image_filename).name)[0]
+        stem, ending = self._to_id(Path(image_filename).name)
+        name = image_id or stem
+        if f"*{ending}" not in self._extensions:
+            raise InputRefused(
+                RefusalCode.NAME,
+                f"{Path(image_filename).name} would not be listed; send a file named as one of "
+                f"{', '.join(pattern[1:] for pattern in self._extensions if pattern.islower())}",
+            )
         if name in self._datastore.objects:
             raise InputRefused(RefusalCode.EXISTS, f"there is an image {name!r} already; give another name")
-        self._inside(self.folder / f"{name}{self._to_id(Path(image_filename).name)[1]}")
+        self._inside(self.folder / f"{name}{ending}")
         read_series(image_filename, phase="all")
         return str(super().add_image(image_id, image_filename, dict(image_info)))
 
@@ -219,7 +226,23 @@ class FolderDatastore(Checked, LocalDatastore):  # type: ignore[misc]
         if Path(path).resolve() == self.folder:
             found = {name: file for name, file in found.items() if not name.startswith(".")}
             found |= {folder.name: folder.name for folder in self._dicom_folders()}
+            self._note_others(found)
         return {name: file for name, file in found.items() if not leads_out(Path(path) / file, self.folder)}
+
+    def _note_others(self, listed: Mapping[str, str]) -> None:
+        """Logs DICOM files that are not listed, once."""
+        others = {
+            file.name for file in self.folder.iterdir() if file.is_file() and file.name not in listed and is_dicom(file)
+        }
+        if others - self._not_listed:
+            logger.warning(
+                "DICOM files in %s are not listed (%d, the first %s); %s",
+                self.folder,
+                len(others),
+                min(others),
+                "convert them to PNG" if self.options.is_photo else "give each series a folder of its own in it",
+            )
+        self._not_listed = others
 
     def _dicom_folders(self) -> list[Path]:
         if self.options.is_photo:

@@ -14,7 +14,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.utils.others.generic import device_list, name_to_device
 
 from convformer_monai.errors import InputRefused, RefusalCode
-from convformer_monai.label_app.masks_out import DEFAULT_EXTENSIONS, write_for_viewer
+from convformer_monai.label_app.masks_out import DEFAULT_EXTENSIONS, check_extension, write_for_viewer
 from convformer_monai.label_app.options import LabelOptions
 from convformer_monai.label_app.versions import Version
 from convformer_monai.segmenter import Segmenter
@@ -83,11 +83,12 @@ class SegmentTask(InferTask):  # type: ignore[misc]
             InputRefused: if the image or a wish cannot be met.
         """
         started = time.perf_counter()
+        is_photo = self.options.is_photo
+        extension = check_extension(request.get("result_extension") or DEFAULT_EXTENSIONS[is_photo], is_photo)
+        phase = _phase(request.get("phase"), 0 if extension.endswith(".nrrd") else "all")
         requested = request.get("device")
         version = self.options.versions.current
         segmenter = self.segmenter(version, name_to_device(requested) if requested else self.options.device)
-        extension = request.get("result_extension") or DEFAULT_EXTENSIONS[self.options.is_photo]
-        phase = _phase(request.get("phase"), 0 if str(extension).endswith(".nrrd") else "all")
         series = segmenter.read(request["image"], phase=phase)
         read = time.perf_counter()
         with self._lock:

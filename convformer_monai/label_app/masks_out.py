@@ -18,7 +18,7 @@ from convformer_monai.outputs.nifti import write_mask
 from convformer_monai.readers import ImageSeries
 from convformer_monai.tasks.task import Label
 
-__all__ = ["COPIES", "DEFAULT_EXTENSIONS", "EXTENSIONS", "copy_for_viewer", "write_for_viewer"]
+__all__ = ["COPIES", "DEFAULT_EXTENSIONS", "EXTENSIONS", "check_extension", "copy_for_viewer", "write_for_viewer"]
 
 EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".png")
 DEFAULT_EXTENSIONS = {False: ".nii.gz", True: ".png"}  # of volumes, of photographs
@@ -27,34 +27,50 @@ RIGHT_ANGLES = 1e-4  # cosine: 0.01 voxels over 100 slices
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
+def check_extension(extension: object, is_photo: bool) -> str:
+    """Checks the ending that a viewer asks for, before any work.
+
+    Args:
+        extension: as the request says it.
+        is_photo: whether the image is a photograph.
+
+    Returns:
+        The ending, one of :data:`EXTENSIONS`.
+
+    Raises:
+        InputRefused: ``OPTION`` if it is none of these, or ``.png`` for a volume.
+    """
+    if not isinstance(extension, str) or extension not in EXTENSIONS:
+        raise InputRefused(RefusalCode.OPTION, f"masks are written as {', '.join(EXTENSIONS)}, not as {extension!r}")
+    if extension == ".png" and not is_photo:
+        raise InputRefused(RefusalCode.OPTION, "a PNG holds no volume; ask for .nii.gz, .nrrd or .seg.nrrd")
+    return extension
+
+
 def write_for_viewer(path: Path, labels: NDArray[np.uint8], series: ImageSeries, table: Sequence[Label]) -> None:
     """Writes a mask whose values are the structures' indices, in pictures too: viewers look names up by value.
 
     Args:
-        path: where, ending in one of :data:`EXTENSIONS`; ``.png`` for photographs only.
+        path: where, with an ending that :func:`check_extension` takes.
         labels: ``(phases, X, Y, Z)``, of a photograph ``(1, X, Y)``.
         series: the image.
         table: the structures, whose names and colours go into ``.seg.nrrd``.
 
     Raises:
-        InputRefused: ``OPTION`` if the format cannot hold this mask.
+        InputRefused: ``OPTION`` if it is NRRD, and the mask has several phases.
     """
     name = path.name.lower()
     if name.endswith(".png"):
-        if not series.is_photo:
-            raise InputRefused(RefusalCode.OPTION, "a PNG holds no volume; ask for .nii.gz, .nrrd or .seg.nrrd")
         _write_png(path, labels[0])
     elif name.endswith((".nii", ".nii.gz")):
         write_mask(path, labels[0] if series.is_photo else labels, series, overwrite=True)
-    elif name.endswith(".nrrd"):
+    else:
         if len(labels) > 1:
             raise InputRefused(
                 RefusalCode.OPTION,
                 f"the image has {len(labels)} phases, and NRRD holds one; ask for a phase, or for .nii.gz",
             )
         _write_nrrd(path, labels[0][..., None] if series.is_photo else labels[0], series, table)
-    else:
-        raise InputRefused(RefusalCode.OPTION, f"masks are written as {', '.join(EXTENSIONS)}, not as {path.suffix!r}")
 
 
 def copy_for_viewer(series: ImageSeries, folder: Path, name: str) -> Path:

@@ -273,8 +273,8 @@ def measure_mask(
     """Measures an existing label map.
 
     Args:
-        mask: NIfTI, NRRD or MetaImage (4-D for a cine), DICOM SEG (of a cine the folder of them), or PNG for a
-            photograph.
+        mask: NIfTI, NRRD or MetaImage (4-D for a cine), DICOM SEG (of a cine the folder of them), or for a
+            photograph a picture of two grey levels, 0 and 255 or 0 and 1.
         bundle: whose structures its labels are.
         ed: end-diastolic phase; ``None`` to find it.
         es: end-systolic phase; ``None`` to find it.
@@ -288,6 +288,8 @@ def measure_mask(
     from convformer_monai.measurements.measure import measure
     from convformer_monai.readers import read_series
     from convformer_monai.readers.dicom.masks import find_dicom_masks, read_dicom_masks
+    from convformer_monai.readers.values import GREY, is_grey
+    from convformer_monai.transforms.photo import binary_mask
 
     check_pixel_size(mm_per_pixel)
     if output is not None:
@@ -300,7 +302,8 @@ def measure_mask(
         series = series.with_pixel_size(mm_per_pixel)
     values = series.image.numpy()
     if series.is_photo:
-        values = (values.max(axis=0) > 127).astype(np.uint8)
+        values = binary_mask(values[0] if is_grey(values) else values, mask)
+        series = replace(series, warnings=tuple(note for note in series.warnings if note != GREY))
     known = {0, *(label.index for label in table)}
     found = set(np.unique(values).tolist())
     if not found <= known:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -113,10 +113,11 @@ def is_dicom_photo(file: Path) -> bool:
 def find_cases(path: Path, leave_out: Path | None = None, level: int = logging.INFO) -> list[Case]:
     """Finds the images of a path.
 
-    A folder with DICOM files in it is one case (DICOM photographs: one a file), and so is a folder whose sub-folders
-    all hold series of one DICOM study. Every other image file is a case. Sub-folders are searched. Files whose name
-    ends in ``_gt``, ``_seg``, ``_segmentation``, ``_truth``, ``_label``, ``_preview``, ``_prob`` or, of DICOM files,
-    ``_sr``, ``_sc`` or ``_rtstruct`` are masks and results, no images. Links are followed, to each real folder once.
+    A folder with DICOM files in it is one case (DICOM photographs: one a file), together with what its sub-folders hold
+    of the same study, and so is a folder whose sub-folders all hold series of one DICOM study. Every other image file
+    is a case. Sub-folders are searched. Files whose name ends in ``_gt``, ``_seg``, ``_segmentation``, ``_truth``,
+    ``_label``, ``_preview``, ``_prob`` or, of DICOM files, ``_sr``, ``_sc`` or ``_rtstruct`` are masks and results, no
+    images. Links are followed, to each real folder once.
 
     Args:
         path: a file or folder.
@@ -176,19 +177,18 @@ def _cases_in(folder: Path, seen: set[Path], masks: list[Path]) -> Iterator[Path
         ) from error
     files = [entry for entry in entries if entry.is_file()]
     masks += [file for file in files if file.name.lower().endswith(IMAGE_SUFFIXES) and RESULT.search(stem(file))]
-    first_dicom = next((file for file in files if _may_be_dicom(file)), None)
-    if first_dicom is not None and not is_dicom_photo(first_dicom):
-        yield folder
-    for file in files:
-        if _is_image(file) or (first_dicom is not None and _may_be_dicom(file) and is_dicom_photo(file)):
-            yield file
-    below = [
-        list(_cases_in(entry, seen, masks))
-        for entry in entries
-        if entry.is_dir() and entry.resolve() not in seen and first_dicom is None
-    ]
+    dicom = [file for file in files if _may_be_dicom(file)]
+    photos = {file for file in dicom if is_dicom_photo(file)}
+    images = [file for file in files if _is_image(file) or file in photos]
+    yield from images
+    below = [list(_cases_in(entry, seen, masks)) for entry in entries if entry.is_dir() and entry.resolve() not in seen]
     cases = [case for group in below for case in group]
-    if len(cases) > 1 and not any(map(_is_image, files)) and _are_one_study(cases):
+    slices = next((file for file in dicom if file not in photos), None)
+    if slices is not None:  # their reader takes what is below them, too
+        yield folder
+        study = _study([slices])
+        yield from (case for case in cases if case.is_file() or _study(sorted(case.rglob("*"))) != study or not study)
+    elif len(cases) > 1 and not images and _are_one_study(cases):
         yield folder
     else:
         yield from cases
@@ -207,13 +207,16 @@ def _may_be_dicom(file: Path) -> bool:
 
 def _are_one_study(cases: list[Path]) -> bool:
     """Tells whether all cases are DICOM folders of one study."""
-    studies = set()
-    for case in cases:
-        if not case.is_dir():
-            return False
-        file = next((entry for entry in sorted(case.iterdir()) if entry.is_file() and _may_be_dicom(entry)), None)
-        studies.add(header_values(file, "StudyInstanceUID").get("StudyInstanceUID") if file else None)
+    if not all(case.is_dir() for case in cases):
+        return False
+    studies = {_study(sorted(case.iterdir())) for case in cases}
     return len(studies) == 1 and None not in studies
+
+
+def _study(files: Iterable[Path]) -> str | None:
+    """Returns the study of the first of the files that is DICOM."""
+    file = next((file for file in files if file.is_file() and _may_be_dicom(file)), None)
+    return header_values(file, "StudyInstanceUID").get("StudyInstanceUID") if file else None
 
 
 def header_values(file: Path, *keywords: str) -> dict[str, str]:

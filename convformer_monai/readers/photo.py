@@ -11,8 +11,6 @@ comments and DICOM values stay behind. Decisions:
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,9 +22,11 @@ from numpy.typing import NDArray
 
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.readers.cases import is_dicom, refuse_no_file
+from convformer_monai.readers.dicom.parsing import silent_pydicom
 from convformer_monai.readers.limits import MAX_PIXELS
 from convformer_monai.readers.photo_dicom import read_dicom_photo
 from convformer_monai.readers.series import ImageSeries
+from convformer_monai.readers.values import GREY
 from convformer_monai.readers.volume import photo_tensor
 
 if TYPE_CHECKING:
@@ -75,15 +75,9 @@ def _refusing(path: Path) -> Iterator[None]:
     """
     from PIL.Image import DecompressionBombError
 
-    logger = logging.getLogger("PIL")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            previous, logger.level = logger.level, logging.CRITICAL
-            try:
-                yield
-            finally:
-                logger.setLevel(previous)
+        with silent_pydicom:
+            yield
     except InputRefused:
         raise
     except DecompressionBombError as error:
@@ -128,7 +122,7 @@ def _notes(image: Image) -> tuple[str, ...]:
     """Says what a user should know of the colours; decodes the image if it has transparency."""
     notes = []
     if image.mode in GREY_MODES:
-        notes.append("the photograph is grey, not coloured")
+        notes.append(GREY)
     if image.mode == "CMYK":
         notes.append("the colours are CMYK, converted without a colour profile")
     profile = image.info.get("icc_profile")

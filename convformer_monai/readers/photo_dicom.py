@@ -18,6 +18,7 @@ from convformer_monai.readers.dicom import codestreams
 from convformer_monai.readers.dicom.parsing import as_refusal, read_dataset, silent_pydicom
 from convformer_monai.readers.limits import MAX_PIXELS, MAX_SPACING_MM
 from convformer_monai.readers.series import Frame, ImageSeries
+from convformer_monai.readers.values import GREY
 from convformer_monai.readers.volume import photo_tensor
 
 __all__ = ["read_dicom_photo"]
@@ -72,7 +73,7 @@ def read_dicom_photo(path: Path) -> ImageSeries:
         modality=modality,
         frames=((frame,),),
         spacing_known=spacing is not None,
-        warnings=("the photograph is grey, not coloured",) if is_grey else (),
+        warnings=(GREY,) if is_grey else (),
     )
 
 

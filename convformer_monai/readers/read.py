@@ -27,6 +27,7 @@ from convformer_monai.readers.cases import (
 from convformer_monai.readers.dicom import read_dicom
 from convformer_monai.readers.itk_formats import read_itk
 from convformer_monai.readers.nifti import read_nifti
+from convformer_monai.readers.phases import chosen_phases
 from convformer_monai.readers.photo import read_photo
 from convformer_monai.readers.series import ImageSeries
 
@@ -70,8 +71,6 @@ def read_series(
         InputRefused: if there is no image, or it cannot be trusted.
         ValueError: if an argument is wrong.
     """
-    if not (phase is None or phase == "all" or (isinstance(phase, int) and not isinstance(phase, bool) and phase >= 0)):
-        raise ValueError(f"phase must be None, 'all' or a whole number from 0, got {phase!r}")
     where = Path(path).expanduser()
     if not (where.is_file() or where.is_dir()):
         refuse_no_file(where, "give a file or a folder of DICOM files")
@@ -86,6 +85,7 @@ def read_series(
         return read_nifti(where, phase=phase)
     if name.endswith(ITK_SUFFIXES):
         return read_itk(where, phase=phase)
+    chosen_phases(phase, 1, where)
     try:
         return read_photo(where)
     except InputRefused as refusal:

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["is_grey", "label_values", "looks_like_ct", "mask_values", "pieces"]
+__all__ = ["GREY", "is_grey", "label_values", "looks_like_ct", "mask_values", "pieces"]
 
 PIECE = 2**20  # values
 
 AIR_HU = (-1100.0, -900.0)
 AIR_SHARE = 0.03  # of the voxels that are not padding; a head has half of its volume in air
 MOST_STRUCTURES = 10
+GREY = "the photograph is grey, not coloured"
 
 
 def looks_like_ct(values: NDArray[Any]) -> bool:

@@ -14,12 +14,20 @@ from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.transforms.utils import scale_affine
 from monai.utils import TraceKeys, ensure_tuple_rep
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from convformer_monai.errors import InputRefused, RefusalCode
 
-__all__ = ["LoadPictureMaskd", "NormalizeColoursd", "ResizeToAread", "normalize_colours", "size_of_area"]
+__all__ = [
+    "LoadPictureMaskd",
+    "NormalizeColoursd",
+    "ResizeToAread",
+    "binary_mask",
+    "normalize_colours",
+    "size_of_area",
+]
 
 SMALLEST_SIDE = 16
 
@@ -194,7 +202,7 @@ class LoadPictureMaskd(MapTransform):
         return result
 
 
-def _read_mask(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _read_mask(path: Path) -> NDArray[np.uint8]:
     """Returns (X, Y), 0 and 1."""
     from PIL import Image
 
@@ -205,9 +213,22 @@ def _read_mask(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
         raise InputRefused(
             RefusalCode.MASK_UNREADABLE, f"{path} cannot be read as a picture; give a PNG mask"
         ) from error
+    return np.ascontiguousarray(binary_mask(pixels, path).T)
+
+
+def binary_mask(pixels: NDArray[Any], path: Path) -> NDArray[np.uint8]:
+    """Makes 0 and 1 of a picture of two grey levels, which are 0 and 255, or 0 and 1.
+
+    Args:
+        pixels: of a picture, two axes in any order; with another number of axes it has colours.
+        path: named in the refusal.
+
+    Raises:
+        InputRefused: ``NOT_A_MASK`` if it has other levels, or colours.
+    """
     levels = set(np.unique(pixels).tolist()) if pixels.ndim == 2 else {"colours"}
     if not (levels <= {0, 255} or levels <= {0, 1}):
         raise InputRefused(
             RefusalCode.NOT_A_MASK, f"{path} is not a picture of two grey levels; give a mask of 0 and 255"
         )
-    return np.ascontiguousarray((pixels > 0).T.astype(np.uint8))
+    return (pixels > 0).astype(np.uint8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +15,10 @@ from convformer_monai.analysis import measure_collapse, measure_receptive_fields
 from convformer_monai.analysis.explain import ExplainOptions, explain, read_pixel
 from convformer_monai.bundle import file_sha256
 from convformer_monai.errors import InputRefused
-from convformer_monai.networks import make_net
+from convformer_monai.networks import Windowed, make_net
 from convformer_monai.phantoms.cardiac import Phantom, cardiac_phantom
 from convformer_monai.phantoms.dermoscopy import dermoscopy_phantom
+from convformer_monai.phantoms.head_ct import head_ct_phantom
 from convformer_monai.segmenter import Segmenter
 
 ENDINGS = ("attention.png", "collapse.png", "explain.json", "receptive_field.png")
@@ -158,6 +159,42 @@ def test_a_photograph(tmp_path: Path) -> None:
     assert not names(tmp_path / "no")
 
 
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("head")
+    return Path(head_ct_phantom(shape=(96, 96, 5), spacing=(2.4, 2.4, 20.0)).save(folder, "head")[0])
+
+
+def test_a_head_of_which_the_network_sees_neighbours(head: Path, tmp_path: Path) -> None:
+    content = explain(head, tmp_path / "out", "hemorrhage", ExplainOptions(slice=3), device="cpu")
+    assert names(tmp_path / "out") == {f"head_{ending}" for ending in ENDINGS}
+    assert content["place"]["slice"] == 3
+    segmenter = Segmenter("hemorrhage", "cpu")
+    seen: list[torch.Tensor] = []
+    segmenter.network.register_forward_pre_hook(lambda _, images: seen.append(images[0]))
+    image = segmenter.prepare(segmenter.read(head))
+    segmenter._inferer.foreground = None
+    segmenter.scores(image)
+    slice_ = seen[0][3:4].contiguous()
+    assert slice_.shape[1] == 3 and not torch.equal(slice_[:, 0], slice_[:, 1])
+    assert content["layers"] == [asdict(layer) for layer in measure_collapse(segmenter.network, slice_)]
+
+
+def test_another_network_of_a_head(head: Path, tmp_path: Path) -> None:
+    """It sees the bundle's windows of each neighbour."""
+    net = ExplainOptions(net="SETR", block="vit")
+    content = explain(head, tmp_path / "out", "hemorrhage", net, device="cpu")
+    assert content["network"]["name"] == "SETR" and content["layers"]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(
+            Windowed(make_net("SETR", 9, 2, "vit", "small"), [(0, 80), (-150, 250), (0, 1000)]).state_dict(),
+            tmp_path / "own.pt",
+        )
+    again = explain(head, tmp_path / "b", "hemorrhage", replace(net, weights=tmp_path / "own.pt"), device="cpu")
+    assert again["layers"] == content["layers"] and again["network"]["trained"]
+
+
 @pytest.mark.parametrize(
     ("options", "code"),
     [
@@ -177,6 +214,14 @@ def test_a_photograph(tmp_path: Path) -> None:
 def test_refusals_leave_nothing(image: Path, tmp_path: Path, options: ExplainOptions, code: str) -> None:
     with refused(code):
         explain(image, tmp_path / "out", options=options, device="cpu")
+    assert not names(tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", [b"hello", b"a.", b"M", b"X\x01\x00\x00\x00\xff."])
+def test_damaged_weights(image: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "own.pt").write_bytes(content)
+    with refused("WEIGHTS_MISFIT"):
+        explain(image, tmp_path / "out", options=ExplainOptions(net="SETR", weights=tmp_path / "own.pt"), device="cpu")
     assert not names(tmp_path / "out")
 
 

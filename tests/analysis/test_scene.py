@@ -30,7 +30,7 @@ def volume(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> 
 
 
 def scene_of(segmenter: Segmenter, series: ImageSeries, labels: np.ndarray, *place: object) -> Scene:
-    return make_scene(series, segmenter.prepare(series), labels[None].astype(np.uint8), *place)  # type: ignore[arg-type]
+    return make_scene(segmenter, series, labels[None].astype(np.uint8), *place)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))

@@ -9,7 +9,7 @@ from PIL import Image
 
 from convformer_monai.errors import InputRefused
 from convformer_monai.label_app.labels_in import numbers_by_name, read_labels
-from convformer_monai.label_app.masks_out import copy_for_viewer, write_for_viewer
+from convformer_monai.label_app.masks_out import check_extension, copy_for_viewer, write_for_viewer
 from convformer_monai.readers import ImageSeries, read_series
 from convformer_monai.tasks.cardiac import CARDIAC
 from convformer_monai.tasks.dermoscopy import DERMOSCOPY
@@ -264,8 +264,14 @@ def test_masks_with_colours_or_holes_to_look_through_are_refused(
             read_labels(tmp_path / "mask.png", photo, DERMOSCOPY.labels)
 
 
-def test_formats_that_cannot_hold_a_mask_are_refused(series, labels: np.ndarray, tmp_path: Path) -> None:
+@pytest.mark.parametrize("extension", [".exe", "/x.png", "/../x.nii.gz", "\0", "", 5, [".png"]])
+def test_unknown_endings_are_refused(extension: object) -> None:
+    with pytest.raises(InputRefused, match="masks are written as") as refusal:
+        check_extension(extension, True)
+    assert refusal.value.code == "OPTION"
+
+
+def test_a_png_is_for_photographs() -> None:
+    assert check_extension(".png", True) == ".png" and check_extension(".seg.nrrd", False) == ".seg.nrrd"
     with pytest.raises(InputRefused, match="a PNG holds no volume"):
-        write_for_viewer(tmp_path / "mask.png", labels[None], series, CARDIAC.labels)
-    with pytest.raises(InputRefused, match="masks are written as"):
-        write_for_viewer(tmp_path / "mask.exe", labels[None], series, CARDIAC.labels)
+        check_extension(".png", False)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dicom_series import write_volume
+from PIL import Image
 from pydicom import dcmread
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
@@ -22,8 +23,14 @@ from convformer_monai.cohort import segment_cases
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.outputs import writer
 from convformer_monai.outputs.atomic import AtomicFiles, write_text
+from convformer_monai.outputs.case import measure_mask
+from convformer_monai.outputs.dicom_seg import write_dicom_seg
+from convformer_monai.outputs.nifti import write_mask
 from convformer_monai.outputs.writer import Options, Result, Writer, path_for, register_writer
+from convformer_monai.phantoms.dicom import SliceStack, classic_series, save_series
+from convformer_monai.readers import read_series
 from convformer_monai.segmenter import Segmenter
+from convformer_monai.tasks import get_task
 
 DICOM = Options(formats=("nifti", "dicom-seg", "dicom-sr"))
 
@@ -142,3 +149,50 @@ def test_values_of_tags_stay_off_the_terminal(series: Path, tmp_path: Path, keyw
     said = done.stdout + done.stderr
     assert not any(word in said for word in ("PLANTED", "Invalid value", "nvImageCodec", "Warning:")), said
     assert done.returncode == 0 or ("error[WRONG_MODALITY]" in said and "another modality" in said), said
+
+
+def picture(path: Path, pixels: np.ndarray) -> Path:
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.mark.parametrize("top", [255, 1])
+def test_masks_of_photographs_are_measured(tmp_path: Path, top: int) -> None:
+    mask = np.zeros((40, 30), np.uint8)
+    mask[10:20, 5:15] = top
+    for pixels in (mask, np.repeat(mask[..., None], 3, axis=2)):
+        measured = measure_mask(picture(tmp_path / "x_seg.png", pixels), "dermoscopy")
+        assert measured.items[0].value == 100
+        assert not measured.flags
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.jpg"])
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8),
+        np.arange(1200, dtype=np.uint8).reshape(40, 30),
+        np.repeat(np.uint8([[[255, 0, 0], [0, 0, 0]]]), 16, axis=0),
+        np.uint8([[0, 1], [255, 1]]),
+    ],
+    ids=["photograph", "grey", "two colours", "three levels"],
+)
+def test_other_pictures_are_no_masks(tmp_path: Path, name: str, pixels: np.ndarray) -> None:
+    with pytest.raises(InputRefused, match=name) as refusal:
+        measure_mask(picture(tmp_path / name, pixels), "dermoscopy")
+    assert refusal.value.code == "NOT_A_MASK"
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.5, 0.5, 0.625), (0.5, 0.5, 5.0)])
+def test_a_mask_measures_the_same_as_dicom_seg(tmp_path: Path, spacing: tuple[float, float, float]) -> None:
+    stack = SliceStack.regular(shape=(40, 36, 20), spacing=spacing)
+    save_series(classic_series(np.full(stack.shape, -1000), stack, modality="CT"), tmp_path / "ct")
+    series = read_series(tmp_path / "ct")
+    labels = np.zeros(series.grid, np.uint8)
+    labels[0, 10:34, 12:24, 5:9] = 1
+    write_mask(tmp_path / "x.nii.gz", labels, series)
+    write_dicom_seg(tmp_path / "x.dcm", labels, series, get_task("ct_hemorrhage").labels)
+    one, other = (measure_mask(tmp_path / name, "hemorrhage") for name in ("x.nii.gz", "x.dcm"))
+    assert [item.value for item in other.items] == pytest.approx([item.value for item in one.items])
+    assert [part["c_mm"] for part in other.details["parts"]] == pytest.approx([4 * spacing[2]])
+    assert len(other.details["slices"]) == len(one.details["slices"]) == 4

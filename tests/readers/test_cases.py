@@ -127,6 +127,33 @@ def test_dicom_beside_other_images(tmp_path):
     assert names(tmp_path) == {"a": a, tmp_path.name: tmp_path}
 
 
+def test_cases_below_a_dicom_file_are_found(tmp_path):
+    slice_file(tmp_path / "stray.dcm", "1.2.3")
+    scan, head = volume(tmp_path / "a" / "scan.nii.gz"), slice_file(tmp_path / "b" / "1.dcm", "1.2.4").parent
+    assert names(tmp_path) == {tmp_path.name: tmp_path, "a/scan": scan, "b": head}
+
+
+def test_dicom_folder_holds_its_sub_folders_of_the_same_study(tmp_path):
+    slice_file(tmp_path / "1.dcm", "1.2.3")
+    for place in ("more", "levels/0", "levels/1"):
+        slice_file(tmp_path / place / "1.dcm", "1.2.3")
+    assert names(tmp_path) == {tmp_path.name: tmp_path}
+
+
+def test_cases_below_a_dicom_photograph_are_found(tmp_path):
+    top = slice_file(tmp_path / "a.dcm", "1.2.3", DERMOSCOPY)
+    below = slice_file(tmp_path / "sub" / "b.dcm", "1.2.3", DERMOSCOPY)
+    slices = [slice_file(tmp_path / name / "1.dcm", "1.2.3").parent for name in ("ct", "mr")]
+    picture = photo(tmp_path / "sub" / "c.png")
+    assert names(tmp_path) == {"a": top, "sub/b": below, "sub/c": picture, "ct": slices[0], "mr": slices[1]}
+
+
+def test_slices_beside_a_dicom_photograph_are_found(tmp_path):
+    picture = slice_file(tmp_path / "a.dcm", "1.2.3", DERMOSCOPY)
+    slice_file(tmp_path / "b.dcm", "1.2.3")
+    assert names(tmp_path) == {"a": picture, tmp_path.name: tmp_path}
+
+
 @pytest.mark.parametrize(("where", "code"), [("missing", "FILE_NOT_FOUND"), ("empty", "NO_IMAGES")])
 def test_nothing_there(tmp_path, where, code):
     (tmp_path / "empty").mkdir()

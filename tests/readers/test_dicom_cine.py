@@ -8,12 +8,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 from dicom_checks import OBLIQUE, check_linear, check_refused, read_series
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from convformer_monai.phantoms.dicom import (
     Identity,
     SliceStack,
+    enhanced_image,
     linear_enhanced,
     linear_series,
     save_dataset,
@@ -173,14 +175,45 @@ def test_enhanced_transfer_syntax(tmp_path: Path, syntax: UID) -> None:
     check_linear(read_series(save_dataset(dataset, tmp_path / "a.dcm", transfer_syntax=syntax)), OBLIQUE)
 
 
-def test_enhanced_series_of_several_files(tmp_path: Path) -> None:
-    """A volume may be split over instances (concatenation)."""
-    for number, part in enumerate((slice(0, 4), slice(4, 7)), start=1):
+def save_parts(folder: Path, **concatenation: object) -> None:
+    """A volume split over three instances."""
+    for number, part in enumerate((slice(0, 3), slice(3, 5), slice(5, 7)), start=1):
         stack = SliceStack(OBLIQUE.size, OBLIQUE.spacing, OBLIQUE.row, OBLIQUE.column, OBLIQUE.positions[part])
         dataset = linear_enhanced(stack)
         dataset.SOPInstanceUID = Identity().uid("part", number)
-        save_dataset(dataset, tmp_path / f"{number}.dcm")
+        if concatenation:
+            dataset.InConcatenationNumber = number
+        for keyword, value in concatenation.items():
+            setattr(dataset, keyword, value)
+        save_dataset(dataset, folder / f"{number}.dcm")
+
+
+WITHOUT_TOTAL = {"ConcatenationUID": "1.2.3"}
+CONCATENATION = {**WITHOUT_TOTAL, "InConcatenationTotalNumber": 3}
+
+
+@pytest.mark.parametrize("concatenation", [{}, WITHOUT_TOTAL, CONCATENATION], ids=["files", "no total", "total"])
+def test_enhanced_series_of_several_files(tmp_path: Path, concatenation: dict[str, object]) -> None:
+    save_parts(tmp_path, **concatenation)
     check_linear(read_series(tmp_path), OBLIQUE)
+
+
+@pytest.mark.parametrize(
+    ("concatenation", "lost"),
+    [(CONCATENATION, 3), (CONCATENATION, 1), (WITHOUT_TOTAL, 1)],
+    ids=["the last", "the first", "the first, no total"],
+)
+def test_part_of_a_concatenation(tmp_path: Path, concatenation: dict[str, object], lost: int) -> None:
+    """What is left is an evenly spaced volume."""
+    save_parts(tmp_path, **concatenation)
+    (tmp_path / f"{lost}.dcm").unlink()
+    check_refused(tmp_path, "MISSING_SLICES", "2 of 3 parts")
+    check_refused(tmp_path / "2.dcm", "MISSING_SLICES", "1 of")
+
+
+def test_damaged_concatenation(tmp_path: Path) -> None:
+    save_parts(tmp_path, **{**CONCATENATION, "InConcatenationTotalNumber": [3, 3]})
+    check_refused(tmp_path, "DICOM_UNREADABLE")
 
 
 def frame_groups(dataset: Dataset, index: int) -> Dataset:
@@ -251,6 +284,54 @@ def test_enhanced_incomplete_cine(tmp_path: Path) -> None:
     dataset.NumberOfFrames = 13
     path = save_dataset(dataset, tmp_path / "enhanced.dcm")
     check_refused(path, "INCOMPLETE_PHASES", "slice 6 has 1 of 2", phase="all")
+
+
+KINDS: dict[str, tuple[str, dict[str, tuple[object, object]]]] = {
+    "echo": ("MREchoSequence", {"EffectiveEchoTime": (4.9, 9.8)}),
+    "legacy echo": ("UnassignedPerFrameConvertedAttributesSequence", {"EchoTime": ("4.9", "9.8")}),
+    "b-value": ("MRDiffusionSequence", {"DiffusionBValue": (0.0, 1000.0)}),
+    "complex": ("MRImageFrameTypeSequence", {"ComplexImageComponent": ("MAGNITUDE", "PHASE")}),
+    "frame type": ("MRImageFrameTypeSequence", {"FrameType": (["ORIGINAL", "PRIMARY"], ["DERIVED", "PRIMARY"])}),
+    "kernel": ("CTReconstructionSequence", {"ConvolutionKernel": ("SOFT", "BONE")}),
+}
+
+
+def two_kinds(kind: str) -> Dataset:
+    """Two frames of each place, of two kinds."""
+    sequence, values = KINDS[kind]
+    dataset = linear_enhanced(OBLIQUE, modality="MR", phases=2)
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        item = Dataset()
+        for keyword, both in values.items():
+            setattr(item, keyword, both[frame.FrameContentSequence[0].TemporalPositionIndex - 1])
+        frame.add_new(tag_for_keyword(sequence), "SQ", [item])
+    return dataset
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_enhanced_kinds_are_no_phases(tmp_path: Path, kind: str) -> None:
+    """Echoes, b-values, magnitude and phase, kernels: only the order of the frames would tell them apart."""
+    dataset = two_kinds(kind)
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        del frame.CardiacSynchronizationSequence, frame.FrameContentSequence[0].TemporalPositionIndex
+    check_refused(save_dataset(dataset, tmp_path / "enhanced.dcm"), "DUPLICATE_SLICES", phase="all")
+
+
+def test_enhanced_files_of_two_components_are_no_phases(tmp_path: Path) -> None:
+    for number, component in enumerate(("MAGNITUDE", "PHASE")):
+        dataset = enhanced_image(OBLIQUE.linear_volume(2)[..., number], OBLIQUE)
+        del dataset.SharedFunctionalGroupsSequence[0].MRImageFrameTypeSequence
+        dataset.ComplexImageComponent, dataset.InstanceNumber = component, number + 1
+        dataset.SOPInstanceUID = Identity().uid("component", number)
+        save_dataset(dataset, tmp_path / f"{number}.dcm")
+    check_refused(tmp_path, "DUPLICATE_SLICES", phase="all")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_enhanced_cine_with_times_may_be_of_several_kinds(tmp_path: Path, kind: str) -> None:
+    """Scanners mark single frames of a cine as derived."""
+    path = save_dataset(two_kinds(kind), tmp_path / "enhanced.dcm")
+    check_linear(read_series(path, phase="all"), OBLIQUE, (0, 1))
 
 
 def test_heart(tmp_path: Path) -> None:

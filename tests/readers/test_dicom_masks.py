@@ -64,6 +64,8 @@ def test_every_voxel_comes_back(name: str, kind: str, tmp_path: Path) -> None:
         return
     found = read_dicom_masks(find_dicom_masks(folder), CARDIAC.labels)
     assert found.phases == series.phases and found.warnings == ()
+    np.testing.assert_allclose(found.affine[:3, :3], series.affine[:3, :3], atol=1e-3)  # axes as of the image
+    assert found.grid[1:3] == series.grid[1:3]
     for mask, truth in zip(found.image.numpy().astype(np.uint8), labels, strict=True):
         read, written = places(mask, found.affine), places(truth, series.affine)
         assert len(read) == len(written)

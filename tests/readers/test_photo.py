@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+import warnings
 import zlib
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
 from convformer_monai.errors import InputRefused
 from convformer_monai.phantoms.dicom import save_dataset
 from convformer_monai.phantoms.dicom_photo import colour_chart, photograph_dataset
+from convformer_monai.readers import read_series
+from convformer_monai.readers.dicom.parsing import silent_pydicom
 from convformer_monai.readers.photo import read_photo
 
 CHART = colour_chart((48, 32))  # (Y, X, 3)
@@ -78,6 +82,53 @@ def test_geometry(tmp_path: Path) -> None:
     assert series.image.shape == (3, 48, 32) and not series.spacing_known and series.modality is None
     np.testing.assert_array_equal(series.affine, np.diag([-1, -1, 1, 1]))
     np.testing.assert_array_equal(series.image.numpy()[:, 40, 8], CHART[8, 40])
+
+
+@pytest.mark.parametrize("phase", [None, 0, "all"])
+def test_a_photograph_has_one_phase(tmp_path: Path, phase: int | str | None) -> None:
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
+    assert read_series(tmp_path / "a.png", phase=phase).phases == (0,)
+
+
+def test_another_phase_of_a_photograph_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
+    save_dataset(photograph_dataset(), tmp_path / "a.dcm")
+    for path in tmp_path.iterdir():
+        with pytest.raises(InputRefused, match="has no phase 7") as refusal:
+            read_series(path, phase=7)
+        assert refusal.value.code == "PHASE_NOT_FOUND"
+        with pytest.raises(ValueError, match="phase must be"):
+            read_series(path, phase="ed")
+
+
+def test_the_users_pixel_size_does_not_replace_the_headers(tmp_path: Path) -> None:
+    path = save_dataset(photograph_dataset(pixel_spacing=0.05), tmp_path / "a.dcm")
+    series = read_photo(path)
+    with pytest.raises(InputRefused, match=r"a\.dcm, whose header tells 0\.05 x 0\.05 mm; leave it out") as refusal:
+        series.with_pixel_size(0.02)
+    assert refusal.value.code == "OPTION"
+    np.testing.assert_allclose(series.with_pixel_size(0.05).affine, series.affine)
+    oblong = photograph_dataset()
+    oblong.PixelSpacing = [0.05, 0.1]  # between rows, between columns
+    with pytest.raises(InputRefused, match=r"0\.1 x 0\.05"):
+        read_photo(save_dataset(oblong, tmp_path / "b.dcm")).with_pixel_size(0.05)
+
+
+def test_a_dicom_file_read_meanwhile_leaves_warnings_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun by another thread while the photograph is read, and ended after it."""
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
+    loggers = [logging.getLogger(name) for name in ("PIL", "pydicom")]
+
+    def state() -> tuple[object, ...]:
+        return list(warnings.filters), warnings.showwarning, [(logger.level, logger.propagate) for logger in loggers]
+
+    before, opened = state(), Image.open
+    monkeypatch.setattr(Image, "open", lambda *a, **k: silent_pydicom.__enter__() or opened(*a, **k))
+    read_photo(tmp_path / "a.png")
+    silent_pydicom.__exit__()
+    assert state() == before
 
 
 def test_content_decides_not_the_name(tmp_path: Path) -> None:

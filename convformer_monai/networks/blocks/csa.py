@@ -10,7 +10,8 @@ s = 0.003 + (alpha - 0.003) * sigmoid(theta). Z passes a 1x1 convolution, batch 
 Deviations:
 
 * The published code divides the N x N products of q and k by ``|q| |k| + 1e-4``; here q and k are scaled before
-  (:func:`normalise`): the same to about 1e-6 of the largest entry, 1e-5 for vectors shorter than 1.
+  (:func:`normalise`). Where lengths differ up to threefold about a mean L, the error stays below 1e-4 / L^2 of the
+  largest entry; measured: 8e-6 at L = 3, 8e-5 at 1, 8e-4 at 0.3, 3e-2 at 0.03.
 * In evaluation the distance map is kept between calls, and each head of a large grid takes the cheaper of the two
   ways of :mod:`convformer_monai.networks.blocks.mixing`: no change but rounding.
 * On CUDA, Triton kernels do both (:mod:`convformer_monai.networks.blocks.csa_triton`), where they can.

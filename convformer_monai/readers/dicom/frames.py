@@ -20,6 +20,14 @@ __all__ = ["FrameHeader", "TIME_KEYS", "Rescale", "read_frames"]
 
 # What may order the frames of one place in time, the best first; milliseconds but for percentage, index and instance.
 TIME_KEYS = ("trigger", "percentage", "index", "offset", "acquired", "instance")
+# What tells kinds of frames apart, as functional groups name it and as classic headers do (PS3.3 C.8.13.5, C.8.15.3).
+KIND = (
+    ("EffectiveEchoTime", "EchoTime"),
+    ("ConvolutionKernel",),
+    ("DiffusionBValue",),
+    ("FrameType", "ImageType"),
+    ("ComplexImageComponent",),
+)
 
 
 @dataclass(frozen=True)
@@ -146,8 +154,17 @@ def _frame(instance: Instance, number: int | None, groups: dict[str, Dataset]) -
         thickness=thickness,
         rescale=_rescale(instance, group("PixelValueTransformationSequence")),
         times=_times(header, number, groups, classic),
-        kind=tuple(str(header.get(k)) for k in ("EchoTime", "ConvolutionKernel", "DiffusionBValue", "ImageType")),
+        kind=_kind(header, groups),
         phases_claimed=int(_number(header, "CardiacNumberOfImages") or 1),
+    )
+
+
+def _kind(header: Dataset, groups: dict[str, Dataset]) -> tuple[str, ...]:
+    """Returns the values of ``KIND``, of the functional groups where one has it, else of the header."""
+    places = (*groups.values(), header)
+    return tuple(
+        next((str(place[keyword].value) for keyword in names for place in places if keyword in place), "")
+        for names in KIND
     )
 
 

@@ -58,7 +58,7 @@ def read_dicom_masks(paths: Sequence[Path], table: Sequence[Label]) -> ImageSeri
         table: the structures.
 
     Returns:
-        A series whose image is the label map, (phases, X, Y, Z).
+        A series whose image is the label map, (phases, X, Y, Z), its axes as of :func:`read_dicom`.
 
     Raises:
         InputRefused: ``NOT_A_MASK`` if there is no such label map in a file: no known structure, overlapping or
@@ -124,14 +124,19 @@ def _label_map(path: Path, segmentation: Segmentation, table: Sequence[Label]) -
     for number, index in labels.items():
         renamed[volume.array == number] = index
     numbers = {int(item.SegmentNumber) for item in segmentation.SegmentSequence} - {BACKGROUND.index}
-    return volume.with_array(renamed), len(numbers - set(labels))
+    along_normal = volume.with_array(renamed).ensure_handedness("LEFT_HANDED", flip_axis=0)
+    return along_normal, len(numbers - set(labels))
 
 
 def _on_one_grid(volumes: Sequence[Volume], where: Path) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """Puts the phases on the slices that any of them has, and an empty one at either end.
 
+    Args:
+        volumes: (slices, rows, columns), the slices along their normal.
+        where: named in the refusal.
+
     Returns:
-        (phases, slices, rows, columns), and the affine from their index to LPS mm.
+        (phases, X, Y, Z), and the affine from their index to LPS mm.
     """
     first = volumes[0]
     starts = []
@@ -152,4 +157,5 @@ def _on_one_grid(volumes: Sequence[Volume], where: Path) -> tuple[NDArray[np.uin
         labels[phase, start - begin : start - begin + volume.shape[0]] = volume.array
     shift = np.eye(4)
     shift[0, 3] = begin
-    return labels, first.affine @ shift
+    affine = first.affine @ shift
+    return labels.transpose(0, 3, 2, 1), affine[:, [2, 1, 0, 3]]

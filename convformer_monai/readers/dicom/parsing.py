@@ -30,7 +30,7 @@ PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})  # float, double fl
 MAX_HEADER_BYTES = 2**25  # an enhanced header has about 3 kB a frame
 MAX_FILE_BYTES = 2**30
 MAX_INFLATED_BYTES = 2**28
-LOGGERS = ("pydicom", "highdicom", "pylibjpeg", "libjpeg", "openjpeg", "rle")
+LOGGERS = ("pydicom", "highdicom", "pylibjpeg", "libjpeg", "openjpeg", "rle", "PIL")
 # everything that pydicom and its decoders were seen to raise on mutated files; RuntimeError includes RecursionError
 UNREADABLE: tuple[type[Exception], ...] = (
     ArithmeticError,
@@ -68,6 +68,8 @@ def _debug(message: object, *_: object, **__: object) -> None:
 
 class _Silence:
     """While entered, from however many threads, pydicom neither warns nor logs: it would quote values of patients.
+
+    Nor does Pillow. One lock sees to both, since warnings are those of the whole process.
 
     What it says goes to the debug log, without the quotes.
     """

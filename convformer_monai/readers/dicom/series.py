@@ -6,6 +6,7 @@ import filecmp
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from pydicom import Dataset
 from pydicom.uid import UID
 
 from convformer_monai.errors import InputRefused, RefusalCode
@@ -19,6 +20,7 @@ from convformer_monai.readers.dicom.files import (
 )
 from convformer_monai.readers.dicom.frames import FrameHeader, read_frames
 from convformer_monai.readers.dicom.geometry import ORIENTATION_ATOL, common_plane
+from convformer_monai.readers.dicom.parsing import as_refusal
 from convformer_monai.readers.dicom.phases import group_levels
 from convformer_monai.readers.limits import MAX_VOXELS
 
@@ -46,6 +48,7 @@ def find_series(path: Path, series_uid: str | None, modalities: Sequence[str]) -
     images, copies = _without_copies(images)
     if copies:
         warnings.append(f"{copies} identical {'copies' if copies > 1 else 'copy'} of slices left out")
+    _check_concatenations(images, path)
     frames = _one_series(images, path)
     if path.is_file() and len(images) == 1 and images[0].frames == 1 and has_siblings(images[0]):
         raise InputRefused(
@@ -103,6 +106,23 @@ def _without_copies(images: Sequence[Instance]) -> tuple[list[Instance], int]:
                 f"{image.path} and {first.path} differ but claim to be the same instance; leave one of them out",
             )
     return list(kept.values()), len(images) - len(kept)
+
+
+def _check_concatenations(images: Sequence[Instance], path: Path) -> None:
+    """Refuses multi-frame images that were split over files and are not all there (PS3.3 C.7.6.16.2.2.4)."""
+    parts: dict[str, list[Dataset]] = {}
+    for image in images:
+        if image.header.get("ConcatenationUID"):
+            parts.setdefault(str(image.header.ConcatenationUID), []).append(image.header)
+    with as_refusal(path):
+        for headers in parts.values():
+            numbers = sorted(int(header.get("InConcatenationNumber") or 0) for header in headers)
+            total = max(*numbers, *(int(header.get("InConcatenationTotalNumber") or 0) for header in headers))
+            if numbers != list(range(1, total + 1)):
+                raise InputRefused(
+                    RefusalCode.MISSING_SLICES,
+                    f"{path} holds {len(numbers)} of {total} parts of an image (concatenation); fetch the whole series",
+                )
 
 
 def _one_series(images: Sequence[Instance], path: Path) -> list[FrameHeader]:
