@@ -34,6 +34,7 @@ TASKS_A_THREAD = 2  # one that runs and one that is ready
 REFRESH_SECONDS = 5.0
 CONNECT_SECONDS = 20
 WAIT_SECONDS = 0.05
+RESTART_SECONDS = 1800  # for a worker that died to come back; after it Dask has one less, or none, and waits for ever
 LOSSES = 10  # deaths of its worker after which Dask gives up a task; the status gives it up earlier
 
 T = TypeVar("T")
@@ -181,6 +182,7 @@ def _settings(engine: Engine) -> dict[str, Any]:
         "distributed.scheduler.worker-saturation": 1.0,
         "distributed.scheduler.allowed-failures": LOSSES,
         "distributed.scheduler.work-stealing": True,
+        "distributed.deploy.lost-worker-timeout": RESTART_SECONDS,  # its own, 15 s, is too short on a busy machine
         "distributed.worker.preload": ["convformer_monai.cohort.preload"],
         "distributed.worker.memory.target": False,
         "distributed.worker.memory.spill": False,

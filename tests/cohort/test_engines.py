@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 
+import dask
 import pytest
 from distributed import Client, LocalCluster
 from tiny_cohort import Gate, note, note_and_wait
@@ -49,6 +52,17 @@ def test_what_is_added_meanwhile_is_done_too(client: Client) -> None:
 def test_an_error_of_a_task_is_that_of_its_future(client: Client) -> None:
     ended = {item: future.status for item, future in stream(client, lambda item: 1 / item, deque([0, 1]))}
     assert ended == {0: "error", 1: "finished"}
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_slow_to_come_back_is_waited_for() -> None:
+    """Dask gives it up after 15 s, for ever; on a busy machine that is soon. Here a millisecond stands for them."""
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1 ms"}), opened(Engine("local")) as client:
+        ((address, worker),) = client.run(os.getpid).items()
+        os.kill(worker, signal.SIGKILL)
+        while address in client.nthreads():
+            time.sleep(0.05)
+        assert client.submit(abs, -1, pure=False).result(timeout=60) == 1
 
 
 def test_a_stop_lets_what_has_begun_end(client: Client) -> None:
