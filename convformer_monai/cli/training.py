@@ -206,7 +206,7 @@ def experiment(
     blocks vit, reattention, layerscale, refiner and convformer, and the controls conv and identity. alpha is its
     ablation of the largest receptive field: alpha 0.2 to 1.0 in ConvFormer; SETR by default. controls is the bundle's
     own network beside the controls of its configs/runs.json. fraction trains that network, vit and conv in place of its
-    blocks, and nnU-Net's on 5 to 100% of the patients, with about equal numbers of steps. pack packs data and packages for a
+    blocks, and nnU-Net's on 5 to 100% of the patients, with about as many steps. pack packs data and packages for a
     machine without network, into files of --part-size, with a run.sh.
 
     All are trained by the bundle's recipe. Any other --ID VALUE replaces an id of its configs/train.json for all of

@@ -3,8 +3,8 @@
 ``table1`` is Table 1 of the ConvFormer paper (Lin et al., MICCAI 2023, arXiv 2309.05674), nets x blocks; ``alpha`` its
 ablation of the upper bound of the receptive field; ``controls`` a bundle's own network beside the controls that its
 ``configs/runs.json`` names; ``fraction`` that network, others in its place and nnU-Net's, trained on a share of the
-patients with about as many steps as on all, since the paper expects attention to collapse where data are few. Every cell is
-trained by the bundle's own command, which differs in the network only.
+patients with about as many steps as on all, since the paper expects attention to collapse where data are few. Every
+cell is trained by the bundle's own command, which differs in the network only.
 
 A net of the paper's table learns positions for images of one size and measures distances in fractions of the image. So
 where a bundle trains on crops, these nets also segment crops: windows of the size of the training's, laid over the
