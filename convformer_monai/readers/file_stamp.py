@@ -1,4 +1,4 @@
-"""What changes when an image does, told by its files without reading them whole."""
+"""A stamp of the files of an image, which changes with them, without reading them whole."""
 
 from __future__ import annotations
 

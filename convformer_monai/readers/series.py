@@ -15,7 +15,7 @@ from convformer_monai.errors import InputRefused, RefusalCode
 
 __all__ = ["Frame", "ImageSeries"]
 
-SAME_SIZE = 1e-3  # relative difference between a pixel's size as told by user and header
+SAME_SIZE = 1e-3  # relative difference between a pixel's size as stated by user and header
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,12 @@ class ImageSeries:
                 RefusalCode.OPTION,
                 f"--mm-per-pixel is for photographs, and {self.path.name} is a volume, whose header tells the spacing",
             )
-        told = np.linalg.norm(self.affine[:, :2], axis=0)
-        if self.spacing_known and not np.allclose(told, millimetres, rtol=SAME_SIZE):
+        stated = np.linalg.norm(self.affine[:, :2], axis=0)
+        if self.spacing_known and not np.allclose(stated, millimetres, rtol=SAME_SIZE):
             raise InputRefused(
                 RefusalCode.OPTION,
                 f"--mm-per-pixel {millimetres:g} is not the pixel size of {self.path.name}, whose header tells "
-                f"{told[0]:g} x {told[1]:g} mm; leave it out",
+                f"{stated[0]:g} x {stated[1]:g} mm; leave it out",
             )
         affine = torch.diag(torch.tensor([-millimetres, -millimetres, 1.0, 1.0], dtype=torch.float64))
         return replace(self, image=MetaTensor(self.image.as_tensor(), affine=affine), spacing_known=True)
