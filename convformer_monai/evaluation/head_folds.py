@@ -7,6 +7,7 @@ from pathlib import Path
 
 from convformer_monai.bundle import Bundle
 from convformer_monai.training.head_ct_pool import FOLDS, head_ct_folds
+from convformer_monai.training.plan import BEST
 
 __all__ = ["ALL_FOLDS", "fold_of_patients", "fold_weights"]
 
@@ -26,4 +27,4 @@ def fold_of_patients(bundle: str | Path, dataset_dir: Path) -> Callable[[str], i
 
 def fold_weights(runs: Path, fold: int) -> Path:
     """The weights that were trained without the patients of a fold."""
-    return runs / f"fold{fold}" / "best.pt"
+    return runs / f"fold{fold}" / BEST

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from convformer_monai.bundle import file_sha256
 from convformer_monai.datalist import datalist_path
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.locks import try_lock
@@ -226,7 +226,7 @@ class ResumableCheckpoint:
         self.path = Path(path)
         self.identity: dict[str, Any] = {"fold": fold}
         if dataset_dir is not None:
-            self.identity["datalist"] = hashlib.sha256(datalist_path(dataset_dir).read_bytes()).hexdigest()
+            self.identity["datalist"] = file_sha256(datalist_path(dataset_dir))
         self.objects = objects
         self.resume = resume
         self.write = write
@@ -238,9 +238,8 @@ class ResumableCheckpoint:
             engine.add_event_handler(Events.STARTED, self._take_folder)
             for end in (Events.TERMINATE, Events.COMPLETED):
                 engine.add_event_handler(end, self._leave_folder)
-        engine.add_event_handler(Events.STARTED, self._load)
-        if self.write:
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+        engine.add_event_handler(Events.STARTED, self._load)
 
     def _take_folder(self, _engine: Engine) -> None:
         """Keeps other trainings out of the folder while this one runs, and begins anew if so asked."""
