@@ -72,14 +72,18 @@ def run_experiment(
     folder = run_path(output_dir, bundle, experiment=experiment)
     rates = positive_in(options.learning_rates, "--learning-rates")
     _refuse_own(checked, experiment, bool(rates))
-    from convformer_monai.experiments import Runner, choose_rates, draw_pictures, make_cells, write_record, write_table
+    from convformer_monai.experiments import Runner, choose_rates, draw_pictures, make_cells, write_table
 
     try:
         cells = make_cells(experiment, root, options.preset, names_in(options.nets), names_in(options.blocks))
     except ValueError as error:
         raise InputRefused(RefusalCode.OPTION, str(error)) from error
     folds = numbers_in(options.folds, "--folds") if options.folds else []
-    about = {"preset": options.preset, "learning_rates": ",".join(f"{rate:g}" for rate in rates)}
+    about = {
+        "experiment": experiment,
+        "preset": options.preset,
+        "learning_rates": ",".join(f"{rate:g}" for rate in rates),
+    }
     if datalist_path(dataset).is_file():
         about["datalist_sha256"] = file_sha256(datalist_path(dataset))
     runner = Runner(root, str(dataset), folder, checked, options.max_minutes, options.jobs, folds, about)
@@ -92,9 +96,13 @@ def run_experiment(
             logger.info("not every learning rate was tried; the same command goes on")
             return "", 0
         cells = chosen
-    failed = runner.run(cells, seeds, lambda: write_table(runner, cells, seeds))
-    table = write_table(runner, cells, seeds)
-    write_record(runner, cells, seeds)
+
+    def show() -> str:
+        runner.record.take(runner, cells, seeds)
+        return write_table(runner.record, cells, seeds, checked)
+
+    failed = runner.run(cells, seeds, show)
+    table = show()
     draw_pictures(folder)
     if failed:
         logger.error("failed: %s", "; ".join(failed))

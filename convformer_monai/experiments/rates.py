@@ -13,9 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from convformer_monai.evaluation.comparison import read_scores
 from convformer_monai.experiments.cells import Cell
-from convformer_monai.experiments.runner import EVALUATION, Runner
+from convformer_monai.experiments.runner import Runner
 from convformer_monai.outputs.atomic import write_text
 
 __all__ = ["RATES", "choose_rates", "family_of"]
@@ -61,7 +60,7 @@ def choose_rates(
     failed = runner.run([cell for of_family in trials.values() for cell in of_family.values()], [seed])
     for family, of_family in trials.items():
         if all(runner.is_done(cell, seed) for cell in of_family.values()):
-            dice = {f"{rate:g}": _dice(runner, cell, seed) for rate, cell in of_family.items()}
+            dice = {f"{rate:g}": runner.case_scores(cell, seed).statistics().mean for rate, cell in of_family.items()}
             found[family] = {"rate": float(max(dice, key=lambda rate: dice[rate])), "validation_dice": dice}
             rate = found[family]["rate"]
             runner.adopt(of_family[rate], first[family], seed)
@@ -74,10 +73,6 @@ def choose_rates(
 
 def _with_rate(cell: Cell, rate: float, name: str) -> Cell:
     return replace(cell, name=name, training={**cell.training, "learning_rate": rate})
-
-
-def _dice(runner: Runner, cell: Cell, seed: int) -> float:
-    return read_scores([runner.folder(cell, seed) / EVALUATION / runner.scores]).statistics().mean
 
 
 def _shown(dice: Mapping[str, float]) -> str:

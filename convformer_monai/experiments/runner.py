@@ -1,7 +1,8 @@
 """Trains, evaluates and measures the cells of an experiment; goes on where it was stopped.
 
 Each cell and seed has a folder ``OUT/<cell>/seed<K>`` with a folder for each stage of training, ``evaluation``,
-``collapse.json`` (see :mod:`convformer_monai.analysis`) and ``log.txt``.
+``collapse.json`` (see :mod:`convformer_monai.analysis`) and ``log.txt``. What the record of the folder holds
+(:mod:`convformer_monai.experiments.record`) needs none.
 """
 
 from __future__ import annotations
@@ -25,16 +26,18 @@ import torch
 from convformer_monai.bundle import Bundle, component, load_weights
 from convformer_monai.bundle_run import bundle_command
 from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.evaluation.comparison import CaseScores, read_scores
 from convformer_monai.experiments.cells import Cell
+from convformer_monai.experiments.record import COLLAPSE, EVALUATION, Record
 from convformer_monai.outputs.atomic import write_text
 from convformer_monai.training import SliceDataset
 from convformer_monai.training.plan import BEST, ending_together, network_of, read_plan, run_logged, run_stages
 
-__all__ = ["COLLAPSE", "EVALUATION", "Runner"]
+__all__ = ["Runner"]
 
 logger = logging.getLogger(__name__)
 
-EVALUATION, COLLAPSE, OPTIONS, LOG = "evaluation", "collapse.json", "options.json", "log.txt"
+OPTIONS, LOG = "options.json", "log.txt"
 IMAGES = 8  # validation images on which attention collapse is measured
 
 
@@ -53,7 +56,8 @@ class Runner:
         about: what else results must have in common to stand in one folder, by name.
 
     Raises:
-        InputRefused: if the bundle has no plan or not these folds, or ``output_dir`` holds results of other options.
+        InputRefused: if the bundle has no plan or not these folds, or ``output_dir`` holds results of other options or
+            files of another kind.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class Runner:
                 )
             self.stages = [stage for stage in self.stages if stage["options"]["fold"] in self.folds]
         self._keep_options(dict(about or {}))
+        self.record = Record(output_dir)
 
     def _keep_options(self, about: dict[str, str]) -> None:
         """Notes the options beside the results, since cells of different budgets may not be compared."""
@@ -109,8 +114,13 @@ class Runner:
         return self.output_dir / cell.name / f"seed{seed}"
 
     def is_done(self, cell: Cell, seed: int) -> bool:
-        """Tells whether a cell is trained, evaluated and measured with a seed."""
-        return (self.folder(cell, seed) / COLLAPSE).is_file()
+        """Tells whether a cell is trained, evaluated and measured with a seed, here or by the record."""
+        return (self.folder(cell, seed) / COLLAPSE).is_file() or self.record.holds(cell, seed)
+
+    def case_scores(self, cell: Cell, seed: int) -> CaseScores:
+        """Dice of each case by a cell that is done with a seed."""
+        file = self.folder(cell, seed) / EVALUATION / self.scores
+        return read_scores([file]) if file.is_file() else self.record.scores(cell, [seed])
 
     def adopt(self, trial: Cell, cell: Cell, seed: int) -> None:
         """Makes the results of a cell those of another name, which has the same network and training.

@@ -6,20 +6,17 @@ row. What the measures of attention collapse mean: :mod:`convformer_monai.analys
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from convformer_monai.evaluation.comparison import CaseScores, PairedDifference, compare, holm, read_scores
-from convformer_monai.evaluation.head_scans import HEADS
+from convformer_monai.evaluation.comparison import CaseScores, PairedDifference, compare, holm
 from convformer_monai.evaluation.report import table_of
 from convformer_monai.evaluation.summary import LEVEL, RESAMPLES, Statistics
 from convformer_monai.experiments.cells import Cell
-from convformer_monai.experiments.runner import COLLAPSE, EVALUATION, Runner
+from convformer_monai.experiments.record import Record
 from convformer_monai.measurements.values import csv_of
 from convformer_monai.outputs.atomic import write_text
 
@@ -39,46 +36,38 @@ MEASURES = {  # columns of attention collapse: mean over layers
 }
 
 
-def write_table(runner: Runner, cells: Sequence[Cell], seeds: Sequence[int]) -> str:
-    """Writes ``table.csv`` and ``table.md`` of the cells that are done.
+def write_table(record: Record, cells: Sequence[Cell], seeds: Sequence[int], options: Sequence[str] = ()) -> str:
+    """Writes ``table.csv`` and ``table.md`` of the cells that are done, into the folder of the record.
 
     Args:
-        runner: of the experiment.
+        record: of the experiment.
         cells: in the order of the rows.
         seeds: to show.
+        options: of every training, for the note.
 
     Returns:
         The Markdown table; empty if no cell is done.
     """
-    shown = [cell for cell in cells if _done(runner, cell, seeds)]
+    done = {cell.name: [seed for seed in seeds if record.holds(cell, seed)] for cell in cells}
+    shown = [cell for cell in cells if done[cell.name]]
     if not shown:
         return ""
-    rows = _rows(runner, shown, seeds)
-    write_text(runner.output_dir / "table.csv", csv_of(rows), overwrite=True)
+    rows = _rows(record, shown, done)
+    write_text(record.folder / "table.csv", csv_of(rows), overwrite=True)
     lines = [_line(row, cell.reference == cell.name) for cell, row in zip(shown, rows, strict=True)]
     table = "\n".join(table_of([_heading(rows[0]), *lines]))
-    about = f"Options: {' '.join(runner.options) or 'those of the bundle'}."
-    write_text(runner.output_dir / "table.md", f"{table}\n\n{NOTE}\n\n{about}\n", overwrite=True)
+    about = f"Options: {' '.join(options) or 'those of the bundle'}."
+    write_text(record.folder / "table.md", f"{table}\n\n{NOTE}\n\n{about}\n", overwrite=True)
     return table
 
 
-def _done(runner: Runner, cell: Cell, seeds: Sequence[int]) -> list[int]:
-    return [seed for seed in seeds if runner.is_done(cell, seed)]
-
-
-def _scores(runner: Runner, cell: Cell, seeds: Sequence[int]) -> CaseScores:
-    return read_scores([runner.folder(cell, seed) / EVALUATION / runner.scores for seed in seeds])
-
-
-def _rows(runner: Runner, cells: Sequence[Cell], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    done = {cell.name: _done(runner, cell, seeds) for cell in cells}
+def _rows(record: Record, cells: Sequence[Cell], done: Mapping[str, Sequence[int]]) -> list[dict[str, Any]]:
     named = {cell.name: cell for cell in cells}
     differences: dict[str, PairedDifference] = {}
     for cell in cells:
         both = [seed for seed in done[cell.name] if seed in done.get(cell.reference, [])]
         if both and cell.reference != cell.name:
-            reference = _scores(runner, named[cell.reference], both)
-            differences[cell.name] = compare(_scores(runner, cell, both), reference)
+            differences[cell.name] = compare(record.scores(cell, both), record.scores(named[cell.reference], both))
     adjusted: dict[str, float] = {}
     for reference_name in {cell.reference for cell in cells}:
         family = [cell.name for cell in cells if cell.reference == reference_name and cell.name in differences]
@@ -86,24 +75,17 @@ def _rows(runner: Runner, cells: Sequence[Cell], seeds: Sequence[int]) -> list[d
     rows = []
     for cell in cells:
         own = done[cell.name]
-        scores = _scores(runner, cell, own)
-        contents = [_json(runner, cell, seed, COLLAPSE) for seed in own]
-        row: dict[str, Any] = {**cell.labels, "parameters": contents[0]["parameters"], "seeds": len(own)}
+        row: dict[str, Any] = {**cell.labels, "parameters": record.parameters(cell), "seeds": len(own)}
         row["learning_rate"] = cell.training.get("learning_rate", "")
-        row.update(_dice(scores))
-        row.update(_false_positives(runner, cell, own))
+        row.update(_dice(record.scores(cell, own)))
+        false_positives = record.false_positives(cell, own)
+        row.update({} if false_positives is None else {"false_positives": false_positives})
         row.update(_difference(differences.get(cell.name), adjusted.get(cell.name, math.nan)))
-        layers = [layer for content in contents for layer in content["layers"]]
         for name in MEASURES:
-            known = [layer[name] for layer in layers if layer.get(name) is not None]
-            row[name] = sum(known) / len(known) if known else ""
+            mean = record.layer_mean(cell, own, name)
+            row[name] = "" if mean is None else mean
         rows.append(row)
     return rows
-
-
-def _json(runner: Runner, cell: Cell, seed: int, file: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((runner.folder(cell, seed) / file).read_text(encoding="utf-8"))
-    return content
 
 
 def _dice(scores: CaseScores) -> dict[str, Any]:
@@ -125,18 +107,6 @@ def _difference(found: PairedDifference | None, p: float) -> dict[str, Any]:
         "p": p,
         "seeds_compared": found.seeds,
     }
-
-
-def _false_positives(runner: Runner, cell: Cell, seeds: Sequence[int]) -> dict[str, float]:
-    """Share of blood-free slices with a finding, seen alone, of bundles that are tested on such slices."""
-    if not runner.by_folds:
-        return {}
-    found = []
-    for seed in seeds:
-        with open(runner.folder(cell, seed) / EVALUATION / runner.scores, encoding="utf-8", newline="") as file:
-            alone = [row for row in csv.DictReader(file) if row["seen_in"] != HEADS]
-            found += [int(row["findings"]) > 0 for row in alone if row["lesions"] == "0"]
-    return {"false_positives": sum(found) / len(found)} if found else {}
 
 
 def _heading(row: dict[str, Any]) -> list[str]:

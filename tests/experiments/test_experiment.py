@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,6 @@ from convformer_monai.experiments import (
     draw_pictures,
     make_cells,
     runner,
-    write_record,
     write_table,
 )
 from convformer_monai.experiments.curves import draw_fractions
@@ -89,6 +88,11 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
     return replaced
 
 
+def table_of(experiment: Runner, cells: list, seeds: list[int]) -> str:
+    experiment.record.take(experiment, cells, seeds)
+    return write_table(experiment.record, cells, seeds, experiment.options)
+
+
 def test_trains_evaluates_and_compares_every_cell(commands: Commands, tmp_path: Path) -> None:
     cells = make_cells("controls", CARDIAC)
     experiment = Runner(CARDIAC, "data", tmp_path / "out", ["--max_epochs", "1"], jobs=1)
@@ -100,7 +104,7 @@ def test_trains_evaluates_and_compares_every_cell(commands: Commands, tmp_path: 
     assert evaluation["--network_def#block"] == "conv"
     assert evaluation["--weights"] == str(tmp_path / "out" / "conv" / "seed0" / "train" / "best.pt")
 
-    table = write_table(experiment, cells, [0, 1])
+    table = table_of(experiment, cells, [0, 1])
     rows = list(csv.DictReader(open(tmp_path / "out" / "table.csv")))
     assert [row["network"] for row in rows] == ["convformer", "conv", "basicunet"]
     assert float(rows[0]["dice"]) == pytest.approx(0.9 + 0.005 + 0.0025)
@@ -120,7 +124,7 @@ def test_rows_are_compared_on_the_seeds_that_both_have(commands: Commands, tmp_p
     experiment = Runner(CARDIAC, "data", tmp_path / "out")
     experiment.run(cells, [0])
     experiment.run(cells[:1], [1])
-    table = write_table(experiment, cells, [0, 1])
+    table = table_of(experiment, cells, [0, 1])
     rows = list(csv.DictReader(open(tmp_path / "out" / "table.csv")))
     assert [row["seeds"] for row in rows] == ["2", "1", "1"]
     assert float(rows[0]["dice"]) == pytest.approx(0.9 + 0.005 + 0.0025)
@@ -133,7 +137,7 @@ def test_record_keeps_what_the_weights_leave_behind(commands: Commands, tmp_path
     experiment = Runner(CARDIAC, "data", tmp_path / "out")
     experiment.run(cells, [0])
     experiment.run(cells[:1], [1])
-    write_record(experiment, cells, [0, 1])
+    experiment.record.take(experiment, cells, [0, 1])
     kept = {name: list(csv.DictReader(open(tmp_path / "out" / f"{name}.csv"))) for name in RECORD}
     assert [(row["network"], row["seed"]) for row in kept["trainings"]] == [
         ("convformer", "0"),
@@ -151,8 +155,81 @@ def test_record_keeps_what_the_weights_leave_behind(commands: Commands, tmp_path
 
 
 def test_record_without_trainings_leaves_nothing(commands: Commands, tmp_path: Path) -> None:
-    write_record(Runner(CARDIAC, "data", tmp_path / "out"), make_cells("controls", CARDIAC), [0])
+    table_of(Runner(CARDIAC, "data", tmp_path / "out"), make_cells("controls", CARDIAC), [0])
     assert not list((tmp_path / "out").glob("*.csv"))
+
+
+class TestGoesOnFromARecord:
+    """The files of another machine count as trainings; their weights are elsewhere."""
+
+    @pytest.fixture
+    def cells(self) -> list:
+        return make_cells("controls", CARDIAC, nets=["convformer", "conv"])
+
+    @pytest.fixture
+    def copy(self, commands: Commands, cells: list, tmp_path: Path) -> Path:
+        """The record of one seed, without weights; a patient begins with "-", a case with "=" and one with "0"."""
+        first = Runner(CARDIAC, "data", tmp_path / "first")
+        first.run(cells, [0])
+        for file in (tmp_path / "first").rglob("per_case.csv"):
+            file.write_text(file.read_text().replace("c0,c0", "=c0,-1").replace("c1,c1", "007,007"))
+        table_of(first, cells, [0])
+        (tmp_path / "out").mkdir()
+        for file in (tmp_path / "first").glob("*.*"):
+            (tmp_path / "out" / file.name).write_bytes(file.read_bytes())
+        commands.asked.clear()
+        return tmp_path / "out"
+
+    def test_nothing_is_left_to_do(self, commands: Commands, cells: list, copy: Path, tmp_path: Path) -> None:
+        before = {file.name: file.read_bytes() for file in copy.glob("*.csv")}
+        experiment = Runner(CARDIAC, "data", copy)
+        assert experiment.run(cells, [0]) == [] and not commands.asked
+        assert table_of(experiment, cells, [0]) == table_of(Runner(CARDIAC, "data", tmp_path / "first"), cells, [0])
+        assert before.keys() == {"cases.csv", "epochs.csv", "layers.csv", "table.csv", "trainings.csv"}
+        assert {file.name: file.read_bytes() for file in copy.glob("*.csv")} == before
+
+    def test_further_seeds_and_cells_are_added(self, commands: Commands, copy: Path) -> None:
+        everything = make_cells("controls", CARDIAC)
+        experiment = Runner(CARDIAC, "data", copy)
+        for file in copy.glob("cases.csv"):
+            file.write_text(file.read_text().replace("'-1,'=c0", "c0,c0").replace("007,007", "c1,c1"))
+        experiment = Runner(CARDIAC, "data", copy)
+        experiment.run(everything[1:], [0, 1])
+        trained = {asked["--output_dir"] for asked in commands.asked if "train.json" in asked["--config_file"]}
+        assert trained == {str(copy / name / "train") for name in ("conv/seed1", "basicunet/seed0", "basicunet/seed1")}
+        table_of(experiment, everything[1:], [0, 1])
+        kept = [(row["network"], row["seed"]) for row in csv.DictReader(open(copy / "trainings.csv"))]
+        assert kept == [("conv", "0"), ("conv", "1"), ("basicunet", "0"), ("basicunet", "1"), ("convformer", "0")]
+        table_of(experiment, everything, [0, 1])
+        rows = list(csv.DictReader(open(copy / "table.csv")))
+        assert [row["seeds"] for row in rows] == ["1", "2", "2"] and rows[1]["seeds_compared"] == "1"
+
+    def test_a_training_here_replaces_its_row(self, commands: Commands, cells: list, copy: Path) -> None:
+        elsewhere = Runner(CARDIAC, "data", copy.parent / "first")
+        folder = elsewhere.folder(cells[0], 0)
+        file = folder / "train" / "best.json"
+        file.write_text(file.read_text().replace("0.5", "0.25"))
+        table_of(elsewhere, cells, [0])
+        rows = list(csv.DictReader(open(copy.parent / "first" / "trainings.csv")))
+        assert [row["best_validation"] for row in rows] == ["0.25", "0.5"]
+
+    def test_another_learning_rate_is_another_training(self, cells: list, copy: Path) -> None:
+        experiment = Runner(CARDIAC, "data", copy)
+        assert experiment.is_done(cells[0], 0)
+        assert not experiment.is_done(replace(cells[0], training={"learning_rate": 0.1}), 0)
+
+    def test_seeds_of_other_cases_are_refused(self, cells: list, copy: Path) -> None:
+        experiment = Runner(CARDIAC, "data", copy)
+        experiment.run(cells, [1])
+        with pytest.raises(InputRefused, match="SCORES"):
+            table_of(experiment, cells, [0, 1])
+
+    @pytest.mark.parametrize("content", ["", "network,seed\nconv,0\n", "half"])
+    def test_a_file_of_another_kind_is_refused(self, copy: Path, content: str) -> None:
+        file = copy / "trainings.csv"
+        file.write_text(file.read_text()[:-80] if content == "half" else content)
+        with pytest.raises(InputRefused, match=r"SCORES.*trainings\.csv"):
+            Runner(CARDIAC, "data", copy)
 
 
 def test_cross_validated_bundles_train_all_folds_but_not_what_is_shipped(commands: Commands, tmp_path: Path) -> None:
@@ -169,7 +246,7 @@ def test_blood_free_slices_with_a_finding_are_counted(commands: Commands, tmp_pa
     cells = make_cells("controls", HEMORRHAGE, nets=["convformer", "conv"])
     experiment = Runner(HEMORRHAGE, "data", tmp_path / "out", folds=[0])
     experiment.run(cells, [0])
-    table = write_table(experiment, cells, [0])
+    table = table_of(experiment, cells, [0])
     rows = list(csv.DictReader(open(tmp_path / "out" / "table.csv")))
     assert [row["false_positives"] for row in rows] == ["0.5", "0.5"] and "50.0%" in table
     assert float(rows[1]["difference"]) == pytest.approx(-0.1)
@@ -211,7 +288,7 @@ def test_a_failure_is_told_by_its_last_line(
 
 
 def _table(experiment: Runner, cells: list) -> Path:
-    write_table(experiment, cells, [0])
+    table_of(experiment, cells, [0])
     return experiment.output_dir / "table.csv"
 
 
@@ -284,7 +361,7 @@ def test_jobs_share_the_cores(commands: Commands, tmp_path: Path, monkeypatch: p
 
 def test_no_cell_done_is_no_table(commands: Commands, tmp_path: Path) -> None:
     experiment = Runner(CARDIAC, "data", tmp_path / "out")
-    assert write_table(experiment, make_cells("controls", CARDIAC), [0]) == ""
+    assert table_of(experiment, make_cells("controls", CARDIAC), [0]) == ""
 
 
 def test_pictures(commands: Commands, tmp_path: Path) -> None:
@@ -292,8 +369,7 @@ def test_pictures(commands: Commands, tmp_path: Path) -> None:
     experiment = Runner(CARDIAC, "data", tmp_path / "out")
     assert draw_pictures(experiment.output_dir) == [], "nothing is done yet"
     experiment.run(cells, [0])
-    write_table(experiment, cells, [0])
-    write_record(experiment, cells, [0])
+    table_of(experiment, cells, [0])
     drawn = draw_pictures(experiment.output_dir)
     assert [path.name for path in drawn] == ["differences.png", "collapse.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
