@@ -86,7 +86,8 @@ class TrainingProgress:
 class ValidateAtEnd:
     """Validates when a run ends, unless its last epoch was validated; so every run has weights and a result.
 
-    MONAI's ``ValidationHandler`` validates every so many epochs only. Attach this before the checkpoint saver.
+    MONAI's ``ValidationHandler`` validates every so many epochs only. Attach this after :class:`EpochTimeLimit` and
+    before the checkpoint saver: a run that is killed in this validation then does its last epoch again.
 
     Args:
         validator: the evaluator.
@@ -97,7 +98,12 @@ class ValidateAtEnd:
 
     def attach(self, engine: Engine) -> None:
         """Watch ``engine``."""
-        engine.add_event_handler(Events.COMPLETED, self._validate)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._validate_last)
+        engine.add_event_handler(Events.COMPLETED, self._validate)  # of a run that had no epoch left to do
+
+    def _validate_last(self, engine: Engine) -> None:
+        if engine.should_terminate or engine.state.epoch == engine.state.max_epochs:
+            self._validate(engine)
 
     def _validate(self, engine: Engine) -> None:
         if self.validator.state.epoch != engine.state.epoch:

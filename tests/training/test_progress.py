@@ -9,7 +9,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
-from convformer_monai.training import EpochTimeLimit, TrainingProgress, ValidateAtEnd, report_best
+from convformer_monai.training import EpochTimeLimit, ResumableCheckpoint, TrainingProgress, ValidateAtEnd, report_best
 
 
 @pytest.fixture
@@ -90,3 +90,34 @@ def test_a_run_that_the_clock_ends_is_validated(validator: Engine, monkeypatch: 
     ValidateAtEnd(validator).attach(engine)
     engine.run(range(2), max_epochs=50)
     assert engine.state.epoch == 1 and validator.runs == [1]
+
+
+@pytest.mark.parametrize("minutes", [None, 1e-9])
+def test_the_checkpoint_of_the_last_epoch_comes_after_its_validation(
+    validator: Engine, tmp_path: Path, minutes: float | None
+) -> None:
+    """A run killed in its last validation is not taken for finished, but does that epoch again."""
+    engine, checkpoint = trainer(), tmp_path / "checkpoint.pt"
+    EpochTimeLimit(minutes).attach(engine)
+    ValidateAtEnd(validator).attach(engine)
+    ResumableCheckpoint(str(checkpoint), {}).attach(engine)
+    there: list[bool] = []
+    run = validator.run
+
+    def watched(epoch: int) -> None:
+        there.append(checkpoint.is_file())
+        run(epoch)
+
+    validator.run = watched
+    engine.run(range(2), max_epochs=1)
+    assert there == [False] and checkpoint.is_file()
+
+
+def test_a_run_without_an_epoch_left_is_validated(validator: Engine, tmp_path: Path) -> None:
+    for _ in range(2):
+        engine = trainer()
+        ValidateAtEnd(validator).attach(engine)
+        ResumableCheckpoint(str(tmp_path / "checkpoint.pt"), {}).attach(engine)
+        engine.run(range(2), max_epochs=2)
+        validator.state.epoch = 0
+    assert validator.runs == [2, 2]
