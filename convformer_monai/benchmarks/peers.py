@@ -39,7 +39,8 @@ from convformer_monai.measurements.values import csv_of
 from convformer_monai.outputs.atomic import write_text
 from convformer_monai.readers import read_series
 from convformer_monai.readers.cases import stem
-from convformer_monai.training.plan import BEST, network_of, run_logged
+from convformer_monai.training.handlers import BEST
+from convformer_monai.training.plan import network_of, run_logged
 
 __all__ = ["PEERS", "run"]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from convformer_monai.bundle import Bundle
+from convformer_monai.training.handlers import BEST
 from convformer_monai.training.head_ct_pool import FOLDS, head_ct_folds
-from convformer_monai.training.plan import BEST
 
 __all__ = ["ALL_FOLDS", "fold_of_patients", "fold_weights"]
 

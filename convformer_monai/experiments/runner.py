@@ -31,7 +31,8 @@ from convformer_monai.experiments.cells import Cell
 from convformer_monai.experiments.record import COLLAPSE, EVALUATION, Record
 from convformer_monai.outputs.atomic import write_text
 from convformer_monai.training import SliceDataset
-from convformer_monai.training.plan import BEST, ending_together, network_of, read_plan, run_logged, run_stages
+from convformer_monai.training.handlers import BEST
+from convformer_monai.training.plan import ending_together, network_of, read_plan, run_logged, run_stages
 
 __all__ = ["Runner"]
 

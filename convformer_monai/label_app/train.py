@@ -29,7 +29,8 @@ from convformer_monai.label_app.versions import Version
 from convformer_monai.measurements.overlap import dice
 from convformer_monai.outputs.atomic import write_text
 from convformer_monai.segmenter import Segmenter
-from convformer_monai.training.plan import BEST, CHECKPOINT, run_logged
+from convformer_monai.training.handlers import BEST
+from convformer_monai.training.plan import CHECKPOINT, run_logged
 
 __all__ = ["FineTuneTask", "split"]
 

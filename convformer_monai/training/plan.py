@@ -26,12 +26,13 @@ import torch
 from convformer_monai.bundle import Bundle
 from convformer_monai.bundle_run import bundle_command
 from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.training.handlers import BEST
 
 __all__ = ["ending_together", "is_finished", "network_of", "read_plan", "run_logged", "run_plan", "run_stages"]
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
+CHECKPOINT = "checkpoint.pt"
 _running: set[subprocess.Popen[bytes]] = set()
 
 
