@@ -12,7 +12,7 @@ from typing import Any
 from convformer_monai import __version__
 from convformer_monai.bundle import Bundle, file_sha256
 from convformer_monai.cohort.manifest import Entry, refuse_problems
-from convformer_monai.cohort.status import BAD, DONE, FAILED, QUARANTINED, REFUSED, TODO, Status, read_status
+from convformer_monai.cohort.status import BAD, DONE, FAILED, QUARANTINED, REFUSED, RUNNING, TODO, Status, read_status
 from convformer_monai.cohort.storage import Folder, Place, fingerprint, is_url, local_path
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.outputs.case import check_name
@@ -21,6 +21,7 @@ from convformer_monai.outputs.writer import Options
 
 __all__ = [
     "REPORT",
+    "STOPS_IN_ALL",
     "BundleOf",
     "Job",
     "Plan",
@@ -30,9 +31,11 @@ __all__ = [
     "make_plan",
     "open_bundles",
     "standing",
+    "stops_of",
 ]
 
 REPORT = "_report.json"
+STOPS_ALONE, STOPS_IN_ALL = 2, 4  # runs that ended with a case: before it is done alone, and before it is given up
 CHECKS_AT_A_TIME = 16  # each waits for a file system
 # Refusals that the machine or the output folder gives cause to, not the image.
 OF_THE_MACHINE = frozenset(
@@ -123,11 +126,12 @@ class Plan:
     """What is to be done.
 
     Attributes:
-        todo: the cases, in the manifest's order.
+        todo: the cases, in the manifest's order; those to be done one by one last.
         before: statuses of the others.
         seconds: median time of a case that is done; ``None`` if none is.
         source: where ``seconds`` come from.
         at_a_time: cases that are done together.
+        alone: how many of ``todo``, its last ones, are done one by one, since runs have ended while they did them.
     """
 
     todo: Sequence[Entry]
@@ -135,6 +139,7 @@ class Plan:
     seconds: float | None = None
     source: str = ""
     at_a_time: int = 1
+    alone: int = 0
 
     @property
     def seconds_in_all(self) -> float | None:
@@ -274,6 +279,19 @@ def standing(status: Status | None, made_by: Mapping[str, str], job: Job, seen: 
     return TODO
 
 
+def stops_of(status: Status | None, made_by: Mapping[str, str], job: Job) -> int:
+    """How many runs before this one ended while they did a case.
+
+    Args:
+        status: what is known of the case.
+        made_by: what its results would follow from.
+        job: the run.
+    """
+    if status is None or status.state != RUNNING or dict(status.made_by) != dict(made_by):
+        return 0
+    return status.stops + (status.run != job.run)
+
+
 def make_plan(
     source: str,
     entries: Sequence[Entry],
@@ -299,6 +317,7 @@ def make_plan(
 
     problems: list[str] = []
     todo: list[Entry] = []
+    alone: list[Entry] = []
     before: list[Status] = []
     with ThreadPoolExecutor(CHECKS_AT_A_TIME) as pool:
         for number, (entry, found, status) in enumerate(pool.map(look, entries, chunksize=64), 1):
@@ -306,15 +325,17 @@ def make_plan(
                 problems.append(f"case {entry.case!r}: {entry.path} does not exist")
                 continue
             problems += _name_problems(entry, job)
-            state = standing(status, job.made_by(entry, found), job)
+            origin = job.made_by(entry, found)
+            state = standing(status, origin, job)
             if state == TODO:
-                todo.append(replace(entry, seen=status.finished if status else ""))
+                suspect = stops_of(status, origin, job) >= STOPS_ALONE
+                (alone if suspect else todo).append(replace(entry, seen=status.finished if status else ""))
             else:
                 assert status is not None
                 before.append(status)
             progress(number)
     refuse_problems(source, problems)
-    return Plan(todo, before, *_estimate(before))
+    return Plan([*todo, *alone], before, *_estimate(before), alone=len(alone))
 
 
 def _name_problems(entry: Entry, job: Job) -> list[str]:

@@ -188,10 +188,16 @@ def run_cohort(source: str, output: str, bundle: str, options: Options, how: Coh
             len(plan.todo),
             f" with {engine.workers} worker{'s' * (engine.workers != 1)}" if plan.todo and local else "",
         )
+        if plan.alone:
+            logger.info("the last %d one by one: runs ended while they did them", plan.alone)
     with Stop() as stop, Progress(len(plan.todo), how.quiet) as progress:
         if plan.todo:
             with opened(engine) as client:
-                _Handout(client, job, place, summary, progress, stop).do(plan.todo)
+                handout = _Handout(client, job, place, summary, progress, stop)
+                together = len(plan.todo) - plan.alone
+                handout.do(plan.todo[:together])
+                for entry in plan.todo[together:]:
+                    handout.do([entry])
     if stop.asked:
         raise KeyboardInterrupt
     if how.shard is None:

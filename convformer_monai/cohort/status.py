@@ -36,12 +36,13 @@ class Status:
         case: its name.
         path: of its image, as the manifest gives it.
         state: ``running``, ``done``, ``refused`` (the input cannot be used), ``failed`` (a fault of ours) or
-            ``quarantined`` (its worker died each time).
+            ``quarantined`` (its worker, or the whole run, died each time).
         bundle: name of the bundle.
         made_by: what the result follows from: hashes of ``bundle``, ``weights``, ``options`` and ``input``.
         code: of a refusal; ``FAULT`` of a failure.
         message: why it is not done, one line.
         attempts: how often it was started.
+        stops: how many runs before this one ended while they did it, killed or stopped at once.
         seconds: of the last attempt.
         flags: codes of doubt.
         files: names of the results.
@@ -61,6 +62,7 @@ class Status:
     code: str = ""
     message: str = ""
     attempts: int = 0
+    stops: int = 0
     seconds: float = 0.0
     flags: tuple[str, ...] = ()
     files: tuple[str, ...] = ()

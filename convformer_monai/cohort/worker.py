@@ -2,7 +2,8 @@
 
 The status says ``running``, with one attempt more, before the work begins. A case that its own run finds running, and
 nobody holds, has killed its worker; after as many attempts as the run allows it is quarantined. One that another run
-left running was stopped or killed with that run, which tells nothing about it.
+left running was stopped or killed with that run, which tells little about it: where that happens again it is done by
+itself, and quarantined if runs end even so.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from convformer_monai.cohort.faults import FAULT, keep_fault, keep_text
 from convformer_monai.cohort.manifest import Entry
-from convformer_monai.cohort.plan import REPORT, Job, beside, known, standing
+from convformer_monai.cohort.plan import REPORT, STOPS_IN_ALL, Job, beside, known, standing, stops_of
 from convformer_monai.cohort.status import (
     DONE,
     FAILED,
@@ -104,6 +105,7 @@ class _HeldCase:
         state = "" if same is None else same.state
         self.died = state == RUNNING
         self.attempts = 0 if same is None or self._begins_anew(same) else same.attempts
+        self.stops = stops_of(self.before, self.made_by, job)
         self.begun = state not in ("", REFUSED)  # an upload that was cut off leaves files without a report
         self.gone = state == TODO  # it was done, but files have been removed
 
@@ -124,7 +126,7 @@ class _HeldCase:
             self.options = replace(self.options, overwrite=True)  # files are gone: the others may be replaced
         elif self.gone and not report:
             self.options = replace(self.options, overwrite=True)
-        if self.died and self.attempts >= self.job.attempts:
+        if self.died and (self.attempts >= self.job.attempts or self.stops >= STOPS_IN_ALL):
             return Outcome(self._quarantine())
         self.attempts += 1
         write_status(self.place, self._status(RUNNING, started=now()))
@@ -230,15 +232,17 @@ class _HeldCase:
         """Gives the case up, with what is known of the processes that it killed."""
         before = self.before
         assert before is not None
+        whole = self.stops >= STOPS_IN_ALL
+        what = f"{self.stops} runs ended while they did it" if whole else f"its worker died {self.attempts} times"
         text = (
-            f"{self.entry.case}: the worker process died while it did this case, {self.attempts} times.\n"
+            f"{self.entry.case}: {what}{', the last with nothing else to do' if whole else ''}.\n"
             f"The last one: process {before.pid} on {before.host}, which began at {before.started}.\n"
             "Likely causes: memory (the system or the scheduler ended the process), or a fault in a library.\n"
         )
         log = self.place.read(_log_name(before.host, before.pid))
         text += f"\nWhat the process left:\n{log[-LOG_CHARACTERS:]}" if log else ""
         with self.place.workspace() as folder:
-            message = keep_text(text, f"its worker died {self.attempts} times", folder, self.entry.case)
+            message = keep_text(text, what, folder, self.entry.case)
         return self._ended(QUARANTINED, code="FAULT", message=message.partition("]: ")[2], seconds=before.seconds)
 
     def _case(self, path: Path) -> Case:
@@ -259,6 +263,7 @@ class _HeldCase:
             bundle=self.job.bundles[self.entry.bundle].name,
             made_by=self.made_by,
             attempts=self.attempts,
+            stops=self.stops if state == RUNNING else 0,
             run=self.job.run,
             **values,
         )

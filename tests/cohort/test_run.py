@@ -19,8 +19,8 @@ from tiny_cohort import DEADLY, FAULTY, job_for, write_study
 from convformer_monai.cli import main
 from convformer_monai.cohort.manifest import Entry
 from convformer_monai.cohort.plan import Plan
-from convformer_monai.cohort.status import all_statuses
-from convformer_monai.cohort.storage import place_of
+from convformer_monai.cohort.status import Status, all_statuses, write_status
+from convformer_monai.cohort.storage import fingerprint, place_of
 from convformer_monai.cohort.tables import write_tables
 from convformer_monai.cohort.worker import do_case
 from convformer_monai.locks import hold
@@ -29,6 +29,14 @@ from convformer_monai.locks import hold
 def run(source: Path, out: Path, bundle: Path, *more: str) -> int:
     arguments = ["cohort", str(source), "-o", str(out), "-b", str(bundle), "--device", "cpu"]
     return main([*arguments, *(() if "--workers" in more else ("--workers", "1")), *more])
+
+
+def stopped_twice(bundle: Path, out: Path, entry: Entry) -> None:
+    """Leaves a case as two runs do that end with it."""
+    job = job_for(bundle, out, "r1")
+    origin = job.made_by(entry, fingerprint(entry.path, job.output) or "")
+    status = Status(entry.case, entry.path, "running", "tiny", origin, attempts=1, stops=1, run="r1")
+    write_status(place_of(str(out)), status)
 
 
 def states(out: Path) -> dict[str, str]:
@@ -292,3 +300,22 @@ def test_options_of_the_results_reach_them(monkeypatch: pytest.MonkeyPatch) -> N
     (options,) = seen
     assert (options.seg_type, options.formats, options.ed, options.es) == ("LABELMAP", ("dicom-seg",), 1, 4)
     assert options.phase == "es"
+
+
+@pytest.mark.slow
+def test_cases_with_which_runs_ended_are_done_one_by_one_at_the_end(
+    bundle: Path, studies: Path, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    (studies / "bad.nii.gz").unlink()
+    for number in range(2, 5):
+        write_study(studies / f"s{number}.nii.gz", number)
+    for name in ("s0", "s1"):
+        stopped_twice(bundle, out, Entry(name, str(studies / f"{name}.nii.gz")))
+    assert run(studies, out, bundle, "--workers", "2") == 0
+    assert "the last 2 one by one: runs ended while they did them" in caplog.text
+    ended = {status.case: (status.started, status.finished) for status in all_statuses(place_of(str(out)))}
+    assert states(out) == dict.fromkeys(["s0", "s1", "s2", "s3", "s4"], "done")
+    others = max(ended[name][1] for name in ("s2", "s3", "s4"))
+    first, second = sorted((ended["s0"], ended["s1"]))
+    assert others <= first[0] and first[1] <= second[0]

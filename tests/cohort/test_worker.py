@@ -156,6 +156,49 @@ def test_a_run_that_was_killed_is_no_fault_of_its_case(
     assert status is not None and (status.state, status.attempts) == ("done", 1)
 
 
+def test_a_case_with_which_runs_end_comes_last_and_alone_and_is_given_up(
+    bundle: Path, studies: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [study(studies), study(studies, "s1")]
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    plans = []
+    for number in range(4):
+        job = job_for(bundle, out, f"r{number}")
+        plans.append(plan_for(entries, job))
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr("convformer_monai.cohort.worker.process", stopped)
+            do_case(entries[0], job)
+        assert status_of(job, entries[0]).stops == number
+    assert [([entry.case for entry in plan.todo], plan.alone) for plan in plans] == [
+        (["s0", "s1"], 0),
+        (["s0", "s1"], 0),
+        (["s1", "s0"], 1),
+        (["s1", "s0"], 1),
+    ]
+    last = job_for(bundle, out, "r4")
+    assert plan_for(entries, last).alone == 1
+    status = do_case(entries[0], last).status
+    assert status is not None and (status.state, status.stops) == ("quarantined", 0)
+    assert status.message.startswith("4 runs ended while they did it") and "alone" not in status.message
+    assert "nothing else to do" in (out / "s0_fault.txt").read_text()
+    retry = job_for(bundle, out, "r5", retry_failed=True)
+    assert plan_for(entries, retry).alone == 0 and do_case(entries[0], retry).status.state == "done"
+
+
+def test_runs_that_ended_with_other_input_do_not_count(bundle: Path, studies: Path, out: Path) -> None:
+    entry = study(studies)
+    do_case(entry, job_for(bundle, out))
+    status = dataclasses.replace(status_of(job_for(bundle, out), entry), state="running", run="r0", stops=9)
+    (out / "s0_report.json").unlink()
+    write_status(place_of(str(out)), status)
+    assert plan_for([entry], job_for(bundle, out)).alone == 1
+    write_study(Path(entry.path), 99)
+    assert plan_for([entry], job_for(bundle, out)).alone == 0
+
+
 CHILD = """
 import sys
 from convformer_monai.cohort.manifest import Entry
