@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import re
@@ -137,3 +138,11 @@ def test_the_convformer_pages_python(repository: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(repository)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.count("torch.Size([2, 64, 64])") == 2 and done.stdout.count("1.layers.0.mixer") == 2
+
+
+def test_every_extra_is_explained(repository: Path) -> None:
+    setup = configparser.ConfigParser()
+    setup.read(repository / "setup.cfg")
+    page = (repository / "docs" / "install.md").read_text()
+    extras = set(setup["options.extras_require"])
+    assert extras and {name for name in extras if f"| `{name}` | " not in page} == set()
