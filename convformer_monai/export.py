@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ __all__ = ["export_network"]
 logger = logging.getLogger(__name__)
 
 RTOL = 1e-3  # of the largest logit
+NEEDED = {".onnx": ("onnx", "onnxscript", "onnxruntime")}
 SIZE = 256  # the plane of the exported graph; the batch is free
 OPSET = 18
 
@@ -39,7 +41,8 @@ def export_network(bundle: str | Path, path: Path, *, overwrite: bool = False) -
         fraction of the largest logit.
 
     Raises:
-        InputRefused: if the bundle, the ending or the place cannot be used, or a package is not installed.
+        InputRefused: if the bundle, the ending or the place cannot be used, or a package is not installed;
+            ``CANNOT_WRITE``, and nothing is left, if the file that was written computes something else.
     """
     from convformer_monai.segmenter import Segmenter
 
@@ -54,6 +57,11 @@ def export_network(bundle: str | Path, path: Path, *, overwrite: bool = False) -
         )
     if not path.parent.is_dir():
         raise InputRefused(RefusalCode.FOLDER_NOT_FOUND, f"there is no folder {path.parent}; make it first")
+    for package in NEEDED.get(path.suffix.lower(), ()):
+        if find_spec(package) is None:
+            raise InputRefused(
+                RefusalCode.MISSING_PACKAGE, f"{path.suffix} needs {package}: pip install 'convformer_monai[export]'"
+            )
     write, run = formats[path.suffix.lower()]
     segmenter = Segmenter(Bundle(bundle), "cpu")
     network = segmenter.network
@@ -67,16 +75,14 @@ def export_network(bundle: str | Path, path: Path, *, overwrite: bool = False) -
         for batch in (example, more):
             with torch.inference_mode():
                 expected = network(batch)
-            worst = max(worst, float((run(written, batch) - expected).abs().max() / expected.abs().max()))
-        return worst <= RTOL
+            difference = float((run(written, batch) - expected).abs().max() / expected.abs().max())
+            if not difference <= RTOL:  # NaN is not, either
+                raise ValueError(f"it computes something else than the network (differs by {difference:.1g})")
+            worst = max(worst, difference)
+        return True
 
-    try:
-        with _torch_to_debug():
-            write_atomically(path, lambda target: write(network, example, target), check, overwrite=overwrite)
-    except ModuleNotFoundError as error:
-        raise InputRefused(
-            RefusalCode.MISSING_PACKAGE, f"{path.suffix} needs {error.name}: pip install 'convformer_monai[export]'"
-        ) from error
+    with _torch_to_debug():
+        write_atomically(path, lambda target: write(network, example, target), check, overwrite=overwrite)
     logger.info("%s: %.1f MB, differs from the network by %.1g of its output", path, path.stat().st_size / 1e6, worst)
     return worst
 
@@ -121,8 +127,6 @@ def _run_pt2(path: Path, batch: Tensor) -> Tensor:
 
 
 def _write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
-    import onnxscript  # noqa: F401 (its absence is reported before torch fails in its own words)
-
     torch.onnx.export(
         network,
         (example,),

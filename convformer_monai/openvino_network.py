@@ -7,11 +7,14 @@ last digits of scores. So every graph, a new one too, is taken from its file: ma
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import logging
 import os
 import shutil
 import sys
 import tempfile
+import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,8 @@ logger = logging.getLogger(__name__)
 CACHE_VARIABLE = "CONVFORMER_CACHE"
 KEPT = 8  # compiled graphs of a process
 GRAPH = "graph.xml"  # beside it OpenVINO writes the weights
+UNFINISHED = ".graph"  # how folders begin that are not whole yet
+DAY = 86_400  # seconds; none is written for so long
 
 
 def graph_folder() -> Path:
@@ -46,17 +51,20 @@ class OpenVinoNetwork:
     Args:
         network: (N, C, X, Y) to (N, K, X, Y) logits.
         weights_sha256: of its weights, by which graphs on disk are found.
+        definition: what else the network follows from, such as the bundle's config: another one has other graphs, and
+            so has other code of our networks.
 
     Raises:
         InputRefused: if OpenVINO is not installed.
     """
 
-    def __init__(self, network: nn.Module, weights_sha256: str) -> None:
+    def __init__(self, network: nn.Module, weights_sha256: str, definition: str = "") -> None:
         need_openvino()
         openvino = _openvino()
         self.version = openvino.get_version().split("-")[0]
         self._network = network.eval()
-        self._key = f"{weights_sha256[:16]}-{__version__}-openvino{self.version}-float32"
+        origin = hashlib.sha256(f"{definition} {_code_sha256()} {torch.__version__}".encode()).hexdigest()
+        self._key = f"{weights_sha256[:16]}-{origin[:16]}-{__version__}-openvino{self.version}-float32"
         self._core = openvino.Core()
         self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
 
@@ -77,21 +85,31 @@ class OpenVinoNetwork:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "bf16" if has_fast_bf16(torch.device("cpu")) else "f32",
         }
-        folder = graph_folder() / f"{self._key}-{'x'.join(map(str, size))}"
+        folder = self._folder(size)
         found = self._read(folder, options)
         if found is not None:
             return found
         graph = self._convert(size)
-        _keep(graph, folder)
-        found = self._read(folder, options)
+        if folder is not None:
+            _keep(graph, folder)
+            found = self._read(folder, options)
         if found is None:  # it could not be kept
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as made:
                 _save(graph, Path(made))
                 found = self._core.compile_model(str(Path(made) / GRAPH), "CPU", options)
         return found
 
-    def _read(self, folder: Path, options: dict[str, Any]) -> Any | None:
+    def _folder(self, size: tuple[int, ...]) -> Path | None:
+        """Where the graph of a size is kept; ``None`` for a user without a home."""
+        try:
+            return graph_folder() / f"{self._key}-{'x'.join(map(str, size))}"
+        except RuntimeError:
+            return None
+
+    def _read(self, folder: Path | None, options: dict[str, Any]) -> Any | None:
         """Compiles a graph that was kept; ``None`` if there is none that can be read."""
+        if folder is None:
+            return None
         kept = folder / GRAPH
         try:
             return self._core.compile_model(str(kept), "CPU", options) if kept.is_file() else None
@@ -106,6 +124,17 @@ class OpenVinoNetwork:
             shapes = ({0: torch.export.Dim("batch", min=1)},)
             program = torch.export.export(self._network, (torch.zeros(2, *size),), dynamic_shapes=shapes)
             return openvino.convert_model(program)
+
+
+@functools.cache
+def _code_sha256() -> str:
+    """Of the code of our networks, which may change within one version in a clone."""
+    from convformer_monai import networks
+
+    digest = hashlib.sha256()
+    for path in sorted(Path(networks.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _openvino() -> Any:
@@ -127,7 +156,10 @@ def _keep(graph: Any, folder: Path) -> None:
     """Writes a graph to disk, whole or not at all; where that cannot be done, it is made anew next time."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=".graph", dir=folder.parent))
+        for left in folder.parent.glob(f"{UNFINISHED}*"):  # by a process that was killed
+            if time.time() - left.stat().st_mtime > DAY:
+                shutil.rmtree(left, ignore_errors=True)
+        made = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
         try:
             _save(graph, made)
             if folder.exists():  # unreadable, or another process was first

@@ -149,7 +149,8 @@ class Segmenter:
         if engine == "openvino":
             from convformer_monai.openvino_network import OpenVinoNetwork
 
-            self._other = OpenVinoNetwork(self.network, self.weights_sha256)
+            definition = f"{self.config_sha256} {sorted((overrides or {}).items())}"
+            self._other = OpenVinoNetwork(self.network, self.weights_sha256, definition)
             self.runs_on = f"{self.device}, OpenVINO {self._other.version}"
         # Two threads may segment: one has the network, the other the transforms, which MONAI changes while it inverts.
         self._turn, self._transforming = threading.Lock(), threading.Lock()

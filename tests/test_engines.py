@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -89,6 +91,36 @@ class TestOpenVinoNetwork:
         OpenVinoNetwork(network, "a" * 64)(batch)
         OpenVinoNetwork(network, "b" * 64)(batch)
         assert len(conversions) == 2
+
+    def test_another_network_with_the_same_weights_has_other_graphs(
+        self, network: nn.Module, graphs: Path, conversions: list[tuple[int, ...]]
+    ) -> None:
+        """As a config gives one that says more than the weights do."""
+        batch = torch.randn(1, 1, 32, 32)
+        OpenVinoNetwork(network, "a" * 64, "grid 8")(batch)
+        OpenVinoNetwork(network, "a" * 64, "grid 4")(batch)
+        OpenVinoNetwork(network, "a" * 64, "grid 8")(batch)
+        assert len(conversions) == 2
+
+    def test_user_without_a_home_and_unfinished_graphs(
+        self,
+        network: nn.Module,
+        graphs: Path,
+        conversions: list[tuple[int, ...]],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        batch = torch.randn(1, 1, 32, 32)
+        for name, age in ((".graph-old", 2 * 86_400), (".graph-new", 60)):
+            (graphs / name).mkdir(parents=True)
+            os.utime(graphs / name, times=(time.time() - age,) * 2)
+        kept = OpenVinoNetwork(network, "a" * 64)(batch)
+        assert {path.name for path in graphs.glob(".graph*")} == {".graph-new"}
+
+        def homeless() -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr("convformer_monai.openvino_network.graph_folder", homeless)
+        assert torch.equal(OpenVinoNetwork(network, "a" * 64)(batch), kept) and len(conversions) == 2
 
     def test_damaged_graph_is_made_anew(
         self, network: nn.Module, graphs: Path, conversions: list[tuple[int, ...]]
@@ -177,3 +209,19 @@ class TestRefusals:
             check_engine("openvino", Bundle("cardiac"))
         assert refusal.value.code == RefusalCode.MISSING_PACKAGE
         check_engine("torch", Bundle("hemorrhage"), "cuda")
+
+
+def test_another_config_is_another_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two bundles of the same weights may differ in what the weights do not hold."""
+    asked: list[tuple[str, str]] = []
+
+    class Recorder:
+        version = "0"
+
+        def __init__(self, network: nn.Module, weights_sha256: str, definition: str) -> None:
+            asked.append((weights_sha256, definition))
+
+    monkeypatch.setattr("convformer_monai.openvino_network.OpenVinoNetwork", Recorder)
+    for overrides in ({}, {"network_def#deep_supervision": False}, {}):
+        Segmenter("cardiac", engine="openvino", overrides=overrides)
+    assert asked[0] == asked[2] and asked[0][0] == asked[1][0] and asked[0][1] != asked[1][1]

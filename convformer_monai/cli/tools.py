@@ -64,7 +64,10 @@ def export(
     """
     start_logging(quiet)
     from convformer_monai.commands.export import export
+    from convformer_monai.errors import InputRefused, RefusalCode
 
+    if None not in (name, bundle) and name != bundle:
+        raise InputRefused(RefusalCode.OPTION, f"two bundles are named, {name} and {bundle}; give one")
     export(name or bundle, output=output, weights=weights or (), overwrite=overwrite)
 
 

@@ -66,8 +66,13 @@ class Phantom:
         folder.mkdir(parents=True, exist_ok=True)
         paths = folder / f"{stem}.nii.gz", folder / f"{stem}_truth.nii.gz"
         nib.save(self._nifti(self.image, header_trap), paths[0])
-        nib.save(self._nifti(self.label, header_trap), paths[1])
+        self.save_truth(paths[1], header_trap)
         return paths
+
+    def save_truth(self, path: Path, header_trap: bool = False) -> Path:
+        """Writes the mask as NIfTI; see :meth:`save`."""
+        nib.save(self._nifti(self.label, header_trap), path)
+        return path
 
     def _nifti(self, data: Array, header_trap: bool) -> nib.Nifti1Image:
         zooms = [float(v) for v in np.linalg.norm(self.affine[:3, :3], axis=0)]

@@ -26,6 +26,7 @@ from convformer_monai.review.store import ACCEPTED, CORRECTED, Decision
 __all__ = ["export_datalist"]
 
 DATALIST, IMAGES, LABELS = "datalist.json", "images", "labels"
+LISTS = ("train", "val")
 MADE_BY = "made by convformer-monai view"  # the description by which a data set of ours is known
 EVERY = 5  # one patient of so many is kept apart to validate on
 
@@ -69,8 +70,8 @@ def export_datalist(
             RefusalCode.FILE_NOT_FOUND, f"{images} holds no image of {missing[0]}; give the folder that was segmented"
         )
     _check_place(folder, images)
-    validating = _validating([case for case, _ in chosen])
-    lists: dict[str, list[dict[str, str]]] = {"train": [], "val": []}
+    validating = _validating([case for case, _ in chosen], _earlier(folder / DATALIST))
+    lists: dict[str, list[dict[str, str]]] = {name: [] for name in LISTS}
     taken: set[str] = set()
     try:
         for part in (IMAGES, LABELS):
@@ -119,13 +120,29 @@ def _patient(case: ReviewCase) -> str:
     return name if is_photo else name.partition("_")[0] or name
 
 
-def _validating(cases: Sequence[ReviewCase]) -> set[str]:
-    """The patients who are kept apart: those whose hash says so, or else one of several."""
+def _earlier(datalist: Path) -> dict[str, str]:
+    """The list of each patient of the data set that is there."""
+    if not datalist.exists():
+        return {}
+    content = json.loads(datalist.read_text(encoding="utf-8"))
+    return {entry.get("patient", ""): name for name in LISTS for entry in content.get(name, [])}
+
+
+def _validating(cases: Sequence[ReviewCase], earlier: Mapping[str, str]) -> set[str]:
+    """The patients who are kept apart: those of before, and of the new ones those whose hash says so.
+
+    Of several patients one at least is in each list; a new one changes to it, if there is one. Who changed otherwise
+    would validate a network that has seen the patient.
+    """
     by_hash = {patient: hashlib.sha256(patient.encode()).digest() for patient in map(_patient, cases)}
-    chosen = {patient for patient, digest in by_hash.items() if digest[0] % EVERY == 0}
-    if len(by_hash) > 1 and len(chosen) in (0, len(by_hash)):
-        return {min(by_hash, key=lambda patient: by_hash[patient])}
-    return chosen if len(by_hash) > 1 else set()
+    if len(by_hash) < 2:
+        return set()
+    chosen = {name for name, digest in by_hash.items() if earlier.get(name, LISTS[digest[0] % EVERY == 0]) == "val"}
+    free = by_hash.keys() - earlier.keys() or by_hash.keys()
+    first = min(free, key=lambda patient: by_hash[patient])
+    if not chosen:
+        return {first}
+    return chosen if len(chosen) < len(by_hash) else chosen - free or {first}
 
 
 def _free_name(name: str, taken: set[str]) -> str:

@@ -60,6 +60,11 @@ class ReviewServer(ThreadingHTTPServer):
 
     def __init__(self, folder: Path, images: Path | None = None, port: int = 0) -> None:
         self.folder, self.images = folder, images
+        if images is not None and not images.is_dir():
+            raise InputRefused(
+                RefusalCode.FOLDER_NOT_FOUND,
+                f"there is no folder {images}; give the one that was segmented as --images",
+            )
         self.cases = {case.id: case for case in find_results(folder)}
         self.store = Store(folder)
         self.writing = threading.Lock()

@@ -463,6 +463,25 @@ def test_export(tmp_path, capsys, ending):
     assert "error[EXISTS]" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("factor", [float("nan"), 1.01])
+def test_export_that_computes_something_else_leaves_nothing(tmp_path, capsys, monkeypatch, factor):
+    from convformer_monai import export
+
+    run = export._run_torchscript
+    monkeypatch.setattr(export, "_run_torchscript", lambda path, batch: run(path, batch) * factor)
+    assert main(["export", "-o", str(tmp_path / "net.ts")]) == 2
+    said = capsys.readouterr().err
+    assert "CANNOT_WRITE" in said and "something else than the network" in said and not list(tmp_path.iterdir())
+
+
+def test_export_needs_its_packages_first(tmp_path, capsys, monkeypatch):
+    from convformer_monai import export
+
+    monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxruntime" else object())
+    assert main(["export", "-o", str(tmp_path / "net.onnx")]) == 2
+    assert "MISSING_PACKAGE" in (said := capsys.readouterr().err) and "onnxruntime" in said
+
+
 def test_export_knows_its_formats(tmp_path, capsys):
     assert main(["export", "-o", str(tmp_path / "net.pth")]) == 2
     assert "error[EXPORT_FORMAT]" in capsys.readouterr().err

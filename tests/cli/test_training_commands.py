@@ -284,6 +284,7 @@ def test_experiments_are_those_of_the_package() -> None:
         ("experiment controls --task cardiac --data data --nets foo", "nets must be among convformer, conv, basicunet"),
         ("export cardiac", "either --output FILE or --weights FILE"),
         ("export --weights data", "name the bundle"),
+        ("export dermoscopy -b cardiac --output x.ts", "two bundles"),
         ("export cardiac --weights nowhere.pt", "nowhere.pt does not exist"),
         ("export cardiac --output x.tflite", "must end in"),
     ],

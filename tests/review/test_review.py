@@ -338,6 +338,28 @@ class TestDataset:
             assert not train & val and 0 < len(val) < 10 and validated <= val
             validated = val
 
+    @pytest.mark.parametrize("hashes", ["none", "all", "mixed"])
+    def test_nobody_changes_lists_as_patients_come_in(
+        self, out: Path, images: Path, tmp_path: Path, hashes: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whatever the hashes say of those who come first."""
+        names = [f"p{number}" for number in range(12)]
+        every = {"none": 10**6, "all": 1, "mixed": 5}[hashes]
+        monkeypatch.setattr("convformer_monai.review.export.EVERY", every)
+        store, before = Store(out), {}
+        for count, name in enumerate(names, 1):
+            nib.Nifti1Image(np.ones(SHAPE, np.int16), AFFINE).to_filename(images / f"{name}.nii.gz")
+            write_result(out, name)
+            store.decide(only(out, name), "accepted")
+            if count < 2:
+                continue
+            export_review(out, images, tmp_path / "data")
+            lists = json.loads((tmp_path / "data" / "datalist.json").read_text())
+            now = {entry["patient"]: part for part in ("train", "val") for entry in lists[part]}
+            assert {patient: now[patient] for patient in before} == before
+            assert set(now.values()) == {"train", "val"}
+            before = now
+
     @pytest.mark.parametrize("kept", ["all", "1"])
     def test_phases_of_a_cine_become_volumes(self, out: Path, images: Path, tmp_path: Path, kept: str) -> None:
         cine = np.stack([np.full(SHAPE, 10 * phase + 1, np.int16) for phase in range(3)], -1)

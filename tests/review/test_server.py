@@ -51,6 +51,13 @@ def case_of(server: ReviewServer, name: str) -> dict[str, Any]:
     return next(case for case in ask(server, "/cases.json")[1] if case["name"] == name)
 
 
+def test_images_that_are_not_there_are_refused_at_the_start(tmp_path: Path) -> None:
+    write_result(tmp_path / "out", "a")
+    with pytest.raises(InputRefused, match="--images") as caught:
+        ReviewServer(tmp_path / "out", tmp_path / "nothere")
+    assert caught.value.code == "FOLDER_NOT_FOUND"
+
+
 def test_token_becomes_a_cookie_and_leaves_the_address(server: ReviewServer) -> None:
     status, _, headers = ask(server, f"/?token={server.access.token}", token=False)
     assert status == 303 and headers["Location"] == "/"

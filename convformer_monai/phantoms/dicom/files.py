@@ -13,7 +13,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, JPEGLosslessSV1
 
-__all__ = ["save_dataset", "save_series"]
+__all__ = ["NAME", "save_dataset", "save_series"]
+
+NAME = "{:04d}.dcm"  # of a file, by its number in the series
 
 
 def save_series(
@@ -21,7 +23,7 @@ def save_series(
     folder: str | Path,
     *,
     transfer_syntax: UID = ExplicitVRLittleEndian,
-    name: str = "{:04d}.dcm",
+    name: str = NAME,
 ) -> list[Path]:
     """Writes datasets to a folder, numbered in the order given.
 

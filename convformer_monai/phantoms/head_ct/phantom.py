@@ -61,16 +61,24 @@ class HeadCtPhantom:
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
         paths = folder / f"{stem}.nii.gz", folder / f"{stem}_truth.nii.gz"
-        for path, data in zip(paths, (self.image, self.label), strict=True):
-            nifti = nib.Nifti1Image(data, self.affine)
-            nifti.set_sform(self.affine, code="scanner")
-            if _is_sheared(self.affine):  # a qform holds rotations only: say that there is none
-                nifti.set_qform(None, code=0)
-            else:
-                nifti.set_qform(self.affine, code="scanner")
-            nifti.header.set_xyzt_units("mm", "sec")
-            nib.save(nifti, path)
+        self._save(self.image, paths[0])
+        self.save_truth(paths[1])
         return paths
+
+    def save_truth(self, path: Path) -> Path:
+        """Writes the mask as NIfTI."""
+        return self._save(self.label, path)
+
+    def _save(self, data: NDArray[np.generic], path: Path) -> Path:
+        nifti = nib.Nifti1Image(data, self.affine)
+        nifti.set_sform(self.affine, code="scanner")
+        if _is_sheared(self.affine):  # a qform holds rotations only: say that there is none
+            nifti.set_qform(None, code=0)
+        else:
+            nifti.set_qform(self.affine, code="scanner")
+        nifti.header.set_xyzt_units("mm", "sec")
+        nib.save(nifti, path)
+        return path
 
 
 def _is_sheared(affine: Array) -> bool:
