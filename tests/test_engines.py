@@ -222,6 +222,6 @@ def test_another_config_is_another_network(monkeypatch: pytest.MonkeyPatch) -> N
             asked.append((weights_sha256, definition))
 
     monkeypatch.setattr("convformer_monai.openvino_network.OpenVinoNetwork", Recorder)
-    for overrides in ({}, {"network_def#deep_supervision": False}, {}):
+    for overrides in ({}, {"network_def#grid_sizes": [128, 64, 32, 16, 4]}, {}):
         Segmenter("cardiac", engine="openvino", overrides=overrides)
     assert asked[0] == asked[2] and asked[0][0] == asked[1][0] and asked[0][1] != asked[1][1]
