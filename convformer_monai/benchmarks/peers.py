@@ -26,6 +26,7 @@ import torch
 from nibabel.nifti1 import Nifti1Image
 
 from convformer_monai.benchmarks import nnunet_worker
+from convformer_monai.benchmarks.files import file_name
 from convformer_monai.benchmarks.processes import RSS_UNIT, in_own_process
 from convformer_monai.bundle import Bundle, component
 from convformer_monai.bundle_run import bundle_command
@@ -38,7 +39,6 @@ from convformer_monai.inferers import has_fast_bf16
 from convformer_monai.measurements.values import csv_of
 from convformer_monai.outputs.atomic import write_text
 from convformer_monai.readers import read_series
-from convformer_monai.readers.cases import stem
 from convformer_monai.training.handlers import BEST
 from convformer_monai.training.plan import network_of, run_logged
 
@@ -142,7 +142,7 @@ def _ours(
         run_logged(bundle_command(root, "train", str(data), folder, values), log=folder / LOG)
         found = {"steps": epochs * steps, "epochs": epochs}
         weights = folder / BEST
-    images = [str(case["image"]) for case in cases]
+    images = {file_name(case["id"]): str(case["image"]) for case in cases}
     found |= in_own_process(_segment, str(root), weights, network, images, str(folder / "masks"))
     return found
 
@@ -162,20 +162,20 @@ def _seconds_a_step(root: Path, data: str, network: Mapping[str, Any]) -> tuple[
 
 
 def _segment(
-    root: str, weights: Path | None, network: Mapping[str, Any], images: Sequence[str], folder: str
+    root: str, weights: Path | None, network: Mapping[str, Any], images: Mapping[str, str], folder: str
 ) -> dict[str, Any]:
-    """Segments images one after another, from file to file."""
+    """Segments images one after another, from file to file; ``images`` by the name of the mask."""
     from convformer_monai.segmenter import Segmenter
 
     segmenter = Segmenter(root, weights=weights, overrides=network)
     seconds = {}
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for image in images:
+    for name, image in images.items():
         started = time.perf_counter()
         result = segmenter.segment(image)
         mask = Nifti1Image(result.labels.numpy()[0].astype(np.uint8), result.series.affine)
-        nib.save(mask, Path(folder, f"{stem(Path(image))}.nii.gz"))
-        seconds[stem(Path(image))] = time.perf_counter() - started
+        nib.save(mask, Path(folder, f"{name}.nii.gz"))
+        seconds[name] = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT / 1e6
     parameters = sum(parameter.numel() for parameter in segmenter.network.parameters())
     return {"seconds": seconds, "megabytes": peak, "parameters": parameters}
@@ -204,11 +204,11 @@ def _nnunet(
     """Plans, trains and predicts with nnU-Net."""
     raw = folder / "raw" / "Dataset001_peer"
     for case in cases["train"]:
-        name = stem(Path(case["image"]))
+        name = file_name(case["id"])
         _export(case["image"], raw / "imagesTr" / f"{name}_0000.nii.gz")
         _export(case["label"], raw / "labelsTr" / f"{name}.nii.gz", np.uint8)
     for case in cases["val"]:
-        _export(case["image"], folder / "images" / f"{stem(Path(case['image']))}_0000.nii.gz")
+        _export(case["image"], folder / "images" / f"{file_name(case['id'])}_0000.nii.gz")
     labels = {"background": 0} | {f"structure{number}": number for number in range(1, structures + 1)}
     description = {"channel_names": {"0": "MRI"}, "labels": labels, "file_ending": ".nii.gz"}
     write_text(raw / "dataset.json", json.dumps({**description, "numTraining": len(cases["train"])}), overwrite=True)
@@ -249,7 +249,7 @@ def _row(
     dice, patients = [], []
     for case in cases:
         truth = read_series(case["label"])
-        mask = np.asarray(Nifti1Image.from_filename(masks / f"{stem(Path(case['image']))}.nii.gz").dataobj)
+        mask = np.asarray(Nifti1Image.from_filename(masks / f"{file_name(case['id'])}.nii.gz").dataobj)
         scores = score_volume(mask.astype(int), np.asarray(truth.image)[0].astype(int), truth.affine, bundle.labels)
         dice.append([score.dice for score in scores])
         patients.append(str(case["patient"]))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +17,7 @@ from bundle_kinds import KINDS, training_data
 from monai.networks.nets import UNet
 
 from convformer_monai.benchmarks import peers
+from convformer_monai.benchmarks.files import file_name
 from convformer_monai.benchmarks.reference_nets import PaddedUNet
 from convformer_monai.cli import main
 
@@ -90,6 +93,54 @@ def test_trains_segments_and_compares(data: Path, tmp_path: Path, monkeypatch: p
 
     assert main(arguments) == 0, "nothing is done again"
     assert (out / "nnunet" / "asked.txt").read_text().splitlines() == asked
+
+
+class Brightness:
+    """Stands for ``Segmenter``: what is bright is structure 1."""
+
+    network = torch.nn.Identity()
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def segment(self, image: str) -> SimpleNamespace:
+        file = nib.load(image)
+        labels = torch.from_numpy(np.asarray(file.dataobj) > 130)[None]
+        return SimpleNamespace(labels=labels, series=SimpleNamespace(affine=file.affine))
+
+
+def test_cases_whose_files_have_one_name_get_masks_of_their_own(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``p1/image.nii.gz`` and ``p2/image.nii.gz``, as many data sets have them."""
+    content: dict[str, list[dict[str, str]]] = {"train": [], "val": []}
+    for section, names in (("train", ("train0", "train1")), ("val", ("val0", "train0"))):
+        for number, name in enumerate(names):
+            (folder := data / f"{section}{number}").mkdir()
+            for key, ending in (("image", ""), ("label", "_truth")):
+                shutil.copy(data / f"{name}{ending}.nii.gz", folder / f"{key}.nii.gz")
+            files = {key: f"{folder.name}/{key}.nii.gz" for key in ("image", "label")}
+            content[section].append({"id": f"site/{name}", "patient": name, **files})
+    (data / "datalist.json").write_text(json.dumps(content))
+    monkeypatch.setattr(peers, "in_own_process", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr("convformer_monai.segmenter.Segmenter", Brightness)
+    peers.run(data, tmp_path / "out", stand_in(tmp_path), 1, ["shipped", "nnunet"])
+    for name in ("shipped", "nnunet"):
+        masks = tmp_path / "out" / name / "masks"
+        assert {file.name for file in masks.iterdir()} == {"site%2Fval0.nii.gz", "site%2Ftrain0.nii.gz"}
+    for number, name in enumerate(("val0", "train0")):
+        mask = np.asarray(nib.load(tmp_path / "out" / "shipped" / "masks" / f"site%2F{name}.nii.gz").dataobj)
+        image = np.asarray(nib.load(data / f"val{number}" / "image.nii.gz").dataobj)
+        assert np.array_equal(mask, image > 130)
+    raw = tmp_path / "out" / "nnunet" / "raw" / "Dataset001_peer"
+    assert len(list((raw / "imagesTr").iterdir())) == len(list((raw / "labelsTr").iterdir())) == 2
+
+
+def test_names_of_cases_are_single_file_names_that_differ() -> None:
+    cases = ["a", "A/b", "A%2Fb", "../a", "ä" * 100, "ä" * 101, "x" * 150, "x" * 151, "\udc80", "a b"]
+    names = [file_name(case) for case in cases]
+    assert len(set(names)) == len(cases) and names[0] == "a" and names[6] == cases[6]
+    assert all("/" not in name and len(name) <= 150 for name in names)
 
 
 @pytest.mark.parametrize("size", [(128, 128), (100, 81), (17, 33)])
