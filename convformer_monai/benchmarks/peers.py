@@ -27,7 +27,7 @@ from nibabel.nifti1 import Nifti1Image
 
 from convformer_monai.benchmarks import nnunet_worker
 from convformer_monai.benchmarks.files import file_name
-from convformer_monai.benchmarks.processes import RSS_UNIT, in_own_process
+from convformer_monai.benchmarks.processes import RSS_UNIT, in_own_process, run_program
 from convformer_monai.bundle import Bundle, component
 from convformer_monai.bundle_run import bundle_command
 from convformer_monai.datalist import read_cases
@@ -219,11 +219,14 @@ def _nnunet(
         environment[nnunet_worker.BF16] = "1" if has_fast_bf16(torch.device("cpu")) else ""
         command = [str(python), nnunet_worker.__file__, *map(str, words)]
         with open(folder / LOG, "a", encoding="utf-8") as log:
-            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
-            log.write(done.stdout)
-        done.check_returncode()
-        answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-        return answer
+            try:
+                said, ran = run_program(command, environment, log)
+            except subprocess.CalledProcessError as error:
+                log.write(error.stdout)
+                raise
+            log.write(said)
+        answer: dict[str, Any] = json.loads(said.strip().splitlines()[-1])
+        return answer | {"megabytes": ran.megabytes}
 
     worker("plan", PLANS, memory_target)
     seconds = worker("train", PLANS, 1, NNUNET_STEPS)["seconds_a_step"]
