@@ -28,9 +28,9 @@ from nibabel.nifti1 import Nifti1Image
 from convformer_monai.benchmarks import nnunet_worker
 from convformer_monai.benchmarks.files import file_name
 from convformer_monai.benchmarks.processes import RSS_UNIT, in_own_process, run_program
-from convformer_monai.bundle import Bundle, component
+from convformer_monai.bundle import Bundle, component, file_sha256
 from convformer_monai.bundle_run import bundle_command
-from convformer_monai.datalist import read_cases
+from convformer_monai.datalist import datalist_path, read_cases
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.evaluation.metrics import score_volume
 from convformer_monai.evaluation.report import table_of
@@ -64,7 +64,7 @@ ZOO_NETWORK = {
     "num_res_units": 2,
 }
 NETWORKS: dict[str, dict[str, Any]] = {SHIPPED: {}, OURS: {}, ZOO: {"network_def": ZOO_NETWORK}}
-DONE, EPOCHS, LOG = "done.json", "epochs.json", "log.txt"
+DONE, EPOCHS, LOG, OPTIONS = "done.json", "epochs.json", "log.txt", "options.json"
 PLANS = "nnUNetPlans"
 WARM_UP, TIMED = 3, 10  # steps
 NNUNET_STEPS = 10  # an epoch
@@ -79,7 +79,7 @@ def run(
     memory_target: float = 0,
     bundle: str = "cardiac",
 ) -> str:
-    """Trains, segments and compares; what is done already is taken as it is.
+    """Trains, segments and compares; what is done already, with the same arguments, is taken as it is.
 
     Args:
         data: see :func:`convformer_monai.datalist.read_cases`; its lists ``train`` and ``val``, of single volumes.
@@ -94,20 +94,28 @@ def run(
         The table.
 
     Raises:
-        InputRefused: if the data cannot be used, nnU-Net is not there, or a training fails.
+        InputRefused: if the data cannot be used, nnU-Net is not there, a training fails, or a folder holds what
+            was made with other arguments.
     """
-    for name in peers:
+    for name in peers or [""]:
         if name not in PEERS:
             raise InputRefused(RefusalCode.OPTION, f"--peers must be among {', '.join(PEERS)}, got {name!r}")
     opened = Bundle(bundle)
     cases = {section: read_cases(str(data), section) for section in ("train", "val")}
     if NNUNET in peers:
         _check_nnunet(python)
+    about = {"bundle": bundle, "datalist": file_sha256(datalist_path(data))}
+    options: dict[str, dict[str, Any]] = {name: dict(about) for name in peers}
+    for name in peers:
+        options[name] |= {"minutes": minutes} if name != SHIPPED else {}
+        options[name] |= {"memory_target": memory_target} if name == NNUNET else {}
+        _check_options(output_dir / name, options[name])
     rows = []
     for name in peers:
         folder = output_dir / name
         if not (folder / DONE).is_file():
             folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / OPTIONS, json.dumps(options[name], indent=2) + "\n", overwrite=True)
             logger.info("%s: begins", TITLES[name])
             try:
                 if name == NNUNET:
@@ -121,6 +129,20 @@ def run(
         rows.append(_row(opened, name, content, cases["val"], folder / "masks"))
         text = _written(rows, output_dir)
     return text
+
+
+def _check_options(folder: Path, options: Mapping[str, Any]) -> None:
+    """Refuses to go on with what was begun with other arguments: such rows may not stand in one table."""
+    if not (folder.is_dir() and any(folder.iterdir())):
+        return
+    file = folder / OPTIONS
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    other = [key for key in {**before, **options} if before.get(key) != options.get(key)]
+    if other:
+        raise InputRefused(
+            RefusalCode.OTHER_OPTIONS,
+            f"{folder} holds results of another {', '.join(other)}; give the same, or another --output-dir",
+        )
 
 
 def _ours(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 import sys
@@ -24,7 +25,6 @@ from convformer_monai.cli import main
 STAND_IN = """
 import json, os, sys
 from pathlib import Path
-import nibabel as nib, numpy as np
 if sys.argv[1] == "-c":
     sys.exit({missing})
 words = sys.argv[2:]
@@ -37,6 +37,7 @@ if words[0] == "train":
     size = {{"steps": 30, "batch_size": 14, "parameters": 2_000_000}}
     print(json.dumps({{"seconds_a_step": 0.02, **size}}))
 elif words[0] == "predict":
+    import nibabel as nib, numpy as np
     Path(words[3]).mkdir()
     for image in sorted(Path(words[2]).glob("*_0000.nii.gz")):
         file = nib.load(image)
@@ -157,10 +158,38 @@ def test_zoo_network_takes_images_of_any_size(size: tuple[int, int]) -> None:
         assert torch.equal(plain(image), scores)
 
 
+def test_goes_on_with_the_same_arguments_alone(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where a training is not done: its number of steps came from the minutes."""
+    given = {"bundle": "cardiac", "datalist": hashlib.sha256((data / "datalist.json").read_bytes()).hexdigest()}
+    for name, more in (("zoo", {"minutes": 5.0}), ("nnunet", {"minutes": 5.0, "memory_target": 2.0})):
+        (folder := tmp_path / "out" / name).mkdir(parents=True)
+        (folder / "options.json").write_text(json.dumps(given | more))
+        (folder / "epochs.json").write_text('{"epochs": 1, "steps": 1}')
+    (tmp_path / "out" / "convformer").mkdir()
+    (tmp_path / "out" / "convformer" / "done.json").write_text("{}")  # of a version that noted nothing
+    python = ["--nnunet-python", str(stand_in(tmp_path, broken=True))]
+    words = ["benchmark", "peers", "--data", str(data), "--output-dir", str(tmp_path / "out"), *python]
+    for line, what in (
+        ("--peers zoo --minutes 6", "zoo holds results of another minutes; give the same"),
+        ("--peers nnunet --minutes 5 --memory-target 3", "nnunet holds results of another memory_target;"),
+        ("--peers convformer --minutes 5", "convformer holds results of another bundle, datalist, minutes;"),
+    ):
+        assert main([*words, *line.split()]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error[OTHER_OPTIONS]: ") and what in error
+    assert main([*words, *"--peers nnunet --minutes 5 --memory-target 2".split()]) == 2
+    assert "error[TRAINING]" in capsys.readouterr().err, "begins"
+    content = json.loads((data / "datalist.json").read_text())
+    (data / "datalist.json").write_text(json.dumps({**content, "train": content["train"][:1]}))
+    assert main([*words, *"--peers nnunet --minutes 5 --memory-target 2".split()]) == 2
+    assert "nnunet holds results of another datalist;" in capsys.readouterr().err
+
+
 def test_refuses(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["benchmark", "peers", "--data", str(data), "--output-dir", str(tmp_path / "out")]
     for more, line in (
         (["--peers", "nnunet,nobody"], "error[OPTION]: --peers must be among shipped, convformer, zoo, nnunet"),
+        (["--peers", ""], "error[OPTION]: --peers must be among shipped, convformer, zoo, nnunet, got ''"),
         (["--nnunet-python", str(stand_in(tmp_path, missing=True))], "error[MISSING_PACKAGE]:"),
         (["--nnunet-python", str(tmp_path / "nothing")], "error[MISSING_PACKAGE]:"),
     ):
