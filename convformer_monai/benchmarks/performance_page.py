@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from convformer_monai.benchmarks.engines import AS_USED
+from convformer_monai.benchmarks.files import drawn
 from convformer_monai.benchmarks.large import ALLOWANCE_MB
 from convformer_monai.benchmarks.measures import exponent
 from convformer_monai.benchmarks.start_up import ALL_OF_MONAI, LEAN_MONAI, SEGMENT, TORCH
@@ -262,10 +263,6 @@ def plot(found: Mapping[str, Rows], path: Path) -> None:
         found: ``growth`` of the JSON.
         path: of the SVG file.
     """
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
     columns: dict[str, dict[str, Rows]] = {
         "slices (216 x 256)": {"network": found["slices"]},
         "tokens of the attention": {
@@ -274,9 +271,7 @@ def plot(found: Mapping[str, Rows], path: Path) -> None:
         },
         "cases of a folder": {"photographs": found["cases"]},
     }
-    with matplotlib.rc_context({"svg.hashsalt": "performance", "font.size": 8}):
-        figure = Figure(figsize=(9, 4.5), layout="constrained")
-        FigureCanvasSVG(figure)
+    with drawn(path, "performance", (9, 4.5), 8) as figure:
         axes = figure.subplots(2, len(columns), sharex="col")
         for column, (label, lines) in enumerate(columns.items()):
             for row, (field, unit) in enumerate((("seconds", "seconds"), ("peak_mb", "peak memory, MB"))):
@@ -287,4 +282,3 @@ def plot(found: Mapping[str, Rows], path: Path) -> None:
                 one.grid(alpha=0.3, which="both")
                 if len(lines) > 1:
                     one.legend()
-        figure.savefig(path, metadata={"Date": None})

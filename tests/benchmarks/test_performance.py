@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -112,6 +114,72 @@ def test_everything_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert (tmp_path / "all.svg").is_file()
 
 
-def test_a_place_that_cannot_be_written_is_refused_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["benchmark", "all", "-o", str(tmp_path / "no" / "folder")]) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("error[CANNOT_WRITE]")
+class TestRun:
+    """The command, with the documented numbers in the place of what takes long to measure."""
+
+    @pytest.fixture
+    def output(self, found: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A name at which there is a page already."""
+        answers = {**found, "warm": {key: found["warm"][0][key] for key in found["warm"][0] if key != "images"}}
+        answers["engines"] = found["engines"]["cardiac"]
+        for name in ("start_up", "warm", "large", "engines", "growth"):
+            monkeypatch.setattr(performance, name, lambda *_, name=name: copy.deepcopy(answers[name]))
+        monkeypatch.setattr(performance, "_images", lambda bundle, source, *_: (str(source), [Path("x")]))
+        (tmp_path / "old.md").write_text("The old page.")
+        return tmp_path / "old"
+
+    def test_writes_all(self, output: Path) -> None:
+        assert main(["benchmark", "all", "-o", str(output)]) == 0
+        content = json.loads(output.with_suffix(".json").read_text())
+        assert content.keys() == PARTS and {row["images"] for row in content["warm"]} == {"None"}
+        assert output.with_suffix(".md").read_text() == page(content, "old")
+        assert output.with_suffix(".svg").read_text().rstrip().endswith("</svg>")
+
+    @pytest.mark.parametrize("stop", [RuntimeError("why"), KeyboardInterrupt()])
+    def test_what_is_measured_is_kept_and_the_old_page_stays(
+        self, output: Path, stop: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(performance, "growth", Mock(side_effect=stop))
+        if isinstance(stop, KeyboardInterrupt):
+            with pytest.raises(SystemExit) as ended:
+                main(["benchmark", "all", "-o", str(output)])
+            assert ended.value.code == 130
+            last = capsys.readouterr().err.splitlines()[-1]
+            assert last.startswith("interrupted; ") and last.endswith("the same command begins anew")
+        else:
+            assert main(["benchmark", "all", "-o", str(output)]) == 1
+        assert json.loads(output.with_suffix(".json").read_text()).keys() == PARTS - {"growth"}
+        assert output.with_suffix(".md").read_text() == "The old page."
+
+    @pytest.mark.parametrize("fault", ["place", "folder", "matplotlib", "onnx", "data", "datalist"])
+    def test_refuses_before_it_measures(
+        self, output: Path, fault: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(performance, "machine", Mock(side_effect=AssertionError("measures")))
+        words, code = ["-o", str(output)], "MISSING_PACKAGE"
+        if fault == "place":
+            words, code = ["-o", str(output.with_suffix(".md") / "inside")], "CANNOT_WRITE"
+        elif fault == "folder":
+            output.with_suffix(".svg").mkdir()
+            code = "CANNOT_WRITE"
+        elif fault in ("matplotlib", "onnx"):
+            monkeypatch.setitem(sys.modules, fault, None)
+            monkeypatch.setattr(performance, "PACKAGES", {"JSON": "json"})
+        elif fault == "data":
+            words, code = [*words, "--data", str(output.parent / "typo")], "DATALIST_MISSING"
+        else:
+            monkeypatch.undo()
+            monkeypatch.setattr(performance, "machine", Mock(side_effect=AssertionError("measures")))
+            (output.parent / "acdc").mkdir()
+            (output.parent / "acdc" / "datalist.json").write_text('{"val": []}')
+            words, code = [*words, "--data", str(output.parent)], "DATALIST_EMPTY"
+        assert main(["benchmark", "all", *words]) == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"error[{code}]")
+        assert output.with_suffix(".md").read_text() == "The old page." and not output.with_suffix(".json").exists()
+
+    def test_what_data_lack_is_generated_and_named(self, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (output.parent / "ich").mkdir()
+        (output.parent / "ich" / "datalist.json").touch()
+        assert main(["benchmark", "all", "-o", str(output), "--data", str(output.parent)]) == 0
+        images = {row["images"] for row in json.loads(output.with_suffix(".json").read_text())["warm"]}
+        assert images == {"None", str(output.parent / "ich")}
