@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
+import torch
 
 from convformer_monai.benchmarks import engines as engines_module
 from convformer_monai.benchmarks import performance
@@ -18,6 +20,8 @@ from convformer_monai.benchmarks.machine import machine, version_of
 from convformer_monai.benchmarks.measures import exponent
 from convformer_monai.benchmarks.performance_page import page, plot
 from convformer_monai.cli import main
+from convformer_monai.measurements.overlap import dice
+from convformer_monai.phantoms import cardiac_phantom
 
 DOCS = Path(__file__).parents[2] / "docs"
 PARTS = {"machine", "repeats", "start_up", "warm", "large", "engines", "growth"}
@@ -46,6 +50,36 @@ def test_the_page_says_what_misses_its_bar(found: dict[str, Any]) -> None:
     for row in changed["large"]:
         row["peak_mb"] = 1.0
     assert "All stay within it." in page(changed, "x")
+
+
+def test_the_page_says_what_it_measured_once_and_links_its_own_files(found: dict[str, Any]) -> None:
+    text = page({**found, "repeats": 7}, "mine")
+    assert (
+        "Medians of 7" in text and "Measured once: large images, growth (but for the seconds of the attention)" in text
+    )
+    assert "[the numbers](mine.json)" in text and "(mine.svg)" in text and "performance." not in text
+    assert "| cases of a folder (the processor's seconds) |" in text
+
+
+def test_engines_are_equal_if_every_class_is() -> None:
+    scores = np.random.default_rng(0).normal(size=(4, 4, 32, 32))
+    one, swapped = scores.argmax(1), scores[:, [0, 1, 3, 2]].argmax(1)
+    assert engines_module._lowest_dice(one, one) == 1 and engines_module._lowest_dice(one, swapped) == 0
+    fewer = np.where((one == 3) & (np.indices(one.shape)[-1] < 8), 0, one)
+    assert engines_module._lowest_dice(one, fewer) == pytest.approx(dice(one == 3, fewer == 3))
+    nothing = np.zeros((2, 2), np.int64)
+    assert engines_module._lowest_dice(nothing, nothing) == 1 and engines_module._lowest_dice(nothing, nothing + 2) == 0
+
+
+def test_the_measure_of_engines_tells_swapped_classes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    image, _ = cardiac_phantom(shape=(48, 48, 2), spacing=(3.0, 3.0, 10.0)).save(tmp_path, "heart")
+    monkeypatch.setattr(engines_module, "version_of", lambda package: "1" if package == "openvino" else None)
+    monkeypatch.setattr(engines_module, "export_network", lambda *_: None)
+    scores = torch.randn(2, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(engines_module, "_torch", lambda *_: scores)
+    monkeypatch.setitem(engines_module._SESSIONS, "OpenVINO", lambda *_: lambda: scores[:, [0, 1, 3, 2]])
+    rows = {row["engine"]: row for row in engines_module._engines("cardiac", image, 1)}
+    assert rows["torch, float32"]["dice"] == 1 and rows["OpenVINO 1"]["dice"] == 0
 
 
 def test_an_engine_is_named_only_if_it_is_fast_and_equal(found: dict[str, Any]) -> None:
@@ -81,8 +115,6 @@ def test_peaks_of_large_images_are_those_of_processes(tmp_path: Path) -> None:
 
 
 def test_engines_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from convformer_monai.phantoms import cardiac_phantom
-
     monkeypatch.setattr(engines_module, "version_of", lambda _: None)
     image, _ = cardiac_phantom(shape=(48, 48, 2), spacing=(3.0, 3.0, 10.0)).save(tmp_path, "heart")
     rows = engines_module._engines("cardiac", image, 1)
