@@ -14,7 +14,7 @@ import logging
 import sys
 import time
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from convformer_monai.benchmarks.files import file_name
+from convformer_monai.datalist import read_cases, read_lists
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.evaluation.agreement import bland_altman, draw_agreement
 from convformer_monai.evaluation.head_report import segment_with, sources_of
-from convformer_monai.evaluation.head_scans import Answer, HeadScore, Segment, SliceScore, scan_scores
+from convformer_monai.evaluation.head_scans import HEADS, Answer, HeadScore, Segment, SliceScore, scan_scores
 from convformer_monai.evaluation.head_tables import tables_of, to_markdown
 from convformer_monai.evaluation.report import output_folder
 from convformer_monai.inferers import has_fast_bf16
+from convformer_monai.outputs.atomic import write_atomically
+from convformer_monai.readers.file_stamp import file_stamp
 
 __all__ = ["BlastCt", "Timed", "run"]
 
@@ -152,31 +156,42 @@ class Timed:
 
     Args:
         segment: what is timed.
-        folder: for masks and seconds of heads, which are then not made again; None to keep none.
+        kept: for the image of a head the file, ``.npz``, that keeps its mask and seconds; while the image is the same
+            file, they are not made again.
     """
 
-    def __init__(self, segment: Segment, folder: Path | None = None) -> None:
-        self.segment, self.folder = segment, folder
+    def __init__(self, segment: Segment, kept: Mapping[Path, Path] | None = None) -> None:
+        self.segment, self.kept = segment, kept or {}
         self.seconds: list[float] = []
 
     def __call__(self, image: Path | MetaTensor, patient: str) -> Answer:
         """The answer for an image."""
         if not isinstance(image, Path):
             return self.segment(image, patient)
-        kept = None if self.folder is None else self.folder / f"{image.name.split('.')[0]}.npz"
+        kept, stamp = self.kept.get(image), file_stamp(image) or ""
         if kept is not None and kept.is_file():
             with np.load(kept) as content:
-                self.seconds.append(float(content["seconds"]))
-                return Answer(content["mask"])
+                if "stamp" in content and str(content["stamp"]) == stamp:
+                    self.seconds.append(float(content["seconds"]))
+                    return Answer(content["mask"])
         started = time.perf_counter()
         answer = self.segment(image, patient)
-        self.seconds.append(time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self.seconds.append(seconds)
         if kept is not None:
             kept.parent.mkdir(parents=True, exist_ok=True)
-            part = kept.with_suffix(".part.npz")
-            np.savez_compressed(part, mask=answer.mask, seconds=self.seconds[-1])
-            part.replace(kept)
+            write_atomically(
+                kept,
+                lambda file: np.savez_compressed(file, mask=answer.mask, seconds=seconds, stamp=stamp),
+                lambda file: _holds(file, answer.mask),
+                overwrite=True,
+            )
         return answer
+
+
+def _holds(file: Path, mask: NDArray[np.bool_]) -> bool:
+    with np.load(file) as content:
+        return np.array_equal(content["mask"], mask)
 
 
 def run(
@@ -193,7 +208,8 @@ def run(
 
     The table has the mL of each head, the picture how far they agree (Bland and Altman).
 
-    BLAST-CT's masks of heads are kept in ``masks_<models>``; a second run, with other weights of ours, takes them.
+    BLAST-CT's masks of heads are kept in ``masks_<models>`` by the head's id; a second run, with other weights of ours,
+    takes those of heads whose files are the same.
 
     Args:
         repository: folder of BLAST-CT's repository.
@@ -213,7 +229,9 @@ def run(
     """
     folder = output_folder(output_dir)
     numbers = "_".join(map(str, models))
-    peer = Timed(BlastCt(repository, models), folder / f"masks_{numbers}")
+    heads = read_cases(dataset_dir, HEADS, without_labels=True) if HEADS in read_lists(dataset_dir) else []
+    masks = {Path(case["image"]): folder / f"masks_{numbers}" / f"{file_name(case['id'])}.npz" for case in heads}
+    peer = Timed(BlastCt(repository, models), masks)
     ours = Timed(segment_with(bundle, dataset_dir, weights, runs))
     names = (f"BLAST-CT, {len(models)} network{'s' * (len(models) > 1)}", "ours")
     lists = ("heads", "expert") if slices_alone else ("heads",)

@@ -15,6 +15,7 @@ import torch
 from monai.networks.nets import BasicUNet
 from torch import nn
 
+from convformer_monai.benchmarks.interruption import begins_anew
 from convformer_monai.benchmarks.measures import median_seconds
 from convformer_monai.benchmarks.processes import run_python
 from convformer_monai.bundle import Bundle
@@ -46,6 +47,7 @@ def milliseconds_a_slice(
     return {name: 1000 * seconds / batch for name, seconds in median_seconds(calls, repeats).items()}
 
 
+@begins_anew()
 def run(repeats: int) -> None:
     """Measures and writes the figures to standard output.
 

@@ -6,7 +6,6 @@ that sleep, so that two processes stand for hundreds.
 
 from __future__ import annotations
 
-import csv
 import functools
 import logging
 import time
@@ -16,6 +15,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from convformer_monai.benchmarks.files import check_output, drawn
+from convformer_monai.benchmarks.interruption import begins_anew
 from convformer_monai.cohort.engines import Engine, check_packages, opened, stream
 from convformer_monai.cohort.manifest import Entry
 from convformer_monai.cohort.plan import BundleOf, Job, make_plan
@@ -23,7 +24,8 @@ from convformer_monai.cohort.status import DONE, Status, status_name
 from convformer_monai.cohort.storage import Folder, fingerprint
 from convformer_monai.cohort.tables import write_tables
 from convformer_monai.cohort.worker import Outcome
-from convformer_monai.measurements.values import CSV_COLUMNS
+from convformer_monai.measurements.values import CSV_COLUMNS, csv_of
+from convformer_monai.outputs.atomic import write_text
 from convformer_monai.outputs.writer import Options
 
 __all__ = ["Scheduling", "keep_books", "run", "schedule"]
@@ -167,6 +169,7 @@ def _line(row: dict[str, float]) -> str:
     )
 
 
+@begins_anew()
 def run(
     counts: Sequence[int], seconds: float, workers: int, threads: int, book_counts: Sequence[int], output: Path | None
 ) -> str:
@@ -178,20 +181,21 @@ def run(
         workers: processes.
         threads: tasks at a time in each.
         book_counts: cases whose files are planned and summed up.
-        output: name of the files ``.csv``, ``_files.csv`` and ``.svg``; ``None`` writes none.
+        output: name of the files ``.csv``, ``_files.csv`` and ``.svg``, which are replaced; ``None`` writes none.
 
     Returns:
         Two tables.
+
+    Raises:
+        InputRefused: a package is missing, or the files cannot be written.
     """
     check_packages()
+    if output is not None:
+        check_output(output, ".csv", "_files.csv", ".svg")
     scheduled, books = schedule(counts, seconds, workers, threads), keep_books(book_counts)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        for kind, rows, ending in ((Scheduling, scheduled, ".csv"), (Books, books, "_files.csv")):
-            with output.with_name(output.name + ending).open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, [field.name for field in fields(kind)], lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(asdict(row) for row in rows)
+        for rows, ending in ((scheduled, ".csv"), (books, "_files.csv")):
+            write_text(output.with_name(output.name + ending), csv_of([asdict(row) for row in rows]), overwrite=True)
         _plot(scheduled, books, output.with_name(f"{output.name}.svg"))
     return _table(scheduled) + "\n" + _table(books)
 
@@ -210,13 +214,7 @@ def _table(rows: Sequence[Scheduling] | Sequence[Books]) -> str:
 
 def _plot(scheduled: Sequence[Scheduling], books: Sequence[Books], path: Path) -> None:
     """Cost a task against the number of tasks: flat lines grow linearly in all."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.hashsalt": "cohort", "font.size": 9}):
-        figure = Figure(figsize=(6.5, 3), layout="constrained")
-        FigureCanvasSVG(figure)
+    with drawn(path, "cohort", (6.5, 3), 9) as figure:
         axes = figure.add_subplot()
         lines = [
             ("scheduler and client, processor", [(row.tasks, row.scheduler_ms) for row in scheduled]),
@@ -228,4 +226,3 @@ def _plot(scheduled: Sequence[Scheduling], books: Sequence[Books], path: Path) -
         axes.set(xscale="log", yscale="log", xlabel="cases", ylabel="ms a case")
         axes.grid(alpha=0.3)
         axes.legend()
-        figure.savefig(path, metadata={"Date": None})

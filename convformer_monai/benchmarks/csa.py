@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convformer_monai.benchmarks.interruption import begins_anew
 from convformer_monai.benchmarks.measures import median_seconds, peak_growth
 from convformer_monai.benchmarks.processes import in_own_process
 from convformer_monai.networks import CSA
@@ -88,6 +89,7 @@ def peak_of(name: str, size: int, heads: int, head_dim: int) -> int:
     return peak_growth(Case(size, heads, head_dim).contestants[name])
 
 
+@begins_anew()
 def run(sizes: Sequence[int], heads: int, head_dim: int, repeats: int, threads: int = 0) -> None:
     """Measures and writes the table to standard output.
 

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convformer_monai.benchmarks.csa import EPS, published_csa, squared_distances
+from convformer_monai.benchmarks.interruption import begins_anew
 from convformer_monai.networks import CSA
 from convformer_monai.networks.blocks import csa_triton
 from convformer_monai.networks.blocks.csa_triton import SWITCH, Tile, kernels_take
@@ -355,6 +356,7 @@ def _try_tiles(table: Table, clock: _Clock, case: _Case, size: int, dtype: torch
         table.show(_name(dtype), f"{size}x{size}", *(str(part) for part in tile), *marks)
 
 
+@begins_anew()
 def run(
     device: torch.device,
     sizes: Sequence[int],

@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from convformer_monai.benchmarks.interruption import begins_anew
 from convformer_monai.benchmarks.processes import run_python
 from convformer_monai.bundle import Bundle
 from convformer_monai.phantoms import cardiac_phantom
@@ -51,6 +52,7 @@ def write_series(folder: Path, volume: NDArray[np.int16], affine: NDArray[np.flo
     save_series(classic_series(volume, stack, modality=modality), folder)
 
 
+@begins_anew()
 def run(repeats: int, size: int) -> None:
     """Measures and writes the figures to standard output.
 

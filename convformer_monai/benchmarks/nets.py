@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from convformer_monai.benchmarks.cost_table import Cost, Row, Table
+from convformer_monai.benchmarks.interruption import begins_anew
 from convformer_monai.benchmarks.measures import median_seconds, peak_growth
 from convformer_monai.benchmarks.processes import in_own_process
 from convformer_monai.benchmarks.reference_nets import NNUNET, REFERENCES
@@ -123,6 +124,7 @@ def caption(setting: Setting, repeats: int) -> str:
     )
 
 
+@begins_anew()
 def run(setting: Setting, nets: Sequence[str], blocks: Sequence[str], repeats: int, output: Path | None) -> None:
     """Measures and writes the table to standard output, and to files if asked for.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import statistics
 import sys
 import time
@@ -99,8 +98,7 @@ def predict(plans: str, images: str, masks: str) -> dict[str, Any]:
         name = image.name[: -len(f"_0000{ENDING}")]
         predictor.predict_from_files_sequential([[str(image)]], [str(Path(masks, name))])
         seconds[name] = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": seconds, "megabytes": peak * (1 if sys.platform == "darwin" else 1024) / 1e6}
+    return {"seconds": seconds}
 
 
 if __name__ == "__main__":

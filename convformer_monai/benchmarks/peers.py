@@ -26,10 +26,11 @@ import torch
 from nibabel.nifti1 import Nifti1Image
 
 from convformer_monai.benchmarks import nnunet_worker
-from convformer_monai.benchmarks.processes import RSS_UNIT, in_own_process
-from convformer_monai.bundle import Bundle, component
+from convformer_monai.benchmarks.files import file_name
+from convformer_monai.benchmarks.processes import RSS_UNIT, in_own_process, run_program
+from convformer_monai.bundle import Bundle, component, file_sha256
 from convformer_monai.bundle_run import bundle_command
-from convformer_monai.datalist import read_cases
+from convformer_monai.datalist import datalist_path, read_cases
 from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.evaluation.metrics import score_volume
 from convformer_monai.evaluation.report import table_of
@@ -38,7 +39,6 @@ from convformer_monai.inferers import has_fast_bf16
 from convformer_monai.measurements.values import csv_of
 from convformer_monai.outputs.atomic import write_text
 from convformer_monai.readers import read_series
-from convformer_monai.readers.cases import stem
 from convformer_monai.training.handlers import BEST
 from convformer_monai.training.plan import network_of, run_logged
 
@@ -64,7 +64,7 @@ ZOO_NETWORK = {
     "num_res_units": 2,
 }
 NETWORKS: dict[str, dict[str, Any]] = {SHIPPED: {}, OURS: {}, ZOO: {"network_def": ZOO_NETWORK}}
-DONE, EPOCHS, LOG = "done.json", "epochs.json", "log.txt"
+DONE, EPOCHS, LOG, OPTIONS = "done.json", "epochs.json", "log.txt", "options.json"
 PLANS = "nnUNetPlans"
 WARM_UP, TIMED = 3, 10  # steps
 NNUNET_STEPS = 10  # an epoch
@@ -79,7 +79,7 @@ def run(
     memory_target: float = 0,
     bundle: str = "cardiac",
 ) -> str:
-    """Trains, segments and compares; what is done already is taken as it is.
+    """Trains, segments and compares; what is done already, with the same arguments, is taken as it is.
 
     Args:
         data: see :func:`convformer_monai.datalist.read_cases`; its lists ``train`` and ``val``, of single volumes.
@@ -94,20 +94,28 @@ def run(
         The table.
 
     Raises:
-        InputRefused: if the data cannot be used, nnU-Net is not there, or a training fails.
+        InputRefused: if the data cannot be used, nnU-Net is not there, a training fails, or a folder holds what
+            was made with other arguments.
     """
-    for name in peers:
+    for name in peers or [""]:
         if name not in PEERS:
             raise InputRefused(RefusalCode.OPTION, f"--peers must be among {', '.join(PEERS)}, got {name!r}")
     opened = Bundle(bundle)
     cases = {section: read_cases(str(data), section) for section in ("train", "val")}
     if NNUNET in peers:
         _check_nnunet(python)
+    about = {"bundle": bundle, "datalist": file_sha256(datalist_path(data))}
+    options: dict[str, dict[str, Any]] = {name: dict(about) for name in peers}
+    for name in peers:
+        options[name] |= {"minutes": minutes} if name != SHIPPED else {}
+        options[name] |= {"memory_target": memory_target} if name == NNUNET else {}
+        _check_options(output_dir / name, options[name])
     rows = []
     for name in peers:
         folder = output_dir / name
         if not (folder / DONE).is_file():
             folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / OPTIONS, json.dumps(options[name], indent=2) + "\n", overwrite=True)
             logger.info("%s: begins", TITLES[name])
             try:
                 if name == NNUNET:
@@ -121,6 +129,20 @@ def run(
         rows.append(_row(opened, name, content, cases["val"], folder / "masks"))
         text = _written(rows, output_dir)
     return text
+
+
+def _check_options(folder: Path, options: Mapping[str, Any]) -> None:
+    """Refuses to go on with what was begun with other arguments: such rows may not stand in one table."""
+    if not (folder.is_dir() and any(folder.iterdir())):
+        return
+    file = folder / OPTIONS
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    other = [key for key in {**before, **options} if before.get(key) != options.get(key)]
+    if other:
+        raise InputRefused(
+            RefusalCode.OTHER_OPTIONS,
+            f"{folder} holds results of another {', '.join(other)}; give the same, or another --output-dir",
+        )
 
 
 def _ours(
@@ -142,7 +164,7 @@ def _ours(
         run_logged(bundle_command(root, "train", str(data), folder, values), log=folder / LOG)
         found = {"steps": epochs * steps, "epochs": epochs}
         weights = folder / BEST
-    images = [str(case["image"]) for case in cases]
+    images = {file_name(case["id"]): str(case["image"]) for case in cases}
     found |= in_own_process(_segment, str(root), weights, network, images, str(folder / "masks"))
     return found
 
@@ -162,20 +184,20 @@ def _seconds_a_step(root: Path, data: str, network: Mapping[str, Any]) -> tuple[
 
 
 def _segment(
-    root: str, weights: Path | None, network: Mapping[str, Any], images: Sequence[str], folder: str
+    root: str, weights: Path | None, network: Mapping[str, Any], images: Mapping[str, str], folder: str
 ) -> dict[str, Any]:
-    """Segments images one after another, from file to file."""
+    """Segments images one after another, from file to file; ``images`` by the name of the mask."""
     from convformer_monai.segmenter import Segmenter
 
     segmenter = Segmenter(root, weights=weights, overrides=network)
     seconds = {}
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for image in images:
+    for name, image in images.items():
         started = time.perf_counter()
         result = segmenter.segment(image)
         mask = Nifti1Image(result.labels.numpy()[0].astype(np.uint8), result.series.affine)
-        nib.save(mask, Path(folder, f"{stem(Path(image))}.nii.gz"))
-        seconds[stem(Path(image))] = time.perf_counter() - started
+        nib.save(mask, Path(folder, f"{name}.nii.gz"))
+        seconds[name] = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT / 1e6
     parameters = sum(parameter.numel() for parameter in segmenter.network.parameters())
     return {"seconds": seconds, "megabytes": peak, "parameters": parameters}
@@ -204,11 +226,11 @@ def _nnunet(
     """Plans, trains and predicts with nnU-Net."""
     raw = folder / "raw" / "Dataset001_peer"
     for case in cases["train"]:
-        name = stem(Path(case["image"]))
+        name = file_name(case["id"])
         _export(case["image"], raw / "imagesTr" / f"{name}_0000.nii.gz")
         _export(case["label"], raw / "labelsTr" / f"{name}.nii.gz", np.uint8)
     for case in cases["val"]:
-        _export(case["image"], folder / "images" / f"{stem(Path(case['image']))}_0000.nii.gz")
+        _export(case["image"], folder / "images" / f"{file_name(case['id'])}_0000.nii.gz")
     labels = {"background": 0} | {f"structure{number}": number for number in range(1, structures + 1)}
     description = {"channel_names": {"0": "MRI"}, "labels": labels, "file_ending": ".nii.gz"}
     write_text(raw / "dataset.json", json.dumps({**description, "numTraining": len(cases["train"])}), overwrite=True)
@@ -219,11 +241,14 @@ def _nnunet(
         environment[nnunet_worker.BF16] = "1" if has_fast_bf16(torch.device("cpu")) else ""
         command = [str(python), nnunet_worker.__file__, *map(str, words)]
         with open(folder / LOG, "a", encoding="utf-8") as log:
-            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
-            log.write(done.stdout)
-        done.check_returncode()
-        answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-        return answer
+            try:
+                said, ran = run_program(command, environment, log)
+            except subprocess.CalledProcessError as error:
+                log.write(error.stdout)
+                raise
+            log.write(said)
+        answer: dict[str, Any] = json.loads(said.strip().splitlines()[-1])
+        return answer | {"megabytes": ran.megabytes}
 
     worker("plan", PLANS, memory_target)
     seconds = worker("train", PLANS, 1, NNUNET_STEPS)["seconds_a_step"]
@@ -249,7 +274,7 @@ def _row(
     dice, patients = [], []
     for case in cases:
         truth = read_series(case["label"])
-        mask = np.asarray(Nifti1Image.from_filename(masks / f"{stem(Path(case['image']))}.nii.gz").dataobj)
+        mask = np.asarray(Nifti1Image.from_filename(masks / f"{file_name(case['id'])}.nii.gz").dataobj)
         scores = score_volume(mask.astype(int), np.asarray(truth.image)[0].astype(int), truth.affine, bundle.labels)
         dice.append([score.dice for score in scores])
         patients.append(str(case["patient"]))

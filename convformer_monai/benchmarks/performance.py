@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from convformer_monai.benchmarks.engines import engines
+from convformer_monai.benchmarks.engines import PACKAGES, engines
+from convformer_monai.benchmarks.files import check_output
 from convformer_monai.benchmarks.growth import growth
+from convformer_monai.benchmarks.interruption import begins_anew
 from convformer_monai.benchmarks.large import large
 from convformer_monai.benchmarks.machine import machine
 from convformer_monai.benchmarks.performance_page import page, plot
 from convformer_monai.benchmarks.start_up import start_up
 from convformer_monai.benchmarks.warm import warm
-from convformer_monai.datalist import read_cases
+from convformer_monai.datalist import DATALIST, read_cases
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.outputs.atomic import write_text
 from convformer_monai.phantoms import cardiac_phantom, dermoscopy_phantom, head_ct_phantom
 
@@ -28,25 +32,28 @@ LISTS = {"cardiac": ("acdc", "val", 20), "dermoscopy": ("isic2017", "val", 40), 
 FEW = 2  # cases, to try the program
 
 
+@begins_anew()
 def run(output: Path, data: Path | None, repeats: int, shrink: int = 1) -> None:
-    """Measures, and writes ``output.json``, ``output.md`` and ``output.svg`` in place of such files.
+    """Measures, and writes ``output.json``, ``output.svg`` and ``output.md`` in place of such files.
+
+    The JSON is written after each step, plot and page, which need all of it, at the end.
 
     Args:
         output: path of the files, without ending.
-        data: folder with ``acdc``, ``isic2017`` and ``ich``, each with its datalist.json; what is missing there, or
-            ``None``, is replaced by generated images.
-        repeats: of each measurement but those of large images, of which the median is given.
+        data: folder with ``acdc``, ``isic2017`` and ``ich``, each with its datalist.json; what is missing of the three
+            is replaced by generated images, as are all with ``None``.
+        repeats: of each measurement of which the median is given.
         shrink: of all sizes, to try the program.
 
     Raises:
-        InputRefused: if the files cannot be written, or a datalist cannot be read.
+        InputRefused: before anything is measured or written, if the files cannot be written, ``data`` holds none of the
+            three, a datalist cannot be read, or a package is missing.
     """
-    write_text(
-        output.with_name(output.name + ".md"), "Being measured.\n", overwrite=True
-    )  # refused now, not at the end
+    check_output(output, ".json", ".svg", ".md")
+    _check_packages()
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        images = {bundle: _images(bundle, data, folder, shrink) for bundle in LISTS}
+        images = {bundle: _images(bundle, source, folder, shrink) for bundle, source in _sources(data).items()}
         steps: dict[str, Callable[[], Any]] = {
             "machine": machine,
             "start_up": lambda: start_up(images["cardiac"][1][0], folder, repeats),
@@ -61,17 +68,43 @@ def run(output: Path, data: Path | None, repeats: int, shrink: int = 1) -> None:
         for name, measure in steps.items():
             logger.info("measuring: %s", name)
             found[name] = measure()
-    write_text(output.with_name(output.name + ".json"), json.dumps(found, indent=1) + "\n", overwrite=True)
+            write_text(output.with_name(output.name + ".json"), json.dumps(found, indent=1) + "\n", overwrite=True)
     plot(found["growth"], output.with_name(output.name + ".svg"))
     write_text(output.with_name(output.name + ".md"), page(found, output.name), overwrite=True)
 
 
-def _images(bundle: str, data: Path | None, folder: Path, shrink: int) -> tuple[str, list[Path]]:
+def _check_packages() -> None:
+    """Refuses to go on without those that write ONNX files, if an engine is there that takes them."""
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    if missing and any(find_spec(package) for package in PACKAGES.values()):
+        raise InputRefused(
+            RefusalCode.MISSING_PACKAGE,
+            f"measuring other engines needs {', '.join(missing)}: pip install 'convformer_monai[export]'",
+        )
+
+
+def _sources(data: Path | None) -> dict[str, Path | None]:
+    """The folder with the real images of each bundle; None where they are generated."""
+    folders = {bundle: None if data is None else data / name for bundle, (name, _, _) in LISTS.items()}
+    found = {bundle: folder if folder and (folder / DATALIST).is_file() else None for bundle, folder in folders.items()}
+    if data is not None and not any(found.values()):
+        names = ", ".join(f"{name}/{DATALIST}" for name, _, _ in LISTS.values())
+        raise InputRefused(
+            RefusalCode.DATALIST_MISSING,
+            f"{data} holds none of {names}; give the folder that does, or leave out --data to measure generated images",
+        )
+    for bundle, folder in found.items():
+        if data is not None and folder is None:
+            logger.warning("%s is not there: images are generated instead", data / LISTS[bundle][0] / DATALIST)
+    return found
+
+
+def _images(bundle: str, source: Path | None, folder: Path, shrink: int) -> tuple[str, list[Path]]:
     """Real images of a bundle and what they are, or generated ones."""
     name, part, count = LISTS[bundle]
     count = count if shrink == 1 else FEW
-    if data is not None and (data / name / "datalist.json").is_file():
-        cases = read_cases(data / name, part, without_labels=True)[:count]
+    if source is not None:
+        cases = read_cases(source, part, without_labels=True)[:count]
         return f"{name}, {part}", [Path(case["image"]) for case in cases]
     made = folder / bundle
     if bundle == "cardiac":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from convformer_monai.benchmarks.engines import AS_USED
+from convformer_monai.benchmarks.files import drawn
 from convformer_monai.benchmarks.large import ALLOWANCE_MB
 from convformer_monai.benchmarks.measures import exponent
 from convformer_monai.benchmarks.start_up import ALL_OF_MONAI, LEAN_MONAI, SEGMENT, TORCH
@@ -22,10 +23,10 @@ def page(found: Mapping[str, Any], name: str) -> str:
 
     Args:
         found: the JSON.
-        name: of the plot's file, without ending.
+        name: of the files of plot and JSON, without ending.
     """
     parts = [
-        _head(found["machine"], found["repeats"]),
+        _head(found["machine"], found["repeats"], name),
         _start_up(found["start_up"]),
         _warm(found["warm"]),
         _large(found["large"]),
@@ -35,18 +36,20 @@ def page(found: Mapping[str, Any], name: str) -> str:
     return "\n".join(parts)
 
 
-def _head(machine: Mapping[str, Any], repeats: int) -> str:
+def _head(machine: Mapping[str, Any], repeats: int, name: str) -> str:
     bfloat16 = "with native bfloat16" if machine["bfloat16"] else "without native bfloat16"
     return f"""# Performance on one machine
 
 `convformer-monai benchmark all` measured all of this in one run and wrote this page, its plot and [the numbers]\
-(performance.json). With `--data` it takes real images, else generated ones.
+({name}.json). With `--data` it takes real images, else generated ones.
 
 Machine: {machine["processor"]}, processors: {machine["processors"]}, threads of torch: {machine["torch_threads"]}, \
 {bfloat16}, {machine["system"]}; Python {machine["python"]}, torch {machine["torch"]}, MONAI {machine["monai"]}, \
 convformer_monai {machine["convformer_monai"]}, {machine["date"]}. Its load before the run was \
 {machine["load"]}: other \
-programs shared it. Medians of {repeats}, what is compared in turn; whole commands are processes of their own.
+programs shared it. Medians of {repeats}, what is compared in turn; whole commands are processes of their own. \
+Measured once: large images, growth (but for the seconds of the attention), the imports by package, and the network's \
+seconds of the processor at the start-up.
 """
 
 
@@ -237,7 +240,7 @@ def _growth(found: Mapping[str, Rows], name: str) -> str:
         [
             ("slices of a volume", grows(slices, "seconds"), grows(slices, "peak_mb")),
             *tokens,
-            ("cases of a folder", grows(cases, "processor_seconds"), grows(cases, "peak_mb")),
+            ("cases of a folder (the processor's seconds)", grows(cases, "processor_seconds"), grows(cases, "peak_mb")),
         ],
     )
     return f"""## Growth
@@ -262,10 +265,6 @@ def plot(found: Mapping[str, Rows], path: Path) -> None:
         found: ``growth`` of the JSON.
         path: of the SVG file.
     """
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
     columns: dict[str, dict[str, Rows]] = {
         "slices (216 x 256)": {"network": found["slices"]},
         "tokens of the attention": {
@@ -274,9 +273,7 @@ def plot(found: Mapping[str, Rows], path: Path) -> None:
         },
         "cases of a folder": {"photographs": found["cases"]},
     }
-    with matplotlib.rc_context({"svg.hashsalt": "performance", "font.size": 8}):
-        figure = Figure(figsize=(9, 4.5), layout="constrained")
-        FigureCanvasSVG(figure)
+    with drawn(path, "performance", (9, 4.5), 8) as figure:
         axes = figure.subplots(2, len(columns), sharex="col")
         for column, (label, lines) in enumerate(columns.items()):
             for row, (field, unit) in enumerate((("seconds", "seconds"), ("peak_mb", "peak memory, MB"))):
@@ -287,4 +284,3 @@ def plot(found: Mapping[str, Rows], path: Path) -> None:
                 one.grid(alpha=0.3, which="both")
                 if len(lines) > 1:
                     one.legend()
-        figure.savefig(path, metadata={"Date": None})

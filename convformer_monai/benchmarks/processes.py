@@ -5,22 +5,26 @@ from __future__ import annotations
 import multiprocessing
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
-from typing import NamedTuple, ParamSpec, TypeVar, cast
+from typing import IO, NamedTuple, ParamSpec, TypeVar, cast
 
-__all__ = ["Ran", "in_own_process", "run_python"]
+__all__ = ["Ran", "in_own_process", "run_program", "run_python"]
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in a unit of ru_maxrss, getrusage(2)
-# A small process between: Linux counts the memory of the process that starts another as the other's own.
+# A small process between: Linux counts the memory of the process that starts another as the other's own. Its last line
+# on stdout is what the program took. It ends with the program, which it ends with itself.
 LAUNCHER = """
-import os, subprocess, sys, time
+import os, signal, subprocess, sys, time
 start = time.perf_counter()
-process = subprocess.Popen([sys.executable, *sys.argv[1:]], stdout=sys.stderr)
+process = subprocess.Popen(sys.argv[1:])
+signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+signal.signal(signal.SIGINT, signal.SIG_IGN)
 _, status, usage = os.wait4(process.pid, 0)
+print()
 print(time.perf_counter() - start, usage.ru_maxrss, usage.ru_utime + usage.ru_stime)
 sys.exit(os.waitstatus_to_exitcode(status))
 """
@@ -46,13 +50,44 @@ def run_python(arguments: Sequence[str]) -> Ran:
     Raises:
         RuntimeError: if it fails, with the last line that it said.
     """
-    command = [sys.executable, "-S", "-c", LAUNCHER, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise RuntimeError(lines[-1] if lines else f"exit status {done.returncode}")
-    seconds, peak, processor = map(float, done.stdout.split())
-    return Ran(seconds, peak * RSS_UNIT / 1e6, processor)
+    try:
+        return run_program([sys.executable, *arguments])[1]
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.strip().splitlines()
+        raise RuntimeError(lines[-1] if lines else f"exit status {error.returncode}") from None
+
+
+def run_program(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, errors: IO[str] | None = None
+) -> tuple[str, Ran]:
+    """Runs a program, which ends with this call, however that ends.
+
+    Args:
+        command: program and arguments.
+        environment: its variables; None for those of this process.
+        errors: file that gets its stderr; None to keep it for the exception.
+
+    Returns:
+        What it wrote to stdout, and what it took.
+
+    Raises:
+        subprocess.CalledProcessError: if it fails.
+    """
+    launcher = [sys.executable, "-S", "-c", LAUNCHER, *command]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        launcher, env=environment, stdout=pipe, stderr=errors or pipe, text=True, errors="replace"
+    ) as process:
+        try:
+            said, failure = process.communicate()
+        except BaseException:
+            process.terminate()
+            raise
+    said, _, took = said.rstrip("\n").rpartition("\n")
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, said, failure or "")
+    seconds, peak, processor = map(float, took.split())
+    return said, Ran(seconds, peak * RSS_UNIT / 1e6, processor)
 
 
 def in_own_process(function: Callable[P, Result], *arguments: P.args, **options: P.kwargs) -> Result:

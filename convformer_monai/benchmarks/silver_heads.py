@@ -5,7 +5,7 @@ They are for training alone (``silver_dir`` of ``configs/train.json``). Nothing 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,13 @@ from nibabel.nifti1 import Nifti1Image
 from numpy.typing import NDArray
 
 from convformer_monai.benchmarks.blast_ct import BLOOD, BlastCt
+from convformer_monai.benchmarks.interruption import begins_anew
 from convformer_monai.datalist import read_cases
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.evaluation.head_scans import HEADS, Answer, scan_scores
 from convformer_monai.evaluation.head_tables import tables_of, to_markdown
 from convformer_monai.evaluation.report import output_folder
+from convformer_monai.outputs.atomic import check_writable, write_atomically
 from convformer_monai.training.unknown import UNKNOWN
 from convformer_monai.transforms.intracranial import intracranial_space
 
@@ -55,6 +58,16 @@ def silver_mask(
     return mask
 
 
+def _mask_file(folder: Path, case: Mapping[str, Any]) -> Path:
+    """Where a training with ``silver_dir`` looks for the mask of a head."""
+    return folder / f"{case['id']}.nii.gz"
+
+
+def _holds(path: Path, mask: NDArray[np.uint8]) -> bool:
+    return np.array_equal(np.asarray(Nifti1Image.from_filename(path).dataobj), mask)
+
+
+@begins_anew()
 def run(repository: Path, dataset_dir: Path, output_dir: Path, models: Sequence[int] = (1, 5, 9, 3)) -> str:
     """Writes ``<id>.nii.gz`` for each head with blood of the list ``heads``.
 
@@ -68,12 +81,16 @@ def run(repository: Path, dataset_dir: Path, output_dir: Path, models: Sequence[
         How good the masks are, by the slices that radiologists marked and those that experts drew on.
 
     Raises:
-        InputRefused: if a file is missing or cannot be used.
+        InputRefused: if a file is missing or cannot be used, or one of the masks is there already.
     """
     folder = output_folder(output_dir)
-    teacher = BlastCt(repository, models)
     cases = read_cases(dataset_dir, HEADS, without_labels=True, keep=("blood_slices",))
     by_file = {str(case["image"]): case for case in cases}
+    there = [path for case in cases if (path := _mask_file(folder, case)).exists()]
+    if there:
+        raise InputRefused(RefusalCode.EXISTS, f"{there[0]} exists already; remove it, or give another --output-dir")
+    check_writable(folder, "give another --output-dir")
+    teacher = BlastCt(repository, models)
 
     def segment(file: Path | MetaTensor, _patient: str) -> Answer:
         case = by_file[str(file)]
@@ -84,7 +101,9 @@ def run(repository: Path, dataset_dir: Path, output_dir: Path, models: Sequence[
         image = MetaTensor(torch.from_numpy(values)[None], affine=head.affine)
         blood = teacher.probabilities(image)[list(BLOOD)].sum(0).numpy()
         mask = silver_mask(blood, values, head.header.get_zooms()[:3], case["blood_slices"])
-        Nifti1Image(mask, head.affine).to_filename(folder / f"{case['id']}.nii.gz")
+        target = _mask_file(folder, case)
+        target.parent.mkdir(parents=True, exist_ok=True)  # an id may name a folder
+        write_atomically(target, Nifti1Image(mask, head.affine).to_filename, lambda path: _holds(path, mask))
         return Answer(mask == 1)
 
     tables = tables_of(*scan_scores(dataset_dir, segment, {}, (HEADS,)))

@@ -6,7 +6,6 @@ Runs from disk hold a limit of memory, and begin with none of their files in the
 
 from __future__ import annotations
 
-import csv
 import itertools
 import logging
 import os
@@ -21,11 +20,15 @@ from typing import Any
 
 import numpy as np
 
+from convformer_monai.benchmarks.files import check_output, drawn
+from convformer_monai.benchmarks.interruption import begins_anew
 from convformer_monai.benchmarks.measures import exponent
 from convformer_monai.benchmarks.processes import in_own_process
 from convformer_monai.bundle import Bundle, component
 from convformer_monai.datalist import DATALIST
 from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.measurements.values import csv_of
+from convformer_monai.outputs.atomic import write_text
 
 __all__ = ["Growth", "growing_data", "run", "train_some_steps"]
 
@@ -218,6 +221,7 @@ def _slope(rows: Sequence[Growth], name: str) -> str:
     return f"{round(value, 2) + 0.0:.2f}"  # never -0.00
 
 
+@begins_anew()
 def run(counts: Sequence[int], steps: int, repeats: int, limit_mb: int, output: Path | None) -> str:
     """Measures and draws how cost grows with the number of cases.
 
@@ -226,16 +230,18 @@ def run(counts: Sequence[int], steps: int, repeats: int, limit_mb: int, output: 
         steps: of each training.
         repeats: of the trainings in turn, of which the median counts.
         limit_mb: of the memory of trainings from disk.
-        output: name of the files ``.csv`` and ``.svg``; ``None`` writes none.
+        output: name of the files ``.csv`` and ``.svg``, which are replaced; ``None`` writes none.
 
     Returns:
         A table, and the slopes.
 
     Raises:
-        InputRefused: this is not Linux, or the limit is too low.
+        InputRefused: this is not Linux, matplotlib is missing, the files cannot be written, or the limit is too low.
     """
     if sys.platform != "linux":
         raise InputRefused(RefusalCode.OPTION, "benchmark training limits memory as only Linux does")
+    if output is not None:
+        check_output(output, ".csv", ".svg")
     rows: list[Growth] = []
     with TemporaryDirectory(prefix="convformer-benchmark-") as folder:
         for count in counts:
@@ -243,12 +249,8 @@ def run(counts: Sequence[int], steps: int, repeats: int, limit_mb: int, output: 
             for row in rows[-2:]:
                 logger.info("%s", ", ".join(f"{name} {value}" for name, value in asdict(row).items()))
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with output.with_name(f"{output.name}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Growth)], lineterminator="\n")
-            writer.writeheader()
-            for row in rows:
-                writer.writerow({key: round(v, 3) if isinstance(v, float) else v for key, v in asdict(row).items()})
+        cells = [{key: round(v, 3) if isinstance(v, float) else v for key, v in asdict(row).items()} for row in rows]
+        write_text(output.with_name(f"{output.name}.csv"), csv_of(cells), overwrite=True)
         _plot(rows, limit_mb, output.with_name(f"{output.name}.svg"))
     return _table(rows) + "\n" + _slopes(rows)
 
@@ -282,14 +284,8 @@ def _slopes(rows: Sequence[Growth]) -> str:
 
 def _plot(rows: Sequence[Growth], limit_mb: int, path: Path) -> None:
     """Preparing, an epoch and memory against the number of cases."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
     panels = (("prepare_s", "prepare, s"), ("epoch_s", "an epoch, s"), ("peak_mb", "peak memory, MB"))
-    with matplotlib.rc_context({"svg.hashsalt": "training", "font.size": 9}):
-        figure = Figure(figsize=(9, 3), layout="constrained")
-        FigureCanvasSVG(figure)
+    with drawn(path, "training", (9, 3), 9) as figure:
         for axes, (name, label) in zip(figure.subplots(1, 3), panels, strict=True):
             for kept, marker in (("memory", "o"), ("disk", "s")):
                 some = _kept(rows, kept)
@@ -302,4 +298,3 @@ def _plot(rows: Sequence[Growth], limit_mb: int, path: Path) -> None:
             axes.set(xscale="log", yscale="log", xlabel="cases", ylabel=label)
             axes.grid(alpha=0.3)
             axes.legend(fontsize=7)
-        figure.savefig(path, metadata={"Date": None})

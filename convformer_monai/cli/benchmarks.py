@@ -10,6 +10,7 @@ import typer
 
 from convformer_monai.cli.console import start_logging
 from convformer_monai.cli.options import Repeats, Threads
+from convformer_monai.errors import InputRefused, RefusalCode
 
 __all__ = ["app"]
 
@@ -74,6 +75,10 @@ def csa(
     from convformer_monai.commands.lists import numbers_in
 
     if device == "cpu":
+        if output is not None or tiles:
+            raise InputRefused(
+                RefusalCode.OPTION, "--output and --tiles are of CUDA; give --device cuda, or leave them out"
+            )
         from convformer_monai.benchmarks.csa import run
 
         run(numbers_in("16,32,64" if sizes is None else sizes, "--sizes", 1), heads, head_dim, repeats, threads)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -10,6 +12,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from convformer_monai.benchmarks import blast_ct
 from convformer_monai.benchmarks.blast_ct import BlastCt, Timed
 from convformer_monai.errors import InputRefused
 from convformer_monai.evaluation.head_scans import Answer
@@ -36,18 +39,51 @@ def test_a_slice_without_neighbours(repository: Path) -> None:
     assert mask.shape == (80, 80, 1) and mask[32:48, 32:48].all() and not mask[:25].any()
 
 
-def test_masks_are_kept_for_the_next_run(tmp_path: Path) -> None:
+def test_masks_are_kept_for_the_next_run_while_the_image_is_the_same(tmp_path: Path) -> None:
     calls = []
 
     def segment(image: object, _patient: str) -> Answer:
         calls.append(image)
-        return Answer(np.arange(8).reshape(2, 2, 2) % 3 == 0)
+        return Answer(np.arange(8).reshape(2, 2, 2) % (2 + len(calls)) == 0)
 
-    answers = [Timed(segment, tmp_path / "masks")(tmp_path / "a.nii.gz", "") for _ in range(2)]
+    image, other = tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"
+    image.write_bytes(b"one")
+    other.write_bytes(b"one")
+    kept = {image: tmp_path / "masks" / "a.npz"}
+    answers = [Timed(segment, kept)(image, "") for _ in range(2)]
     assert len(calls) == 1 and np.array_equal(answers[0].mask, answers[1].mask)
-    again = Timed(segment, tmp_path / "masks")
-    again(tmp_path / "b.nii.gz", "")
-    assert len(calls) == 2 and len(again.seconds) == 1
+    again = Timed(segment, kept)
+    again(other, "")
+    assert len(calls) == 2 and len(again.seconds) == 1, "has no file to be kept in"
+    image.write_bytes(b"other data")
+    changed = [Timed(segment, kept)(image, "") for _ in range(2)]
+    assert len(calls) == 3 and np.array_equal(changed[0].mask, changed[1].mask)
+    assert not np.array_equal(changed[0].mask, answers[0].mask)
+
+
+def test_heads_whose_files_have_one_name_get_masks_of_their_own(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``p1/scan.nii.gz`` and ``p2/scan.nii.gz``; and ``a.1``, whose name ended at the first dot."""
+    heads = []
+    for number, place in enumerate(("p1/scan.nii.gz", "p2/scan.nii.gz", "a.1.nii.gz", "a.2.nii.gz")):
+        values = np.full((24, 24, 4), 30, np.int16)
+        values[4 : 8 + 4 * number, 4:20] = 70
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(values, np.diag([-2.0, -2.0, 5.0, 1.0])), tmp_path / place)
+        heads.append({"image": place, "id": f"h/{number}", "patient": str(number), "blood_slices": [1], "blood": True})
+    (tmp_path / "datalist.json").write_text(json.dumps({"heads": heads}))
+
+    def ours(image: Path, _patient: str) -> Answer:
+        return Answer(np.asarray(nib.load(image).dataobj) == 70)
+
+    monkeypatch.setattr(blast_ct, "segment_with", lambda *_: ours)
+    monkeypatch.setattr(blast_ct, "draw_agreement", lambda *_: False)
+    for _ in range(2):
+        blast_ct.run(repository, tmp_path, tmp_path / "out")
+        rows = list(csv.reader((tmp_path / "out" / "blast_ct.csv").open()))[1:]
+        assert len({row[2] for row in rows}) == 4, "each head has a volume of its own"
+    assert {file.name for file in (tmp_path / "out" / "masks_1").iterdir()} == {f"h%2F{n}.npz" for n in range(4)}
 
 
 def test_what_is_missing_is_named(tmp_path: Path, repository: Path) -> None:

@@ -29,6 +29,12 @@ def test_peak_growth() -> None:
     assert size / 2 < peak_growth(lambda: torch.ones(size // 4)) < 2 * size
 
 
+@pytest.mark.parametrize("words", [["--output", "x"], ["--tiles"]])
+def test_files_and_tiles_are_of_cuda(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", "csa", "--sizes", "4", "--repeats", "1", *words]) == 2
+    assert capsys.readouterr().err.startswith("error[OPTION]: --output and --tiles are of CUDA")
+
+
 def test_cuda_needs_cuda(capsys: pytest.CaptureFixture[str]) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is CUDA")

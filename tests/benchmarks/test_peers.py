@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
+import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -15,13 +18,13 @@ from bundle_kinds import KINDS, training_data
 from monai.networks.nets import UNet
 
 from convformer_monai.benchmarks import peers
+from convformer_monai.benchmarks.files import file_name
 from convformer_monai.benchmarks.reference_nets import PaddedUNet
 from convformer_monai.cli import main
 
 STAND_IN = """
 import json, os, sys
 from pathlib import Path
-import nibabel as nib, numpy as np
 if sys.argv[1] == "-c":
     sys.exit({missing})
 words = sys.argv[2:]
@@ -34,12 +37,13 @@ if words[0] == "train":
     size = {{"steps": 30, "batch_size": 14, "parameters": 2_000_000}}
     print(json.dumps({{"seconds_a_step": 0.02, **size}}))
 elif words[0] == "predict":
+    import nibabel as nib, numpy as np
     Path(words[3]).mkdir()
     for image in sorted(Path(words[2]).glob("*_0000.nii.gz")):
         file = nib.load(image)
         mask = np.zeros(file.shape, np.uint8)
         nib.save(nib.Nifti1Image(mask, file.affine), Path(words[3], image.name.replace("_0000", "")))
-    print(json.dumps({{"seconds": {{"a": 1.5, "b": 2.5, "c": 2.0}}, "megabytes": 700.0}}))
+    print(json.dumps({{"seconds": {{"a": 1.5, "b": 2.5, "c": 2.0}}}}))
 else:
     print("{{}}")
 """
@@ -92,6 +96,56 @@ def test_trains_segments_and_compares(data: Path, tmp_path: Path, monkeypatch: p
     assert (out / "nnunet" / "asked.txt").read_text().splitlines() == asked
 
 
+class Brightness:
+    """Stands for ``Segmenter``: what is bright is structure 1."""
+
+    network = torch.nn.Identity()
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def segment(self, image: str) -> SimpleNamespace:
+        file = nib.load(image)
+        labels = torch.from_numpy(np.asarray(file.dataobj) > 130)[None]
+        return SimpleNamespace(labels=labels, series=SimpleNamespace(affine=file.affine))
+
+
+def test_cases_whose_files_have_one_name_get_masks_of_their_own(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``p1/image.nii.gz`` and ``p2/image.nii.gz``, as many data sets have them."""
+    content: dict[str, list[dict[str, str]]] = {"train": [], "val": []}
+    for section, names in (("train", ("train0", "train1")), ("val", ("val0", "train0"))):
+        for number, name in enumerate(names):
+            (folder := data / f"{section}{number}").mkdir()
+            for key, ending in (("image", ""), ("label", "_truth")):
+                shutil.copy(data / f"{name}{ending}.nii.gz", folder / f"{key}.nii.gz")
+            files = {key: f"{folder.name}/{key}.nii.gz" for key in ("image", "label")}
+            content[section].append({"id": f"site/{name}", "patient": name, **files})
+    (data / "datalist.json").write_text(json.dumps(content))
+    monkeypatch.setattr(peers, "in_own_process", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr("convformer_monai.segmenter.Segmenter", Brightness)
+    peers.run(data, tmp_path / "out", stand_in(tmp_path), 1, ["shipped", "nnunet"])
+    for name in ("shipped", "nnunet"):
+        masks = tmp_path / "out" / name / "masks"
+        assert {file.name for file in masks.iterdir()} == {"site%2Fval0.nii.gz", "site%2Ftrain0.nii.gz"}
+    for number, name in enumerate(("val0", "train0")):
+        mask = np.asarray(nib.load(tmp_path / "out" / "shipped" / "masks" / f"site%2F{name}.nii.gz").dataobj)
+        image = np.asarray(nib.load(data / f"val{number}" / "image.nii.gz").dataobj)
+        assert np.array_equal(mask, image > 130)
+    took = json.loads((tmp_path / "out" / "nnunet" / "done.json").read_text())["megabytes"]
+    assert 10 < took < 200, "its own memory, not that of this process, which holds torch and MONAI"
+    raw = tmp_path / "out" / "nnunet" / "raw" / "Dataset001_peer"
+    assert len(list((raw / "imagesTr").iterdir())) == len(list((raw / "labelsTr").iterdir())) == 2
+
+
+def test_names_of_cases_are_single_file_names_that_differ() -> None:
+    cases = ["a", "A/b", "A%2Fb", "../a", "ä" * 100, "ä" * 101, "x" * 150, "x" * 151, "\udc80", "a b"]
+    names = [file_name(case) for case in cases]
+    assert len(set(names)) == len(cases) and names[0] == "a" and names[6] == cases[6]
+    assert all("/" not in name and len(name) <= 150 for name in names)
+
+
 @pytest.mark.parametrize("size", [(128, 128), (100, 81), (17, 33)])
 def test_zoo_network_takes_images_of_any_size(size: tuple[int, int]) -> None:
     network = PaddedUNet(2, 1, 4, channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2), num_res_units=2).eval()
@@ -104,10 +158,38 @@ def test_zoo_network_takes_images_of_any_size(size: tuple[int, int]) -> None:
         assert torch.equal(plain(image), scores)
 
 
+def test_goes_on_with_the_same_arguments_alone(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where a training is not done: its number of steps came from the minutes."""
+    given = {"bundle": "cardiac", "datalist": hashlib.sha256((data / "datalist.json").read_bytes()).hexdigest()}
+    for name, more in (("zoo", {"minutes": 5.0}), ("nnunet", {"minutes": 5.0, "memory_target": 2.0})):
+        (folder := tmp_path / "out" / name).mkdir(parents=True)
+        (folder / "options.json").write_text(json.dumps(given | more))
+        (folder / "epochs.json").write_text('{"epochs": 1, "steps": 1}')
+    (tmp_path / "out" / "convformer").mkdir()
+    (tmp_path / "out" / "convformer" / "done.json").write_text("{}")  # of a version that noted nothing
+    python = ["--nnunet-python", str(stand_in(tmp_path, broken=True))]
+    words = ["benchmark", "peers", "--data", str(data), "--output-dir", str(tmp_path / "out"), *python]
+    for line, what in (
+        ("--peers zoo --minutes 6", "zoo holds results of another minutes; give the same"),
+        ("--peers nnunet --minutes 5 --memory-target 3", "nnunet holds results of another memory_target;"),
+        ("--peers convformer --minutes 5", "convformer holds results of another bundle, datalist, minutes;"),
+    ):
+        assert main([*words, *line.split()]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error[OTHER_OPTIONS]: ") and what in error
+    assert main([*words, *"--peers nnunet --minutes 5 --memory-target 2".split()]) == 2
+    assert "error[TRAINING]" in capsys.readouterr().err, "begins"
+    content = json.loads((data / "datalist.json").read_text())
+    (data / "datalist.json").write_text(json.dumps({**content, "train": content["train"][:1]}))
+    assert main([*words, *"--peers nnunet --minutes 5 --memory-target 2".split()]) == 2
+    assert "nnunet holds results of another datalist;" in capsys.readouterr().err
+
+
 def test_refuses(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["benchmark", "peers", "--data", str(data), "--output-dir", str(tmp_path / "out")]
     for more, line in (
         (["--peers", "nnunet,nobody"], "error[OPTION]: --peers must be among shipped, convformer, zoo, nnunet"),
+        (["--peers", ""], "error[OPTION]: --peers must be among shipped, convformer, zoo, nnunet, got ''"),
         (["--nnunet-python", str(stand_in(tmp_path, missing=True))], "error[MISSING_PACKAGE]:"),
         (["--nnunet-python", str(tmp_path / "nothing")], "error[MISSING_PACKAGE]:"),
     ):
@@ -121,5 +203,6 @@ def test_a_failed_training_names_its_log(data: Path, tmp_path: Path, capsys: pyt
     arguments = ["benchmark", "peers", "--data", str(data), "--output-dir", str(out), "--peers", "nnunet"]
     assert main([*arguments, "--nnunet-python", str(python)]) != 0
     assert f"failed; see {out / 'nnunet' / 'log.txt'}" in capsys.readouterr().err
-    assert "out of luck" in (out / "nnunet" / "log.txt").read_text()
+    log = (out / "nnunet" / "log.txt").read_text()
+    assert "out of luck" in log and log.count("nnU-Net talks") == 2
     assert not (out / "nnunet" / "done.json").exists()

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 
 from convformer_monai.benchmarks.silver_heads import run, silver_mask
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.training.unknown import UNKNOWN
 
 
@@ -41,3 +43,29 @@ def test_masks_of_heads_with_blood(repository: Path, tmp_path: Path) -> None:
     mask, truth = np.asarray(nib.load(tmp_path / "silver" / "a.nii.gz").dataobj) == 1, values == 70
     assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.85
     assert "| all | 1 | 1 |" in text
+
+    (tmp_path / "silver" / "a.nii.gz").write_bytes(b"mine")
+    with pytest.raises(
+        InputRefused, match="a.nii.gz exists already; remove it, or give another --output-dir"
+    ) as caught:
+        run(tmp_path / "nowhere", tmp_path, tmp_path / "silver", [1])  # before BLAST-CT is looked for
+    assert caught.value.code == RefusalCode.EXISTS and (tmp_path / "silver" / "a.nii.gz").read_bytes() == b"mine"
+
+
+def test_a_mask_is_complete_or_not_there(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nib.save(
+        nib.Nifti1Image(np.full((24, 24, 4), 70, np.int16), np.diag([-2.0, -2.0, 5.0, 1.0])), tmp_path / "a.nii.gz"
+    )
+    head = {"image": "a.nii.gz", "id": "site/a", "patient": "a", "blood_slices": [1], "blood": True}
+    (tmp_path / "datalist.json").write_text(json.dumps({"heads": [head]}))
+
+    def full(_image: object, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as context, pytest.raises(InputRefused, match="no space left"):
+        context.setattr(nib.Nifti1Image, "to_filename", full)
+        run(repository, tmp_path, tmp_path / "silver", [1])
+    assert not [file for file in (tmp_path / "silver").rglob("*") if file.is_file()]
+    run(repository, tmp_path, tmp_path / "silver", [1])
+    assert (tmp_path / "silver" / "site" / "a.nii.gz").is_file()
