@@ -251,7 +251,7 @@ class AutocastInferer(SimpleInferer):
         self.amp = amp
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The network's output for ``inputs`` (N, C, X, Y)."""
+        """The network's output for ``inputs`` (N, C, X, Y), which may be kept in half precision."""
         amp = has_fast_bf16(inputs.device) if self.amp is None else self.amp
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=amp):
-            return super().__call__(inputs, network, *args, **kwargs)
+            return super().__call__(inputs.float(), network, *args, **kwargs)

@@ -9,7 +9,7 @@ from monai.data import MetaTensor
 from torch import nn
 
 from convformer_monai import inferers
-from convformer_monai.inferers import PhotoInferer, SliceBatchInferer, has_fast_bf16
+from convformer_monai.inferers import AutocastInferer, PhotoInferer, SliceBatchInferer, has_fast_bf16
 
 
 class Net(nn.Module):
@@ -196,3 +196,10 @@ def test_each_slice_is_shown_alone_as_well() -> None:
     single = inferer(image[..., 5:6], net)
     torch.testing.assert_close(single[0, :, 7, 7, 0], torch.tensor([25.0, 0.0]))
     assert len(net.sizes) == 7, "a slice without neighbours is seen once"
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_images_kept_in_half_precision_fit_any_network(amp: bool) -> None:
+    """Also where the processor has no bfloat16, so that autocast casts nothing."""
+    network = torch.nn.Conv2d(1, 2, 3)
+    assert AutocastInferer(amp)(torch.ones(1, 1, 8, 8, dtype=torch.float16), network).shape == (1, 2, 6, 6)
