@@ -63,7 +63,7 @@ class ReviewServer(ThreadingHTTPServer):
         if images is not None and not images.is_dir():
             raise InputRefused(
                 RefusalCode.FOLDER_NOT_FOUND,
-                f"there is no folder {images}; give the one that was segmented as --images",
+                f"the folder {images} does not exist; give the one that was segmented as --images",
             )
         self.cases = {case.id: case for case in find_results(folder)}
         self.store = Store(folder)
