@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def check_positive(**arguments: int) -> None:
@@ -14,6 +14,24 @@ def check_positive(**arguments: int) -> None:
     for name, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def check_numbers(name: str, values: Sequence[int], number: int | None = None, minimum: int = 1) -> None:
+    """Requires a sequence of whole numbers.
+
+    Args:
+        name: of the argument.
+        values: its value.
+        number: how many it must hold; None for any number of at least one.
+        minimum: of each.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    whole = all(isinstance(value, int) and not isinstance(value, bool) and value >= minimum for value in values)
+    if not whole or not values or number not in (None, len(values)):
+        many = "whole numbers" if number is None else f"{number} whole numbers"
+        raise ValueError(f"{name} must hold {many} of at least {minimum}, got {tuple(values)}")
 
 
 def check_fraction(**arguments: float) -> None:

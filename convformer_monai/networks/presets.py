@@ -1,8 +1,9 @@
 """Sizes of the nets by name, for configurations and comparisons: ``full`` as published, ``small`` for a laptop.
 
-``small`` nets have at most 3 million parameters and train on a processor of a few cores at 128 to 256 pixels; they keep
-the structure of the full ones. ``medium`` is the smaller published size where there are two. ``original`` is the size
-of a net's own paper where the ConvFormer paper (Lin et al., MICCAI 2023, arXiv 2309.05674) uses another.
+``small`` nets have at most 3 million parameters and train on a processor of a few cores at 128 to 256 pixels. They keep
+the structure of the full ones, and the published 64 to 512 channels of ConvFormer's pooling stem, which is most of such
+a net. ``medium`` is the smaller published size where there are two. ``original`` is the size of a net's own paper where
+the ConvFormer paper (Lin et al., MICCAI 2023, arXiv 2309.05674) uses another.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "num_heads": (1, 2, 3, 4),
             "patch_size": 16,
             "context": 4,
-            "decoder_channels": 64,
+            "decoder_channels": 32,
         },
         "full": {},
         "original": {"num_layers": (3, 6, 40, 3)},
@@ -87,7 +88,8 @@ def make_net(
         in_channels: channels of the image.
         out_channels: classes.
         block: in :data:`convformer_monai.networks.registry.BLOCKS`.
-        preset: of :data:`PRESETS`.
+        preset: of :data:`PRESETS`; a net that is added to the registry and has none there takes ``full``, its
+            defaults.
         arguments: of the net's constructor, before those of the preset.
 
     Returns:
@@ -97,7 +99,7 @@ def make_net(
         ValueError: a name is unknown, or an argument is out of its range.
     """
     net = lookup(NETS, name)
-    presets = PRESETS[name]
+    presets = PRESETS.get(name, {"full": {}})  # a net of one's own has its defaults
     if preset not in presets:
         raise ValueError(f"preset of {name} must be one of {', '.join(presets)}, got {preset!r}")
     return net(in_channels=in_channels, out_channels=out_channels, block=block, **{**presets[preset], **arguments})

@@ -216,7 +216,7 @@ class TestPatchEmbedding:
         assert torch.equal(stem(x), stem(filled))
 
     def test_wrong_arguments(self) -> None:
-        with pytest.raises(ValueError, match=r"grid must hold 2 numbers of at least 1, got \(4, 4, 4\)"):
+        with pytest.raises(ValueError, match=r"grid must hold 2 whole numbers of at least 1, got \(4, 4, 4\)"):
             PatchEmbedding(2, 1, 6, 4, (4, 4, 4))
         with pytest.raises(ValueError, match="patch_size must be a whole number of at least 1, got 0"):
             PatchEmbedding(2, 1, 6, 0, (4, 4))

@@ -101,6 +101,11 @@ class TestExactness:
         assert relative_error(net.project(z), net(x)) < 1e-5
         assert (maps < 0).any()
 
+    def test_similarities_of_long_vectors_fit_float16(self) -> None:
+        q, k = 300 * torch.randn(2, 5, 16), 300 * torch.randn(2, 5, 16)
+        with torch.autocast("cpu", torch.float16):
+            assert relative_error(similarities(q, k).float(), similarities(q.double(), k.double())) < 2e-3
+
     @torch.no_grad()
     @pytest.mark.parametrize("length", [1e-2, 1.0, 100.0])
     def test_similarities_of_short_and_long_vectors(self, length: float) -> None:

@@ -146,8 +146,17 @@ class TestSETR:
         """SETR-PUP with ViT-L/16 has 318.3 million parameters in its paper (19 classes of Cityscapes)."""
         with torch.device("meta"):
             net = make_net("SETR", 3, 19, "vit", "original", img_size=768)
-        assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(318.3, rel=0.002)
+        assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(318.3, rel=0.003)
         assert net.supervised == [9, 14, 19, 23]
+
+    def test_progressive_upsampling(self) -> None:
+        """A layer norm, a convolution for each doubling of the grid, and logits of every pixel."""
+        net = SETR(1, 2, 32, 16, 16, 1, 2, 8, 24, head="pup").eval()
+        kernels = [module.kernel_size for module in net.decoder.modules() if isinstance(module, nn.Conv2d)]
+        assert kernels == [(3, 3)] * 4 + [(1, 1)]
+        features = torch.randn(1, 16, 2, 2)
+        assert net.decoder(features).shape == (1, 2, 32, 32)
+        torch.testing.assert_close(net.decoder(3 * features + 1), net.decoder(features), rtol=1e-3, atol=1e-4)
 
     def test_deep_supervision(self) -> None:
         net = SETR(1, 2, 16, 4, 16, 6, 2, 8, 24, head="pup", deep_supervision=True)
@@ -180,13 +189,17 @@ class TestSETR:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
+            ({"patch_size": 0}, "patch_size must be a whole number of at least 1, got 0"),
             ({"patch_size": 6}, "patch_size must be a power of two, got 6"),
             ({"hidden_size": 30}, "hidden_size must be a multiple of 4, got 30"),
             ({"num_layers": 0}, "num_layers must be a whole number of at least 1, got 0"),
             ({"out_channels": 0}, "out_channels must be a whole number of at least 1, got 0"),
             ({"head": "mla"}, "head must be one of light, pup, got 'mla'"),
-            ({"img_size": 0, "block": "vit"}, "img_size must hold two numbers of at least 1, got 0"),
-            ({"img_size": (8, 8, 8), "block": "vit"}, "img_size must hold two numbers of at least 1, got"),
+            ({"img_size": 0, "block": "vit"}, r"img_size must hold 2 whole numbers of at least 1, got \(0, 0\)"),
+            (
+                {"img_size": (8, 8, 8), "block": "vit"},
+                r"img_size must hold 2 whole numbers of at least 1, got \(8, 8, 8\)",
+            ),
         ],
     )
     def test_wrong_arguments(self, arguments: dict[str, object], message: str) -> None:
@@ -244,6 +257,11 @@ def test_odd_sizes_do_not_shift_the_features(randomise: Randomise) -> None:
         whole, odd = net(x), net(x[..., :121, :131])
     assert odd.shape == (1, 3, 121, 131)
     assert relative_error(odd[..., :60, :70], whole[..., :60, :70]) < 1e-5
+
+
+def test_windowed_net_in_double_precision() -> None:
+    net = Windowed(nn.Conv2d(1, 1, 1), [(0.0, 80.0)]).double()
+    assert net(torch.randn(1, 1, 2, 2, dtype=torch.float64)).dtype == torch.float64
 
 
 def test_dropout_of_a_windowed_net_is_that_of_its_network() -> None:

@@ -58,7 +58,8 @@ def similarities(q: Tensor, k: Tensor, eps: float = EPS) -> Tensor:
     q, k = at_least_float32(q), at_least_float32(k)
     a = torch.sqrt(q.square().sum(-1, keepdim=True) + eps)  # (..., N, 1)
     b = torch.sqrt(k.square().sum(-1, keepdim=True) + eps)
-    return q @ k.transpose(-1, -2) / (a @ b.transpose(-1, -2) + eps)
+    lengths = a * b.transpose(-1, -2)
+    return (q / a) @ (k / b).transpose(-1, -2) * (lengths / (lengths + eps))  # the product fits float16, for autocast
 
 
 def normalise(q: Tensor, k: Tensor, eps: float = EPS) -> tuple[Tensor, Tensor]:

@@ -23,11 +23,16 @@ class LayerScale(nn.Module):
 
     Args:
         channels: channels of the tokens, C.
-        initial_scale: value at first.
+        initial_scale: value at first, above 0.
+
+    Raises:
+        ValueError: ``initial_scale`` is out of its range.
     """
 
     def __init__(self, channels: int, initial_scale: float) -> None:
         super().__init__()
+        if not initial_scale > 0:
+            raise ValueError(f"initial_scale must be above 0, got {initial_scale}")
         self.weight = nn.Parameter(torch.full((channels,), initial_scale))
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -64,8 +69,6 @@ class LayerScaleBlock(ViTBlock):
         **convformer_only: Any,
     ) -> None:
         super().__init__(spatial_dims, in_channels, num_heads, head_dim, mlp_dim, dropout_rate, **convformer_only)
-        if not initial_scale > 0:
-            raise ValueError(f"initial_scale must be above 0, got {initial_scale}")
         self.scale1 = LayerScale(in_channels, initial_scale)
         self.scale2 = LayerScale(in_channels, initial_scale)
 

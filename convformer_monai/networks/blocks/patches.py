@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
-from convformer_monai.networks.checks import check_fraction, check_positive, check_spatial_dims
+from convformer_monai.networks.checks import check_fraction, check_numbers, check_positive, check_spatial_dims
 
 
 class PatchEmbedding(nn.Module):
@@ -47,8 +47,7 @@ class PatchEmbedding(nn.Module):
         check_spatial_dims(spatial_dims)
         check_positive(in_channels=in_channels, hidden_size=hidden_size, patch_size=patch_size)
         check_fraction(dropout_rate=dropout_rate)
-        if len(grid) != spatial_dims or min(grid) < 1:
-            raise ValueError(f"grid must hold {spatial_dims} numbers of at least 1, got {tuple(grid)}")
+        check_numbers("grid", grid, spatial_dims)
         self.patch_size = patch_size
         self.mode = "bicubic" if spatial_dims == 2 else "trilinear"
         self.project = Conv[Conv.CONV, spatial_dims](in_channels, hidden_size, patch_size, stride=patch_size)

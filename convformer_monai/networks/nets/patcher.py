@@ -5,7 +5,8 @@ Paper: Ou et al., "Patcher: Patch Transformers with Mixture of Experts for Preci
 layers (originally 3, 6, 40 and 3), and only the attention score changes, see
 :mod:`convformer_monai.networks.nets.parts.window_layer`.
 
-Deviations: images of any size, zero beyond their border; q, k and v without bias; no stochastic depth.
+Deviations: images of any size, zero beyond their border; q, k and v without bias; no stochastic depth. The encoder's
+initial weights are the published ones.
 Parameters (1 channel, 4 classes): 24.7 million with ``vit`` as with ``convformer``, as published. The controls have no
 reduced keys, and so 2.8 million fewer (``conv``).
 """
@@ -18,11 +19,11 @@ from typing import Any
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
-from convformer_monai.networks.checks import check_fraction, check_positive
+from convformer_monai.networks.checks import check_fraction, check_numbers, check_positive
 from convformer_monai.networks.nets.parts.experts import ExpertDecoder
 from convformer_monai.networks.nets.parts.resize import enlarge
 from convformer_monai.networks.nets.parts.transformer import ChannelLayerNorm
-from convformer_monai.networks.nets.parts.window_layer import window_layer
+from convformer_monai.networks.nets.parts.window_layer import initialise, window_layer
 from convformer_monai.networks.nets.parts.windows import join_windows, split_windows
 from convformer_monai.networks.registry import NETS
 
@@ -46,6 +47,7 @@ class PatcherStage(nn.Module):
         self.patch_size = patch_size
         self.context = context
         self.embed = Conv[Conv.CONV, 2](in_channels, channels, 2, stride=2)
+        self.embed.apply(initialise)
         grid_size = (patch_size + 2 * context) // 2
         self.layers = nn.ModuleList(
             window_layer(channels, grid_size=grid_size, **layer_kwargs) for _ in range(num_layers)
@@ -113,10 +115,11 @@ class Patcher(nn.Module):
         check_positive(in_channels=in_channels, out_channels=out_channels, mlp_ratio=mlp_ratio)
         check_positive(decoder_channels=decoder_channels)
         check_fraction(dropout_rate=dropout_rate)
-        stages = {"channels": channels, "num_layers": num_layers, "num_heads": num_heads, "reductions": reductions}
+        stages = {"num_layers": num_layers, "num_heads": num_heads, "reductions": reductions}
+        check_numbers("channels", channels)
         for name, values in stages.items():
-            if len(values) != len(channels) or len(values) == 0 or min(values) < 1:
-                raise ValueError(f"{name} must hold a number of at least 1 for each stage, got {tuple(values)}")
+            check_numbers(name, values, len(channels))
+        check_positive(patch_size=patch_size)
         if patch_size < 2 or patch_size % 2 or context < 0 or context % 2:
             raise ValueError(f"patch_size and context must be even, at least 2 and 0, got {patch_size} and {context}")
         self.stages = nn.ModuleList(

@@ -3,8 +3,9 @@
 Paper: Zheng et al., "Rethinking Semantic Segmentation from a Sequence-to-Sequence Perspective with Transformers",
 CVPR 2021 (arXiv 2012.15840), in the variant of Lin et al., "ConvFormer", MICCAI 2023 (arXiv 2309.05674): patches of 8
 pixels, 512 channels, 12 layers, and a decoder hidden - hidden/4 - hidden/4 - classes that doubles the grid three
-times. The original is a ViT-L/16 whose decoder ``head="pup"`` (progressive upsampling) doubles the grid after each of
-four convolutions, with auxiliary outputs of four layers in training: ``deep_supervision``.
+times. The original is a ViT-L/16 whose decoder ``head="pup"`` (progressive upsampling) starts with a layer norm and
+doubles the grid after each of four convolutions, with auxiliary outputs of four layers in training:
+``deep_supervision``.
 
 For ``vit`` and its relatives patches and their places are embedded linearly; ConvFormer and the controls follow
 ConvFormer's pooling stem, which needs no position embedding.
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from convformer_monai.networks.blocks.pooling import conv_norm_relu
 from convformer_monai.networks.checks import check_positive
 from convformer_monai.networks.encoder import Encoder
-from convformer_monai.networks.nets.parts.transformer import make_stem
+from convformer_monai.networks.nets.parts.transformer import ChannelLayerNorm, make_stem
 from convformer_monai.networks.registry import NETS
 
 HEADS = ("light", "pup")
@@ -35,19 +36,22 @@ PUP_CHANNELS = 256
 AUXILIARY_DEPTHS = (10 / 24, 15 / 24, 20 / 24, 1.0)  # of the layers: 10, 15, 20 and 24 of ViT-L
 
 
-def upsampling_head(in_channels: int, channels: int, out_channels: int, num_convs: int) -> nn.Sequential:
-    """Convolutions, the grid doubled between them, and logits.
+def upsampling_head(
+    in_channels: int, channels: int, out_channels: int, num_convs: int, norm: bool = True
+) -> nn.Sequential:
+    """Convolutions, the grid doubled after each, and logits.
 
     Args:
         in_channels: channels of the input.
         channels: channels of the convolutions.
         out_channels: classes.
         num_convs: 3x3 convolutions; the grid is doubled after each.
+        norm: begin with a layer norm over the channels.
 
     Returns:
         Logits on a grid that is finer by ``2^num_convs``.
     """
-    layers: list[nn.Module] = []
+    layers: list[nn.Module] = [ChannelLayerNorm(in_channels)] if norm else []
     for i in range(num_convs):
         layers.append(conv_norm_relu(2, channels if i else in_channels, channels))
         layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True))
@@ -71,7 +75,7 @@ class SETR(nn.Module):
         dropout_rate: dropout in the blocks and on linearly embedded patches.
         block: name of the block, see :data:`convformer_monai.networks.registry.BLOCKS`.
         block_kwargs: further arguments of the block.
-        head: ``light``, or ``pup`` as in the original: for each doubling of the grid but the last a convolution.
+        head: ``light``, or ``pup`` as in the original: a convolution for each doubling of the grid.
         deep_supervision: in training mode, also return logits of auxiliary heads on up to four layers.
 
     Raises:
@@ -99,6 +103,7 @@ class SETR(nn.Module):
         if head not in HEADS:
             raise ValueError(f"head must be one of {', '.join(HEADS)}, got {head!r}")
         check_positive(in_channels=in_channels, out_channels=out_channels, num_layers=num_layers)
+        check_positive(patch_size=patch_size, hidden_size=hidden_size)
         if hidden_size < 4 or hidden_size % 4:
             raise ValueError(f"hidden_size must be a multiple of 4, got {hidden_size}")
         self.patch_size = patch_size
@@ -114,16 +119,17 @@ class SETR(nn.Module):
             dropout_rate=dropout_rate,
             **(block_kwargs or {}),
         )
-        # The decoder ends before the last doubling of the grid, which follows the logits.
-        if head == "light":
-            self.decoder = upsampling_head(hidden_size, hidden_size // 4, out_channels, 2)
+        channels = min(PUP_CHANNELS, hidden_size)
+        if head == "light":  # it ends before the last doubling of the grid, which follows the logits
+            self.decoder = upsampling_head(hidden_size, hidden_size // 4, out_channels, 2, norm=False)
         else:
-            num_convs = max(1, math.ceil(math.log2(patch_size)) - 1)
-            self.decoder = upsampling_head(hidden_size, min(PUP_CHANNELS, hidden_size), out_channels, num_convs)
+            self.decoder = upsampling_head(
+                hidden_size, channels, out_channels, max(1, math.ceil(math.log2(patch_size)))
+            )
         self.deep_supervision = deep_supervision
         self.supervised = sorted({max(0, round(depth * num_layers) - 1) for depth in AUXILIARY_DEPTHS})
         self.auxiliary = nn.ModuleList(
-            upsampling_head(hidden_size, min(PUP_CHANNELS, hidden_size), out_channels, 1)
+            upsampling_head(hidden_size, channels, out_channels, 1)
             for _ in (self.supervised if deep_supervision else ())
         )
 

@@ -8,8 +8,9 @@ Three outputs are trained together, of the fused decoder, of the transformer bra
 losses weigh 0.5, 0.3 and 0.2 (:data:`LOSS_WEIGHTS`). The prediction is the fused decoder's. (The ConvFormer authors'
 copy predicts from the fusion at 1/16, and leaves the decoder of 29.6 million parameters without gradient.)
 
-Deviations: MONAI's ResNet, gates and squeeze-and-excitation, all untrained; images of any size, so features are
-enlarged exactly and cropped; the transformer is the repository's (q, k and v without bias, ReLU).
+Deviations: MONAI's ResNet, gates and squeeze-and-excitation, all untrained; torch's initial weights instead of
+Kaiming's normal ones in fusion, decoder and heads; images of any size, so features are enlarged exactly and cropped;
+the transformer is the repository's (q, k and v without bias, ReLU).
 Parameters (1 channel, 4 classes, 256 pixels): L 143.2 million with ``vit`` and 317.8 with ``convformer``, as published
 (143 and 318); S 26.1 and 57.5 million.
 """

@@ -21,7 +21,7 @@ from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
 from convformer_monai.networks.blocks.pooling import conv_norm_relu
-from convformer_monai.networks.checks import check_positive
+from convformer_monai.networks.checks import check_numbers, check_positive
 from convformer_monai.networks.nets.parts.backbone import ResNetBackbone
 from convformer_monai.networks.nets.parts.resize import enlarge
 from convformer_monai.networks.nets.parts.transformer import Transformer
@@ -92,12 +92,12 @@ class TransUNet(nn.Module):
     ) -> None:
         super().__init__()
         check_positive(in_channels=in_channels, out_channels=out_channels, hidden_size=hidden_size)
-        for name, values, number in (("resnet_layers", resnet_layers, 3), ("decoder_channels", decoder_channels, 5)):
-            if len(values) != number or min(values) < 1:
-                raise ValueError(f"{name} must hold {number} numbers of at least 1, got {tuple(values)}")
+        check_numbers("resnet_layers", resnet_layers, 3)
+        check_numbers("decoder_channels", decoder_channels, 5)
         self.backbone = ResNetBackbone(in_channels, "bottleneck", resnet_layers, resnet_widths)
         *skips, deep = self.backbone.channels
-        size = (img_size, img_size) if isinstance(img_size, int) else img_size
+        size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        check_numbers("img_size", size, 2)
         self.transformer = Transformer(
             deep,
             hidden_size,

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from convformer_monai.networks.blocks.csa import at_least_float32
+
 __all__ = ["Windowed"]
 
 
@@ -42,5 +44,5 @@ class Windowed(nn.Module):
         """``(B, C, *spatial)`` to what the network makes of ``(B, len(windows) * C, *spatial)``, window-major."""
         channels: list[Tensor] = []
         for low, high in self.windows:
-            channels.append(((x.float() - low) * (2.0 / (high - low)) - 1.0).clamp(-1.0, 1.0))
+            channels.append(((at_least_float32(x) - low) * (2.0 / (high - low)) - 1.0).clamp(-1.0, 1.0))
         return self.network(torch.cat(channels, dim=1))  # type: ignore[no-any-return]

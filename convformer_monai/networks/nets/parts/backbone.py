@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from monai.networks.nets.resnet import ResNet
 from torch import Tensor, nn
 
-from convformer_monai.networks.checks import check_positive
+from convformer_monai.networks.checks import check_numbers, check_positive
 
 EXPANSION = {"basic": 1, "bottleneck": 4}  # channels of a stage's result, in multiples of its width
 
@@ -37,10 +37,10 @@ class ResNetBackbone(nn.Module):
         check_positive(in_channels=in_channels)
         if block not in EXPANSION:
             raise ValueError(f"block must be one of {', '.join(EXPANSION)}, got {block!r}")
-        if not 1 <= len(layers) <= 4 or min(layers) < 1:
-            raise ValueError(f"layers must hold 1 to 4 numbers of at least 1, got {tuple(layers)}")
-        if len(widths) != len(layers) or min(widths) < 1:
-            raise ValueError(f"widths must hold a number of at least 1 for each of the {len(layers)} stages")
+        check_numbers("layers", layers)
+        if len(layers) > 4:
+            raise ValueError(f"layers must hold up to 4 numbers, got {tuple(layers)}")
+        check_numbers("widths", widths, len(layers))
         unwanted = [1] * (4 - len(layers))  # MONAI makes four stages
         net = ResNet(
             block,

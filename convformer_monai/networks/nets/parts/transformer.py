@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from convformer_monai.networks.blocks.patches import PatchEmbedding
 from convformer_monai.networks.blocks.pooling import PoolingStem, stem_channels
+from convformer_monai.networks.checks import check_numbers, check_positive
 from convformer_monai.networks.encoder import Encoder
 from convformer_monai.networks.registry import BLOCKS, lookup
 
@@ -42,8 +43,8 @@ def make_stem(
     if not getattr(lookup(BLOCKS, block), "needs_position_embedding", False):
         return PoolingStem(2, in_channels, stem_channels(patch_size, hidden_size))
     size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"img_size must hold two numbers of at least 1, got {img_size}")
+    check_positive(patch_size=patch_size)
+    check_numbers("img_size", size, 2)
     grid = [-(-pixels // patch_size) for pixels in size]
     return PatchEmbedding(2, in_channels, hidden_size, patch_size, grid, dropout_rate)
 

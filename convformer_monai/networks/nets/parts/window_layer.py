@@ -12,6 +12,7 @@ keys (``conv``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Optional
 
@@ -27,7 +28,7 @@ from convformer_monai.networks.blocks.gaussian import axis_factors, distance_row
 from convformer_monai.networks.blocks.layerscale import LayerScale
 from convformer_monai.networks.blocks.reattention import ReAttention
 from convformer_monai.networks.blocks.refiner import RefinerAttention
-from convformer_monai.networks.checks import check_known
+from convformer_monai.networks.checks import check_known, check_positive
 from convformer_monai.networks.registry import BLOCKS, lookup
 
 ATTENTIONS = {
@@ -58,6 +59,23 @@ def window_layer(
     if block == "convformer" or block in ATTENTIONS or block in CONTROLS:
         return WindowLayer(in_channels, num_heads, block=block, block_kwargs=block_kwargs, **own)
     return make(2, in_channels, num_heads, in_channels // num_heads, **(block_kwargs or {}))
+
+
+def initialise(module: nn.Module) -> None:
+    """Draws a layer's weights as the published encoder does; for ``Module.apply``.
+
+    Linear maps: a normal distribution of standard deviation 0.02, cut off; convolutions: ``sqrt(2 / fan_out)``, fan_out
+    the inputs that an output of the layer goes to; biases 0.
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    elif isinstance(module, nn.Conv2d):
+        fan_out = module.out_channels * math.prod(module.kernel_size) // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+    else:
+        return
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
 
 
 class GaussianAttention(SelfAttention):
@@ -186,6 +204,7 @@ class WindowLayer(nn.Module):
         given = dict(block_kwargs or {})
         scales = [given.pop("initial_scale", 1e-4)] if block == "layerscale" else []
         check_known(given, CONVFORMER_ONLY)
+        check_positive(in_channels=in_channels, num_heads=num_heads, reduction=reduction, grid_size=grid_size)
         if in_channels % num_heads:
             raise ValueError(f"num_heads must be a divisor of the {in_channels} channels, got {num_heads}")
         if grid_size % reduction:
@@ -211,6 +230,7 @@ class WindowLayer(nn.Module):
         self.mlp = MixFFN(in_channels, mlp_dim, dropout_rate)
         self.scale1 = LayerScale(in_channels, scales[0]) if scales else nn.Identity()
         self.scale2 = LayerScale(in_channels, scales[0]) if scales else nn.Identity()
+        self.apply(initialise)
 
     def _tokens(self, x: Tensor) -> tuple[Tensor, Optional[Tensor]]:  # noqa: UP045
         """Normed tokens ``(B, N, C)`` of ``x``, and those that keys and values are made of, if they are others."""
