@@ -9,7 +9,6 @@ layers need), in bfloat16 where the processor has it, which takes a quarter of t
 
 from __future__ import annotations
 
-import csv
 import logging
 import sys
 import time
@@ -37,7 +36,8 @@ from convformer_monai.evaluation.head_scans import HEADS, Answer, HeadScore, Seg
 from convformer_monai.evaluation.head_tables import tables_of, to_markdown
 from convformer_monai.evaluation.report import output_folder
 from convformer_monai.inferers import has_fast_bf16
-from convformer_monai.outputs.atomic import write_atomically
+from convformer_monai.measurements.values import csv_of
+from convformer_monai.outputs.atomic import write_atomically, write_text
 from convformer_monai.readers.file_stamp import file_stamp
 
 __all__ = ["BlastCt", "Timed", "run"]
@@ -241,12 +241,16 @@ def run(
     volumes = [np.array([head.ml for head in heads]) for heads, _ in scores.values()]
     seconds = {name: segment.seconds for name, segment in zip(names, (peer, ours), strict=True)}
     text = _text(scores, seconds, volumes)
-    (folder / "blast_ct.md").write_text(text + "\n", encoding="utf-8")
-    with (folder / "blast_ct.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["head", "blood", *names])
-        for pair in zip(*(heads for heads, _ in scores.values()), strict=True):
-            writer.writerow([pair[0].case, pair[0].blood, *(round(head.ml, 3) for head in pair)])
+    write_text(folder / "blast_ct.md", text + "\n", overwrite=True)
+    rows = [
+        {
+            "head": pair[0].case,
+            "blood": pair[0].blood,
+            **{name: round(head.ml, 3) for name, head in zip(names, pair, strict=True)},
+        }
+        for pair in zip(*(heads for heads, _ in scores.values()), strict=True)
+    ]
+    write_text(folder / "blast_ct.csv", csv_of(rows), overwrite=True)
     if len(volumes[0]) > 1:
         draw_agreement(volumes[0], volumes[1], ("BLAST-CT", "ours"), "mL", folder / "blast_ct.png")
     return text
