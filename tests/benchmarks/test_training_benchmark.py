@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from convformer_monai.benchmarks import training
 from convformer_monai.benchmarks.training import growing_data
 from convformer_monai.cli import main
 from convformer_monai.datalist import read_cases
@@ -17,8 +18,11 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits memory a
 
 @pytest.mark.slow
 def test_trainings_from_memory_and_disk_are_measured_and_drawn(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """With batches of 2, which are enough to see that both ways train."""
+    own_process = training.in_own_process
+    monkeypatch.setattr(training, "in_own_process", lambda *given: own_process(*given, batch_size=2))
     words = "benchmark training --cases 9,18 --steps 1 --repeats 1".split()
     assert main([*words, "--output", str(tmp_path / "t")]) == 0
     out = capsys.readouterr().out
