@@ -14,9 +14,9 @@ from convformer_monai import __version__
 from convformer_monai.errors import need_highdicom
 from convformer_monai.outputs.atomic import AtomicFiles, transaction
 from convformer_monai.outputs.dicom_seg import MANUFACTURER, write_dataset
-from convformer_monai.outputs.dicom_sources import UTF_8, check_sources, references, source_headers
+from convformer_monai.outputs.dicom_sources import UTF_8, DicomWriter, check_sources, references, source_headers
 from convformer_monai.outputs.dicom_uids import MakeUid, derived_uids, random_uids
-from convformer_monai.outputs.writer import Options, Result, Writer, path_for, register_writer
+from convformer_monai.outputs.writer import Result, path_for, register_writer
 from convformer_monai.readers.cases import PHOTO_CLASSES
 
 if TYPE_CHECKING:
@@ -44,21 +44,13 @@ COPIED = {
 }
 
 
-class DicomScWriter(Writer):
+class DicomScWriter(DicomWriter):
     """``x_sc.dcm``."""
 
     name = "dicom-sc"
     suffixes = ("_sc.dcm",)
     order = 75  # after the report, which takes the DICOM files before it for segmentations
-    on_request = True
-
-    def check(self, options: Options) -> None:
-        """Refuses without highdicom."""
-        need_highdicom()
-
-    def check_image(self, series: ImageSeries) -> None:
-        """Refuses what is not DICOM, or does not say which instances it is."""
-        check_sources(series, spatial=False)
+    spatial = False
 
     def write(self, base: Path, result: Result, files: AtomicFiles) -> list[Path]:
         """Draws the preview, and stages it."""

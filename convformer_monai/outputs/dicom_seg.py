@@ -20,9 +20,14 @@ from numpy.typing import NDArray
 from convformer_monai import __version__
 from convformer_monai.errors import InputRefused, RefusalCode, need_highdicom
 from convformer_monai.outputs.atomic import AtomicFiles, transaction
-from convformer_monai.outputs.dicom_sources import as_slices, check_sources, restore_references, source_headers
+from convformer_monai.outputs.dicom_sources import (
+    DicomWriter,
+    as_slices,
+    restore_references,
+    source_headers,
+)
 from convformer_monai.outputs.dicom_uids import MakeUid, derived_uids, random_uids
-from convformer_monai.outputs.writer import Options, Result, Writer, path_for, register_writer
+from convformer_monai.outputs.writer import Options, Result, path_for, register_writer
 from convformer_monai.tasks.task import Code, Label
 
 if TYPE_CHECKING:
@@ -43,25 +48,16 @@ FRAME_TOLERANCE = 0.5  # pixels that a frame may lie off the place that the affi
 NO_SERIAL_NUMBER = "none"  # type 1 in the standard, and software has none
 
 
-class DicomSegWriter(Writer):
+class DicomSegWriter(DicomWriter):
     """``x_seg.dcm``, of a cine ``x_seg_phase00.dcm``, ...; a structured report refers to it, so that has it too."""
 
     name = "dicom-seg"
     suffixes = ("_seg.dcm", "_seg_phase*.dcm")
     order = 60
-    on_request = True
 
     def is_asked_for(self, options: Options) -> bool:
         """By its name, or by that of the report."""
         return bool({self.name, "dicom-sr"} & set(options.formats))
-
-    def check(self, options: Options) -> None:
-        """Refuses without highdicom."""
-        need_highdicom()
-
-    def check_image(self, series: ImageSeries) -> None:
-        """Refuses what is not DICOM, or without the identifiers that a segmentation must have."""
-        check_sources(series, spatial=True)
 
     def write(self, base: Path, result: Result, files: AtomicFiles) -> list[Path]:
         """Stages the segmentations."""

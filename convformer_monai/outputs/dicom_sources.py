@@ -12,14 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convformer_monai.errors import InputRefused, RefusalCode
+from convformer_monai.errors import InputRefused, RefusalCode, need_highdicom
+from convformer_monai.outputs.writer import Options, Writer
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from convformer_monai.readers.series import Frame, ImageSeries
 
-__all__ = ["as_slices", "check_sources", "references", "restore_references", "series_references", "source_headers"]
+__all__ = [
+    "DicomWriter",
+    "as_slices",
+    "check_sources",
+    "references",
+    "restore_references",
+    "series_references",
+    "source_headers",
+]
 
 # Type 2 of the Patient and General Study modules (PS3.3 C.7.1.1, C.7.2.1): highdicom copies them.
 REQUIRED_EMPTY: tuple[str, ...] = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate")
@@ -39,6 +48,25 @@ OVERRIDDEN: tuple[str, ...] = (
 OVERRIDDEN += ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices")
 STAND_IN_ROOT = "0.0."  # of nobody
 IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+
+
+class DicomWriter(Writer):
+    """Writes a DICOM object that refers to the instances of the image.
+
+    Attributes:
+        spatial: see :func:`check_sources`.
+    """
+
+    on_request = True
+    spatial = True
+
+    def check(self, options: Options) -> None:
+        """Refuses without highdicom."""
+        need_highdicom()
+
+    def check_image(self, series: ImageSeries) -> None:
+        """Refuses what is not DICOM, or does not say what such an object must refer to."""
+        check_sources(series, spatial=self.spatial)
 
 
 def check_sources(series: ImageSeries, *, spatial: bool) -> None:

@@ -13,9 +13,9 @@ from convformer_monai.errors import InputRefused, RefusalCode, need_highdicom
 from convformer_monai.measurements.values import SIGNIFICANT_DIGITS, Measurement, Measurements
 from convformer_monai.outputs.atomic import AtomicFiles, transaction
 from convformer_monai.outputs.dicom_seg import MANUFACTURER, PRIVATE_SCHEME, concept, write_dataset
-from convformer_monai.outputs.dicom_sources import check_sources, source_headers
+from convformer_monai.outputs.dicom_sources import DicomWriter, source_headers
 from convformer_monai.outputs.dicom_uids import MakeUid, derived_uids, random_uids
-from convformer_monai.outputs.writer import Options, Result, Writer, path_for, register_writer
+from convformer_monai.outputs.writer import Result, path_for, register_writer
 from convformer_monai.tasks.task import Code, Label
 
 if TYPE_CHECKING:
@@ -38,21 +38,13 @@ PROCEDURES = {
 ANY_PROCEDURE = Code("SCT", "363679005", "Imaging procedure")
 
 
-class DicomSrWriter(Writer):
+class DicomSrWriter(DicomWriter):
     """``x_sr.dcm``."""
 
     name = "dicom-sr"
     suffixes = ("_sr.dcm",)
     order = 70
-    on_request = True
-
-    def check(self, options: Options) -> None:
-        """Refuses without highdicom."""
-        need_highdicom()
-
-    def check_image(self, series: ImageSeries) -> None:
-        """Refuses what is not DICOM, or does not say which instances it is."""
-        check_sources(series, spatial=False)
+    spatial = False
 
     def write(self, base: Path, result: Result, files: AtomicFiles) -> list[Path]:
         """Stages the report, which refers to the segmentations written before."""

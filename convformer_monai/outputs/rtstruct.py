@@ -25,10 +25,10 @@ from convformer_monai.outputs.dicom_seg import (
     phase_path,
     write_dataset,
 )
-from convformer_monai.outputs.dicom_sources import REQUIRED_EMPTY, check_sources, source_headers
+from convformer_monai.outputs.dicom_sources import REQUIRED_EMPTY, DicomWriter, check_sources, source_headers
 from convformer_monai.outputs.dicom_uids import MakeUid, derived_uids, seeded_uids
 from convformer_monai.outputs.polygons import outlines
-from convformer_monai.outputs.writer import Result, Writer, path_for, register_writer
+from convformer_monai.outputs.writer import Options, Result, path_for, register_writer
 from convformer_monai.tasks.task import ANATOMICAL, Label
 
 if TYPE_CHECKING:
@@ -38,23 +38,25 @@ if TYPE_CHECKING:
 
 __all__ = ["rt_structure_set", "write_rt_structure_set"]
 
-SERIES_NUMBER = 302
+SERIES_NUMBER = 303
 DIGITS = 3  # of mm
 STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management (retired), which PS3.3 C.8.8.5 still asks for
 
 
-class RtStructWriter(Writer):
+class RtStructWriter(DicomWriter):
     """``x_rtstruct.dcm``, of a cine ``x_rtstruct_phase00.dcm``, ..."""
 
     name = "dicom-rtstruct"
     suffixes = ("_rtstruct.dcm", "_rtstruct_phase*.dcm")
     order = 75
-    on_request = True
+
+    def check(self, options: Options) -> None:
+        """Refuses nothing: pydicom writes it, which is always there."""
 
     def check_image(self, series: ImageSeries) -> None:
         """Refuses what is not DICOM, has no place in the patient, or is without the identifiers."""
         _check_is_volume(series)
-        check_sources(series, spatial=True)
+        super().check_image(series)
 
     def write(self, base: Path, result: Result, files: AtomicFiles) -> list[Path]:
         """Stages the structure sets."""

@@ -16,6 +16,7 @@ from skimage.draw import polygon2mask
 
 from convformer_monai.cohort import segment_cases
 from convformer_monai.errors import InputRefused
+from convformer_monai.outputs import dicom_sc, dicom_seg, dicom_sr, rtstruct
 from convformer_monai.outputs.polygons import outlines
 from convformer_monai.outputs.rtstruct import RtStructWriter, rt_structure_set, write_rt_structure_set
 from convformer_monai.outputs.writer import Options
@@ -149,6 +150,11 @@ def test_what_is_refused(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(InputRefused):
         rt_structure_set(heart(series), series, CARDIAC.labels)
+
+
+def test_each_kind_of_result_is_a_series_with_a_number_of_its_own() -> None:
+    kinds = (dicom_seg, dicom_sr, dicom_sc, rtstruct)
+    assert len({kind.SERIES_NUMBER for kind in kinds}) == len(kinds)
 
 
 def test_segment_writes_it_and_never_takes_it_for_an_image(tmp_path: Path) -> None:
