@@ -119,7 +119,7 @@ def read_lists(dataset_dir: object) -> dict[str, list[Any]]:
     """
     path = datalist_path(dataset_dir)
     if not path.is_file():
-        advice = f"give the folder that holds {DATALIST} as --dataset_dir"
+        advice = f"give the folder that holds {DATALIST}, or the path of a datalist of another name"
         refuse_no_file(path, advice, RefusalCode.DATALIST_MISSING)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -134,7 +134,8 @@ def _section(path: Path, section: str) -> list[Any]:
     if section not in lists:
         there = f"it has {', '.join(map(repr, lists))}" if lists else "it has no section at all"
         raise InputRefused(
-            RefusalCode.DATALIST_SECTION, f"{path} has no section {section!r}, {there}; choose with --section"
+            RefusalCode.DATALIST_SECTION,
+            f"{path} has no section {section!r}, {there}; add it; evaluate takes others by --section",
         )
     if not lists[section]:
         raise InputRefused(

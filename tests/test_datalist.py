@@ -63,7 +63,7 @@ def test_missing_label_and_patient_are_told_as_such_where_that_is_asked_for(writ
     ("content", "code", "message"),
     [
         ({"train": [ENTRY], "val": []}, "DATALIST_EMPTY", "'val'.*empty"),
-        ({"train": [ENTRY]}, "DATALIST_SECTION", "no section 'val', it has 'train'"),
+        ({"train": [ENTRY]}, "DATALIST_SECTION", "no section 'val', it has 'train'; add it; evaluate"),
         ([ENTRY], "DATALIST_SECTION", "no section at all"),
         ("{", "DATALIST_INVALID", "JSON"),
         ({"val": ["a.nii.gz"]}, "DATALIST_INVALID", "not an object"),
@@ -83,7 +83,7 @@ def test_unusable_datalists_are_refused(write: Write, content: Any, code: str, m
 
 @pytest.mark.parametrize("where", ["nowhere", 2024])
 def test_missing_datalist_is_refused(tmp_path: Path, where: object) -> None:
-    with pytest.raises(InputRefused, match="does not exist; give the folder that holds datalist.json"):
+    with pytest.raises(InputRefused, match="the folder that holds datalist.json, or the path"):
         read_cases(tmp_path / where if isinstance(where, str) else where)
 
 
