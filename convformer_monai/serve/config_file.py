@@ -32,6 +32,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 MATCHED = ("modality", "body_part", "series_description", "protocol", "calling_ae")
 PREVIEW = "preview"
 KINDS = ("dicom", "stow", "folder")
+SEG_TYPES = ("binary", "labelmap", "BINARY", "LABELMAP")  # as of `segment`, and as DICOM spells them
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]+)?")
 
 
 def read_config(path: Path) -> NodeConfig:
@@ -55,7 +57,7 @@ def read_config(path: Path) -> NodeConfig:
         "quiet_s": top.number("quiet_seconds", 30.0, 0.1, 86_400),
         "other_classes": top.text("other_classes", "discard", ("discard", "refuse")),
         "unmatched": top.text("unmatched", "drop", ("drop", "keep")),
-        "device": top.text("device", "auto"),
+        "device": _device(top),
         "threads": top.whole("threads", 0, 0, 1024),
         "attempts": top.whole("attempts", 3, 1, 100),
         "stop_s": top.number("stop_seconds", 60.0, 0, 3600),
@@ -93,6 +95,13 @@ def _ae(fields: Fields, name: str, default: Any) -> Any:
     if isinstance(title, str) and not AE_TITLE.fullmatch(title):
         fields.fault(name, f"{title!r} is not an AE title: 1 to 16 characters of ASCII without backslash")
     return title
+
+
+def _device(top: Fields) -> str:
+    device = str(top.text("device", "auto"))
+    if not DEVICE.fullmatch(device):  # whether the machine has it, torch says at the start
+        top.fault("device", f"{device!r} is not a device: give auto, cpu, cuda, cuda:N or mps")
+    return device
 
 
 def _named(fields: Fields) -> Any:
@@ -167,7 +176,7 @@ def _rule(fields: Fields, destinations: tuple[str, ...]) -> Rule:
     outputs = fields.texts("outputs", ("dicom-seg", "dicom-sr"))
     options = Options(
         formats=tuple(one for one in outputs if one != PREVIEW),
-        seg_type=fields.text("seg_type", "BINARY", ("BINARY", "LABELMAP")),
+        seg_type=fields.text("seg_type", "binary", SEG_TYPES).upper(),
         preview=PREVIEW in outputs,
         phase=fields.text("phase", "all"),
         resample_uneven=fields.switch("resample_uneven", False),

@@ -76,6 +76,7 @@ def test_a_good_configuration(tmp_path: Path) -> None:
         ("port", True, "whole number"),
         ("quiet_seconds", "soon", "must be a number"),
         ("unmatched", "ignore", "must be one of drop, keep"),
+        ("device", "gpu", "give auto, cpu, cuda, cuda:N or mps"),
         ("rulez", [], "is unknown; known are ae_title"),
         ("callers", [], "nobody may send"),
         ("callers[0].hosts", ["pacs.example"], "neither an IP address nor a network"),
@@ -88,6 +89,7 @@ def test_a_good_configuration(tmp_path: Path) -> None:
         ("rules[0].send_to", ["archive"], "is not a destination"),
         ("rules[0].when_grown", "shrink", "must be one of"),
         ("rules[0].phase", "diastole", "is unknown"),
+        ("rules[0].seg_type", "fractional", "must be one of binary, labelmap"),
         ("destinations[0].port", REMOVED, "is missing"),
         ("destinations[0].kind", "ftp", "must be one of dicom, stow, folder"),
         ("destinations[1].name", "pacs", "same name"),
@@ -114,6 +116,12 @@ def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigRefused) as caught:
         read_config(write(tmp_path, content))
     assert len(caught.value.each()) == 3 and "(and 2 more)" in str(caught.value)
+
+
+@pytest.mark.parametrize("word", ["labelmap", "LABELMAP"])
+def test_the_kind_of_segmentation_is_written_as_of_segment(word: str, tmp_path: Path) -> None:
+    (rule,) = read_config(write(tmp_path, changed("rules[0].seg_type", word))).rules
+    assert rule.options.seg_type == "LABELMAP"
 
 
 @pytest.mark.parametrize(
