@@ -102,3 +102,5 @@ def test_monai_bundle(repository: Path, tmp_path: Path) -> None:
 def test_the_networks_in_python(repository: Path, tmp_path: Path) -> None:
     (code,) = blocks(repository / "docs" / "networks.md", "The networks in Python", "python")
     run([sys.executable, "-c", f"{code}\nassert logits.shape == (1, 4, 200, 216)"], tmp_path, repository)
+    (code,) = blocks(repository / "docs" / "networks.md", "In a network of your own", "python")
+    run([sys.executable, "-c", f"{code}\nassert features.shape == (1, 64, 12, 15)"], tmp_path, repository)
