@@ -19,6 +19,7 @@ from convformer_monai.serve.config import Limits
 from convformer_monai.serve.counts import Counts
 from convformer_monai.serve.guards import GuardedSocket
 from convformer_monai.serve.intake import MB
+from convformer_monai.serve.seldom import Seldom
 
 __all__ = ["ConnectionServer"]
 
@@ -54,7 +55,7 @@ class ConnectionServer(ThreadedAssociationServer):
         self, *args: Any, limits: Limits, may_connect: Callable[[str], bool], counts: Counts, **options: Any
     ) -> None:
         self.limits, self.may_connect, self.counts = limits, may_connect, counts
-        self._lock, self._open = threading.Lock(), Counter[str]()
+        self._lock, self._open, self._seldom = threading.Lock(), Counter[str](), Seldom(logger)
         self._connections: dict[int, tuple[str, Any]] = {}
         super().__init__(*args, **{**options, "request_handler": _Connection})
 
@@ -80,14 +81,15 @@ class ConnectionServer(ThreadedAssociationServer):
         host = str(client_address[0])
         with self._lock:
             if not self.may_connect(host):
-                reason = "address"
+                reason, why = "address", "which is among no caller's hosts"
             elif self._open[host] >= self.limits.per_host:
-                reason = "per host"
+                reason, why = "per host", f"which has {self.limits.per_host} open, the most that limits.per_host allows"
             else:
                 self._open[host] += 1
                 self._connections[id(request)] = host, request
                 return True
         self.counts.add("connections_refused", reason)
+        self._seldom.warn(f"refused a connection from {host}, {why}")
         return False
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:

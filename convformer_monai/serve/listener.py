@@ -81,7 +81,7 @@ class Listener:
 
     def __init__(self, config: NodeConfig, intake: Intake, commitment: Commitment, counts: Counts) -> None:
         self.config, self.intake, self.commitment, self.counts = config, intake, commitment, counts
-        self._seldom = Seldom(logger)
+        self._seldom, self._of_callers = Seldom(logger), Seldom(logger)
         _config.LOG_HANDLER_LEVEL = "none"  # its handlers describe each message, for a log that nobody reads
         for noisy in ("pydicom", "pynetdicom"):  # they quote values; pydicom sets its level when it is imported
             logging.getLogger(noisy).setLevel(logging.CRITICAL + 1)
@@ -106,7 +106,7 @@ class Listener:
                 entity.add_supported_context(class_uid, ALL_TRANSFER_SYNTAXES)
         handlers: list[Any] = [
             (evt.EVT_REQUESTED, self._requested),
-            (evt.EVT_REJECTED, lambda event: counts.add("associations_refused", "title or number")),
+            (evt.EVT_REJECTED, self._rejected),
             (evt.EVT_ESTABLISHED, lambda event: counts.add("associations")),
             (evt.EVT_C_ECHO, self._echo),
             (evt.EVT_C_STORE, self._store),
@@ -174,8 +174,23 @@ class Listener:
         elif not self.intake.has_space():
             self._reject(event, "disk", REJECTED_TRANSIENT, BY_PROVIDER, LOCAL_LIMIT)
 
-    def _reject(self, event: evt.Event, reason: str, result: int, source: int, diagnostic: int) -> None:
+    def _rejected(self, event: evt.Event) -> None:
+        """What pynetdicom rejects: titles of callers and of the node, and too many at a time."""
+        self._refused(event, "title or number")
+
+    def _refused(self, event: evt.Event, reason: str) -> None:
+        """Counts an association, and names its caller in the log."""
         self.counts.add("associations_refused", reason)
+        requestor: Any = event.assoc.requestor
+        calling, called = (
+            str(getattr(requestor.primitive, f"{one}_ae_title")).strip() for one in ("calling", "called")
+        )
+        self._of_callers.warn(
+            f"refused an association of {calling!r} with {called!r} from {requestor.address} ({reason})"
+        )
+
+    def _reject(self, event: evt.Event, reason: str, result: int, source: int, diagnostic: int) -> None:
+        self._refused(event, reason)
         association: Any = event.assoc
         association.acse.send_reject(result, source, diagnostic)
         association.is_rejected = True

@@ -42,19 +42,27 @@ def echoscu(port: int, *options: str, caller: str = CALLER, called: str = NODE_A
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
-def test_only_who_is_listed_may_call(open_port: Callable[..., Port]) -> None:
+def test_only_who_is_listed_may_call(open_port: Callable[..., Port], caplog: pytest.LogCaptureFixture) -> None:
     port = open_port(callers=(Caller(CALLER), Caller("FAR", ("192.0.2.0/24",))))
     assert echoscu(port.number).returncode == 0
     assert echoscu(port.number, caller="EVIL").returncode != 0
     assert echoscu(port.number, called="ANY-SCP").returncode != 0
     assert echoscu(port.number, caller="FAR").returncode != 0  # from here
     assert port.count("echoes") == 1 and port.count("associations_refused") == 3
+    assert [line.removeprefix("refused an association of ") for line in caplog.messages] == [
+        f"'EVIL' with {NODE_AE!r} from 127.0.0.1 (title or address)",
+        f"{CALLER!r} with 'ANY-SCP' from 127.0.0.1 (title or number)",
+        f"'FAR' with {NODE_AE!r} from 127.0.0.1 (title or address)",
+    ]
 
 
-def test_nobody_may_call_where_no_caller_is_listed(open_port: Callable[..., Port]) -> None:
+def test_nobody_may_call_where_no_caller_is_listed(
+    open_port: Callable[..., Port], caplog: pytest.LogCaptureFixture
+) -> None:
     assert echoscu(open_port(callers=()).number).returncode != 0
     far = open_port(callers=(Caller(CALLER, ("192.0.2.1",)),))
     assert echoscu(far.number).returncode != 0 and far.counts.get("connections_refused", "address") == 1
+    assert caplog.messages == ["refused a connection from 127.0.0.1, which is among no caller's hosts"] * 2
 
 
 @pytest.mark.parametrize(
