@@ -182,8 +182,9 @@ def run_cohort(source: str, output: str, bundle: str, options: Options, how: Coh
     if not how.quiet:
         local = engine.name == "local"
         logger.info(
-            "%d cases: %d done before, %d to do%s",
+            "%d case%s: %d done before, %d to do%s",
             len(plan.todo) + len(plan.before),
+            "s" * (len(plan.todo) + len(plan.before) != 1),
             summary.counts[DONE],
             len(plan.todo),
             f" with {engine.workers} worker{'s' * (engine.workers != 1)}" if plan.todo and local else "",

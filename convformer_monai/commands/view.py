@@ -37,7 +37,7 @@ def serve_review(
     """
     with own_temporary_folder(), ReviewServer(results, images, port) as server:
         say(server.address)
-        logger.info("%d cases; Ctrl-C stops the server", len(server.cases))
+        logger.info("%d case%s; Ctrl-C stops the server", len(server.cases), "s" * (len(server.cases) != 1))
         if open_browser:
             webbrowser.open(server.address_with(server.access.ticket()))
         server.serve_forever()
