@@ -139,6 +139,10 @@ class Segmenter:
         parts = self.bundle.get([*PARTS, *([PROBABILITIES] if has_probabilities else [])], "inference", values)
         self._prepare, self._inferer, self._to_labels = (parts[key] for key in PARTS[-3:])
         self._to_probabilities = parts.get(PROBABILITIES)
+        if flips and not hasattr(self._inferer, "flips"):
+            raise InputRefused(
+                RefusalCode.OPTION, f"the inferer of {self.bundle.name} averages over no flips; leave --flips out"
+            )
         self.modality = None if force_modality else parts["modality"]
         file, sha256 = parts["weights"], parts["weights_sha256"]
         network = load_weights(parts["network_def"], file, sha256, "cpu")
@@ -444,22 +448,31 @@ class _Attempt:
         while True:
             try:
                 return self.inferer(image[None].to(self.device), self.network)[0].cpu()  # type: ignore[no-any-return]
-            except torch.OutOfMemoryError:
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
                 notes.append(self._use_less())
                 logger.warning("%s", notes[-1])
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
     def _use_less(self) -> str:
-        if self.device.type == "cpu":
-            raise InputRefused(RefusalCode.OUT_OF_MEMORY, "the image does not fit into memory; segment one phase of it")
-        slices = self.inferer.slice_batch_size
+        slices = getattr(self.inferer, "slice_batch_size", 1)
         if slices > 1:
             self.inferer.slice_batch_size = slices // 2
             return f"out of memory on {self.device}: again with {slices // 2} slices at once"
+        if self.device.type == "cpu":
+            raise InputRefused(RefusalCode.OUT_OF_MEMORY, "the image does not fit into memory; segment one phase of it")
         device, self.device = self.device, torch.device("cpu")
         self.network.to(self.device)
         return f"out of memory on {device}: again on the CPU"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was not enough memory: on CPU and MPS torch says so in a RuntimeError's words only."""
+    words = str(error).lower()
+    known = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(one in words for one in known)
 
 
 def _trim_heap() -> None:

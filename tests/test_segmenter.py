@@ -195,6 +195,27 @@ def test_when_memory_runs_out_it_tries_with_less_and_says_so(phantom, caplog):
     assert tried == [("meta", 2), ("meta", 1), ("cpu", 1)]
 
 
+def test_a_cpu_without_memory_tries_with_less_and_refuses_at_last(phantom):
+    segmenter, tried = Segmenter("cardiac", "cpu"), []
+
+    class Full:
+        slice_batch_size, flips = 2, False
+
+        def __call__(self, *_: object) -> torch.Tensor:
+            tried.append(self.slice_batch_size)
+            return torch.empty(2**50)  # torch's own error
+
+    segmenter._inferer = Full()
+    with pytest.raises(InputRefused, match=r"error\[OUT_OF_MEMORY\]"):
+        segmenter.run(both_series(phantom))
+    assert tried == [2, 1]
+
+
+def test_flips_need_an_inferer_that_averages_them():
+    with pytest.raises(InputRefused, match=r"error\[OPTION\].*leave --flips out"):
+        Segmenter("dermoscopy", "cpu", flips=True, overrides={"inferer": {"_target_": "SimpleInferer"}})
+
+
 def test_modality_is_checked_and_can_be_forced(segmenter, phantom, tmp_path):
     write_volume(tmp_path / "ct", phantom.image, phantom.affine, modality="CT")
     with pytest.raises(InputRefused) as refusal:

@@ -194,5 +194,5 @@ def _name(job: Job) -> str:
 
 def _may_pass(error: BaseException, refusal: InputRefused | None) -> bool:
     """Whether an error is one of the machine, which may have more room later."""
-    cannot_write = refusal is not None and refusal.code == RefusalCode.CANNOT_WRITE
-    return cannot_write or isinstance(refusal, CannotWrite) or is_passing(error)
+    no_room = refusal is not None and refusal.code in (RefusalCode.CANNOT_WRITE, RefusalCode.OUT_OF_MEMORY)
+    return no_room or isinstance(refusal, CannotWrite) or is_passing(error)

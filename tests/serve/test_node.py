@@ -20,7 +20,7 @@ from dicom_results import dciodvfy_errors
 from hospital import TOKEN, configure, datasets, needs_dcmtk, node_here, rule, storescu, tiny, wait_until, write_study
 from pydicom import dcmread
 
-from convformer_monai.errors import InputRefused
+from convformer_monai.errors import InputRefused, RefusalCode
 from convformer_monai.outputs.atomic import CannotWrite
 from convformer_monai.phantoms.dicom import save_dataset
 from convformer_monai.serve import node as node_module
@@ -187,14 +187,23 @@ def test_a_fault_is_tried_again_and_then_kept(
         wait_until(lambda: jobs(node) == {"done": 1}, "the job")
 
 
-def test_a_full_disk_is_waited_for(hospital: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        CannotWrite(RefusalCode.CANNOT_WRITE, "no space"),
+        InputRefused(RefusalCode.OUT_OF_MEMORY, "the image does not fit"),
+    ],
+)
+def test_a_full_disk_or_memory_is_waited_for(
+    refusal: InputRefused, hospital: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     full = [True]
     real = worker_module.process
 
     def sometimes(*values: Any, **options: Any) -> Any:
         if full[0]:
             full[0] = False
-            raise CannotWrite("CANNOT_WRITE", "no space")  # type: ignore[arg-type]
+            raise refusal
         return real(*values, **options)
 
     monkeypatch.setattr(worker_module, "WAIT_S", 0.2)
