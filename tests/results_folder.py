@@ -30,7 +30,8 @@ def write_result(
     base.parent.mkdir(parents=True, exist_ok=True)
     loaded = Bundle(bundle)
     evidence = {} if doubt is None else {"expected_dice": 1 - doubt}
-    report = {"schema": SCHEMA, "bundle": {"name": loaded.name}, "evidence": evidence}
+    files = [base.name + end for end in ("_seg.nii.gz", "_seg.png", "_seg.ctbl", "_report.html", "_preview.png")]
+    report = {"schema": SCHEMA, "bundle": {"name": loaded.name}, "evidence": evidence, "files": files}
     items = [{"name": "lv_ef", "title": "Left ventricular ejection fraction", "value": fraction, "unit": "%"}]
     items += [{"name": "lv_volume", "title": "Volume", "value": phase, "unit": "mL"} for phase in (1.0, 2.0)]
     measured = {"measurements": items, "flags": [{"code": code, "message": f"look: {code}"} for code in flags]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 import time
 from dataclasses import replace
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from convformer_monai.segmenter import Segmenter
 
 __all__ = ["check_name", "finished", "folder_for", "measure_mask", "merge_measurements", "process"]
+
+logger = logging.getLogger(__name__)
 
 TABLE = "measurements.csv"
 MAX_NAME_BYTES = 255  # of one file name, on all common file systems
@@ -107,9 +110,13 @@ def process(
     }
     whole = Result(series, labels, measurements, bundle, options, series, run, probabilities, flips=segmenter.flips)
     result = _kept(whole, options.phase)
+    before = _written_before(base)
     with AtomicFiles(overwrite=options.overwrite) as files:
         for writer in options.writers():
             result.written.extend(writer.write(base, result, files))
+    for path in before:
+        if path not in result.written and path.is_file():
+            logger.warning("%s is of an earlier run, and not replaced: it may belong to another mask", path)
     return tuple(result.written), measurements
 
 
@@ -203,6 +210,15 @@ def check_name(name: str, options: Options) -> None:
             RefusalCode.NAME_TOO_LONG,
             f"{name}: the name has {size} bytes, and with more than {most} its results cannot be named; rename it",
         )
+
+
+def _written_before(base: Path) -> list[Path]:
+    """The files that the report of an earlier run names; none without a report."""
+    try:
+        report = json.loads(path_for(base, "_report.json").read_text(encoding="utf-8"))
+        return [base.parent / Path(name).name for name in report["files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _refuse_existing(base: Path, options: Options) -> None:

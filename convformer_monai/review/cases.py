@@ -42,6 +42,7 @@ class ReviewCase:
         phases: which of the source's phases the mask has.
         reading: how the source was read, where it was not simply taken whole: options of
             :func:`convformer_monai.readers.read_series`.
+        files: names of the files that its report names; others of its name are of an earlier run.
     """
 
     id: str
@@ -55,6 +56,7 @@ class ReviewCase:
     mask: Path | None = None
     phases: tuple[int, ...] = (0,)
     reading: Mapping[str, Any] = field(default_factory=dict)
+    files: frozenset[str] = frozenset()
 
     @property
     def shown(self) -> str:
@@ -64,14 +66,16 @@ class ReviewCase:
     @property
     def page(self) -> Path | None:
         """Its page, if it was written."""
-        path = path_for(self.base, "_report.html")
-        return path if path.is_file() else None
+        return self._written("_report.html")
 
     @property
     def preview(self) -> Path | None:
         """Its picture, if it was written."""
-        path = path_for(self.base, "_preview.png")
-        return path if path.is_file() else None
+        return self._written("_preview.png")
+
+    def _written(self, suffix: str) -> Path | None:
+        path = path_for(self.base, suffix)
+        return path if path.name in self.files and path.is_file() else None
 
     def to_json(self) -> dict[str, Any]:
         """What the list of cases needs, as JSON types."""
@@ -128,7 +132,8 @@ def _case(base: Path, name: str, report: Mapping[str, Any]) -> ReviewCase | None
     times = Counter(item["name"] for item in measured["measurements"])
     once = [item for item in measured["measurements"] if times[item["name"]] == 1]
     promised = report["evidence"].get("expected_dice")
-    options = report.get("options", {})
+    options, files = report.get("options", {}), frozenset(map(str, report["files"]))
+    masks = [path for suffix in MASKS if (path := path_for(base, suffix)).name in files and path.is_file()]
     reading = {key: options[key] for key in ("series_uid", "resample_uneven") if options.get(key)}
     if options.get("phase", ALL) != ALL:
         reading["phase"] = ALL
@@ -143,5 +148,6 @@ def _case(base: Path, name: str, report: Mapping[str, Any]) -> ReviewCase | None
         titles={item["name"]: (item["title"], item["unit"]) for item in once},
         phases=tuple(report.get("input", {}).get("phases", (0,))),
         reading=reading,
-        mask=next((path for suffix in MASKS if (path := path_for(base, suffix)).is_file()), None),
+        mask=masks[0] if masks else None,
+        files=files,
     )

@@ -120,6 +120,15 @@ def test_a_format_of_ones_own(series: Path, tmp_path: Path, monkeypatch: pytest.
     assert refused(series, tmp_path / "out", Options(formats=("counts",)), monkeypatch).code == RefusalCode.EXISTS
 
 
+def test_what_an_earlier_run_left_is_named(series: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for preview in (True, False):
+        caplog.clear()
+        options = Options(preview=preview, overwrite=not preview)
+        segment_cases(series, tmp_path / "out", "cardiac", options, device="cpu", quiet=True)
+        said = [record.getMessage() for record in caplog.records if "earlier run" in record.getMessage()]
+        assert [line.split()[0] for line in said] == ([] if preview else [f"{tmp_path}/out/series_preview.png"])
+
+
 def test_a_folder_in_which_nothing_can_be_written(
     series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

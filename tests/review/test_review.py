@@ -54,6 +54,14 @@ def test_cases_are_listed_with_what_one_filters_by(out: Path) -> None:
     assert first.mask == out / "b_seg.nii.gz" and first.page is None
 
 
+def test_files_of_an_earlier_run_are_not_shown(out: Path) -> None:
+    (out / "b_report.html").write_text("of a mask that is gone")
+    assert only(out, "b").page is not None
+    report = json.loads((out / "b_report.json").read_text())
+    (out / "b_report.json").write_text(json.dumps({**report, "files": ["b_seg.dcm"]}))
+    assert only(out, "b").page is only(out, "b").mask is None
+
+
 @pytest.mark.parametrize(("name", "code"), [("nowhere", "FOLDER_NOT_FOUND"), (".", "NO_IMAGES")])
 def test_folders_without_results_are_refused(tmp_path: Path, name: str, code: str) -> None:
     with pytest.raises(InputRefused) as caught:
