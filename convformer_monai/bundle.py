@@ -5,6 +5,7 @@ Imports nothing heavy; torch and MONAI are imported by what needs them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -13,6 +14,7 @@ import pickle
 import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -391,7 +393,7 @@ def _unzipped(archive: Path, folder: Path) -> Path:
                     RefusalCode.BUNDLE_UNUSABLE, f"{archive} is larger than 4 GiB when unpacked; unpack it first"
                 )
             content.extractall(folder)
-    except (OSError, zipfile.BadZipFile, RuntimeError) as error:
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputRefused(RefusalCode.BUNDLE_UNUSABLE, f"{archive} cannot be unpacked: {error}") from error
     inner = [path for path in folder.iterdir() if (path / CONFIG).is_file()]
     return inner[0] if len(inner) == 1 and not (folder / CONFIG).is_file() else folder
@@ -495,7 +497,7 @@ def save_weights(paths: Sequence[Path], bundle_root: object) -> Path:
         The file written.
 
     Raises:
-        InputRefused: if a file is missing or does not fit.
+        InputRefused: if a file is missing or does not fit, or the bundle cannot be written to; it is as before then.
     """
     import torch
 
@@ -505,12 +507,24 @@ def save_weights(paths: Sequence[Path], bundle_root: object) -> Path:
         key: torch.stack([one[key].float() for one in states]).mean(0).half() if value.is_floating_point() else value
         for key, value in states[0].items()
     }
-    file = bundle.weights
-    file.parent.mkdir(exist_ok=True)
-    torch.save(state, file.with_suffix(".part"))
-    os.replace(file.with_suffix(".part"), file)
-    metadata = bundle.path("metadata")  # as it was written: MONAI's parser takes each # for the separator of an id
-    content = {**json.loads(metadata.read_text()), "weights_sha256": file_sha256(file)}
-    metadata.write_text(json.dumps(content, indent=4) + "\n")
+    if not all(bool(value.isfinite().all()) for value in state.values()):
+        raise InputRefused(RefusalCode.WEIGHTS_MISFIT, f"{paths[0]} holds weights that are too large for float16")
+    file, metadata = bundle.weights, bundle.path("metadata")
+    parts = file.with_suffix(".part"), metadata.with_suffix(".part")
+    try:
+        file.parent.mkdir(exist_ok=True)
+        torch.save(state, parts[0])
+        # as it was written: MONAI's parser takes each # for the separator of an id
+        content = {**bundle.read("metadata"), "weights_sha256": file_sha256(parts[0])}
+        parts[1].write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+        os.replace(parts[0], file)
+        os.replace(parts[1], metadata)
+    except (OSError, RuntimeError) as error:  # the second is what torch raises
+        reason = " ".join(str(error).split())[:200]
+        raise InputRefused(RefusalCode.CANNOT_WRITE, f"{file} cannot be written: {reason}; copy the bundle") from error
+    finally:
+        for part in parts:
+            with contextlib.suppress(OSError):
+                part.unlink()
     logger.info("%s: %.1f MB, SHA-256 %s", file, file.stat().st_size / 1e6, content["weights_sha256"])
     return file

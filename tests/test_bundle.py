@@ -330,6 +330,16 @@ class TestBundle:
         with refusal("BUNDLE_UNUSABLE"):
             Bundle(tmp_path / "x.zip")
 
+    def test_a_damaged_zip(self, bundle_root: Path, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(bundle_root / "configs" / "inference.json", "configs/inference.json")
+        content = bytearray((tmp_path / "x.zip").read_bytes())
+        for place in range(30 + len("configs/inference.json"), 400, 7):
+            damaged = content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
+            (tmp_path / "x.zip").write_bytes(damaged)
+            with refusal("BUNDLE_UNUSABLE"):
+                Bundle(tmp_path / "x.zip")
+
 
 def changed(bundle_root: Path, folder: Path, change: Callable[[dict], object]) -> Path:
     """A copy of the bundle's configs with other metadata."""

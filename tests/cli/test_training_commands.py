@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -326,6 +327,26 @@ def test_export_takes_the_mean_of_several_weights(tmp_path: Path, bundle_root: P
             torch.allclose(mean[key].float(), 2 * value.float(), rtol=2e-3, atol=1e-6) or not value.is_floating_point()
         )
     assert main([*command, "--weights", str(tmp_path / "none.pt")]) == 2
+
+
+@pytest.mark.parametrize("fault", ["the disk", "too large for float16"])
+def test_export_that_fails_leaves_the_bundle_as_it_was(
+    tmp_path: Path, bundle_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    root, weights = tmp_path / "hearts", tmp_path / "best.pt"
+    shutil.copytree(bundle_root, root)
+    before = {file: file.read_bytes() for file in root.rglob("*") if file.is_file()}
+    state = torch.load(root / "models" / "model.pt", weights_only=True)
+    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    if fault == "the disk":
+        monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(fault)))
+    else:
+        next(value for key, value in state.items() if key.endswith("running_var"))[0] = 1e6
+    torch.save(state, weights)
+    assert main(["export", str(root), "--weights", str(weights)]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error[CANNOT_WRITE]" if fault == "the disk" else "error[WEIGHTS_MISFIT]") and fault in line
+    assert {file: file.read_bytes() for file in root.rglob("*") if file.is_file()} == before
 
 
 def test_a_command_that_takes_over_is_the_process_itself(repository: Path) -> None:
