@@ -128,6 +128,11 @@ def test_stem() -> None:
     assert {name: stem(Path("x") / name) for name in names} == names
 
 
+@pytest.mark.parametrize("name", ["..nii.gz", "...nii.gz", ".nii.gz", "..dcm"])
+def test_a_stem_never_leads_to_another_folder(name: str) -> None:
+    assert stem(Path("x") / name) == name
+
+
 class TestLoadWeights:
     @pytest.fixture
     def weights(self, tmp_path: Path) -> Path:

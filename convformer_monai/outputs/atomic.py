@@ -230,7 +230,11 @@ def _rename_new(source: Path, target: Path) -> None:
         if error.errno not in NO_HARD_LINKS:
             raise
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))  # reserves the name
-        os.replace(source, target)
+        try:
+            os.replace(source, target)
+        except OSError:
+            target.unlink()
+            raise
 
 
 def _set_aside(target: Path, backup: Path) -> None:

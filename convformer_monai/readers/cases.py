@@ -50,9 +50,12 @@ class Case:
 
 
 def stem(path: Path) -> str:
-    """Returns the name of a file without the ending of an image format, or of a folder as it is."""
+    """Returns the name of a file without the ending of an image format, or of a folder as it is.
+
+    It is never ``.`` or ``..``, which would lead out of the folder of the results.
+    """
     for suffix in IMAGE_SUFFIXES + DICOM_SUFFIXES:
-        if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
+        if path.name.lower().endswith(suffix) and path.name[: -len(suffix)] not in ("", ".", ".."):
             return path.name[: -len(suffix)]
     return path.name
 

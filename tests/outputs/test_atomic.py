@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -158,6 +158,18 @@ class TestOneFile:
         assert names(tmp_path) == ["x", "y"] and (tmp_path / "x").read_bytes() == b"newer"
         with pytest.raises(InputRefused, match="EXISTS"):
             put_one(tmp_path / "x")
+
+    def test_a_name_that_was_reserved_in_vain_is_free_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(code: int) -> Callable[..., None]:
+            return lambda *_, **__: (_ for _ in ()).throw(OSError(code, os.strerror(code)))
+
+        monkeypatch.setattr(os, "link", fail(errno.EPERM))
+        monkeypatch.setattr(os, "replace", fail(errno.EIO))
+        with pytest.raises(CannotWrite):
+            put_one(tmp_path / "x")
+        assert names(tmp_path) == []
 
 
 class TestFailures:
