@@ -14,7 +14,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["hold", "try_lock"]
+__all__ = ["hold", "is_there", "try_lock"]
 
 SUFFIX = ".convformer-lock"
 
@@ -60,7 +60,7 @@ def hold(base: Path) -> Iterator[bool]:
             return
         with opened as file:
             ours = try_lock(file)
-            if ours is not False and not _is_there(path, file):
+            if ours is not False and not is_there(path, file):
                 continue  # the process that held it has just removed it
             try:
                 yield ours is not False
@@ -70,7 +70,7 @@ def hold(base: Path) -> Iterator[bool]:
             return
 
 
-def _is_there(path: Path, file: BinaryIO) -> bool:
+def is_there(path: Path, file: BinaryIO) -> bool:
     """Whether a path still leads to an open file."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))

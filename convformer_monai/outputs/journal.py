@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from convformer_monai.locks import try_lock
+from convformer_monai.locks import is_there, try_lock
 
 __all__ = ["Journal", "tidy_up"]
 
@@ -33,9 +33,12 @@ class Journal:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / f".{secrets.token_hex(8)}{SUFFIX}"
-        self._file: BinaryIO = open(self.path, "xb")  # noqa: SIM115 (held until `close`)
-        _lock(self._file)
+        while True:
+            self.path = folder / f".{secrets.token_hex(8)}{SUFFIX}"
+            self._file: BinaryIO = open(self.path, "xb")  # noqa: SIM115 (held until `close`)
+            if try_lock(self._file) is not False and is_there(self.path, self._file):
+                return
+            self._file.close()  # before it was locked, another run took it for one of a dead run
 
     def note(self, **entry: Any) -> None:
         """Adds a line, which is on the disk when this returns."""

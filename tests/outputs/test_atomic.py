@@ -9,10 +9,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
+from convformer_monai import locks
 from convformer_monai.errors import InputRefused
+from convformer_monai.outputs import journal
 from convformer_monai.outputs.atomic import AtomicFiles, CannotWrite, transaction, write_atomically
 
 # A program that writes a mask that is too large for where it goes; its exit code is what the user's shell sees.
@@ -170,6 +173,21 @@ class TestOneFile:
         with pytest.raises(CannotWrite):
             put_one(tmp_path / "x")
         assert names(tmp_path) == []
+
+    def test_a_journal_that_another_run_tidied_up_is_made_anew(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        others = [journal.tidy_up]
+
+        def late(file: BinaryIO) -> bool | None:
+            if others:
+                others.pop()(tmp_path)
+            return locks.try_lock(file)
+
+        monkeypatch.setattr(journal, "try_lock", late)
+        with AtomicFiles() as files:
+            put(files, tmp_path / "x")
+            assert sum(name.endswith(journal.SUFFIX) for name in names(tmp_path)) == 1
 
 
 class TestFailures:
