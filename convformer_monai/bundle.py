@@ -28,7 +28,6 @@ from convformer_monai.tasks.task import PHOTOGRAPH, VOLUME, Label
 
 if TYPE_CHECKING:
     import torch
-    from monai.bundle import ConfigWorkflow
 
 __all__ = [
     "BUNDLES",
@@ -309,27 +308,6 @@ class Bundle:
         parser.update(changes)
         parts = {key: parser.get_parsed_content(key) for key in keys}
         return parts[ids] if isinstance(ids, str) else parts
-
-    def workflow(self, config: str | Sequence[str], **options: Any) -> ConfigWorkflow:
-        """Makes and initialises MONAI's workflow of a config, as ``python -m monai.bundle run`` does.
-
-        Args:
-            config: as for :meth:`get`.
-            options: values by id that replace the config's own.
-        """
-        from monai.bundle import ConfigWorkflow
-
-        names = [config] if isinstance(config, str) else list(config)
-        workflow = ConfigWorkflow(
-            config_file=[str(self.path(name)) for name in names],
-            meta_file=str(self.path("metadata")),
-            logging_file=str(self.root / "configs" / "logging.conf"),
-            workflow_type="infer",
-            bundle_root=str(self.root),
-            **options,
-        )
-        workflow.initialize()
-        return workflow
 
 
 def _read_json(path: Path) -> Any:

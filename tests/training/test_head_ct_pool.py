@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigWorkflow
 from PIL import Image
 from torch import nn
 
@@ -248,6 +249,8 @@ def test_the_recipe_trains(pool: HeadCTPool, data: Path, tmp_path: Path, monkeyp
         "fold": fold,
     }
     options["network_def#overrides"] = {"network_def#network#channels": [4, 8, 8, 32, 32]}
-    run = bundle.workflow("train", **options)
+    file, root = str(bundle.path("train")), str(bundle.root)
+    run = ConfigWorkflow(config_file=file, workflow_type="infer", bundle_root=root, **options)
+    run.initialize()
     run.run()
     assert (tmp_path / "run" / "best.pt").is_file()
