@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def test_clone_and_sdist_build_one_wheel_with_bundles_and_sample_app(
     """What an editable install does not show; MONAI Label lists what lies under its sample-apps."""
     clone = tmp_path / "clone"
     for file in tracked:
-        if file.relative_to(repository).parts[0] not in ("tests", "docs") and file.is_file():
+        if file.relative_to(repository).parts[0] != "docs" and file.is_file():
             copy = clone / file.relative_to(repository)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, copy)
@@ -131,6 +132,8 @@ def test_clone_and_sdist_build_one_wheel_with_bundles_and_sample_app(
     left_there.write_text("{}")
     sdist = "from setuptools.build_meta import build_sdist; build_sdist('../sdist')"
     subprocess.run([sys.executable, "-c", sdist], cwd=clone, check=True, capture_output=True)
+    with tarfile.open(next((tmp_path / "sdist").iterdir())) as archive:
+        assert not [name for name in archive.getnames() if "/tests" in name]
     wheel = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir"]
     wheels = []
     for source in (next((tmp_path / "sdist").iterdir()), clone):
