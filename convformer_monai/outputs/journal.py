@@ -73,12 +73,21 @@ def _lock(file: BinaryIO) -> bool:
 
 
 def _entries(content: bytes) -> list[dict[str, Any]]:
-    """The lines; the last one may be cut off."""
+    """The lines; the last one may be cut off, and whoever can write to the folder may have written others."""
     entries = []
     for line in content.splitlines():
         with contextlib.suppress(ValueError):
             entries.append(json.loads(line))
-    return [entry for entry in entries if isinstance(entry, dict)]
+    return [entry for entry in entries if isinstance(entry, dict) and all(map(_is_name, _paths(entry)))]
+
+
+def _paths(entry: dict[str, Any]) -> list[Any]:
+    return [entry[key] for key in ("target", "temporary", "backup") if key in entry]
+
+
+def _is_name(path: Any) -> bool:
+    """Whether a path stays in the journal's folder: results of a case lie in one folder."""
+    return isinstance(path, str) and path not in ("", ".", "..") and os.path.basename(path) == path
 
 
 def _settle(folder: Path, entries: list[dict[str, Any]]) -> None:

@@ -99,7 +99,8 @@ class Options:
         """The options that shape the results, as the report holds them."""
         options = asdict(self)
         del options["overwrite"]
-        return {**options, "formats": list(self.formats)}
+        formats = [writer.name for writer in writers() if writer.name in self.formats]  # whatever order they are given in
+        return {**options, "formats": formats}
 
 
 def check_pixel_size(mm_per_pixel: float | None) -> None:

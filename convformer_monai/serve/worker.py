@@ -101,6 +101,9 @@ class Worker:
             refusal = find_refusal(error)
             if _may_pass(error, refusal):
                 return lambda: self._later(job, refusal)
+            too_large = refusal is not None and refusal.code == RefusalCode.OUT_OF_MEMORY  # now, or ever
+            if too_large and job.attempts < self.config.attempts:
+                return lambda: self._later(job, refusal, counts=True)
             if refusal is not None:
                 text = refusal.message.replace(f"{self.config.folder}{os.sep}", "")
                 code = str(refusal.code)
@@ -175,10 +178,10 @@ class Worker:
         self.counts.add("jobs", "failed")
         logger.error("job %d failed by %s, and is given up", job.id, name)
 
-    def _later(self, job: Job, refusal: InputRefused | None) -> None:
-        """The disk or the memory did not suffice: this does not count as an attempt."""
+    def _later(self, job: Job, refusal: InputRefused | None, counts: bool = False) -> None:
+        """The disk or the memory did not suffice; whether this counts as an attempt."""
         code = "OUT_OF_MEMORY" if refusal is None else str(refusal.code)
-        self.state.put_back(job.id, WAIT_S, code=code, message="disk or memory did not suffice", counts=False)
+        self.state.put_back(job.id, WAIT_S, code=code, message="disk or memory did not suffice", counts=counts)
         self.counts.add("jobs", "waiting")
         logger.warning("job %d waits: disk or memory did not suffice", job.id)
 
@@ -194,5 +197,5 @@ def _name(job: Job) -> str:
 
 def _may_pass(error: BaseException, refusal: InputRefused | None) -> bool:
     """Whether an error is one of the machine, which may have more room later."""
-    no_room = refusal is not None and refusal.code in (RefusalCode.CANNOT_WRITE, RefusalCode.OUT_OF_MEMORY)
-    return no_room or isinstance(refusal, CannotWrite) or is_passing(error)
+    cannot_write = refusal is not None and refusal.code == RefusalCode.CANNOT_WRITE
+    return cannot_write or isinstance(refusal, CannotWrite) or is_passing(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -173,6 +174,21 @@ class TestOneFile:
         with pytest.raises(CannotWrite):
             put_one(tmp_path / "x")
         assert names(tmp_path) == []
+
+    def test_a_planted_journal_reaches_no_other_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "out").mkdir()
+        victim = tmp_path / "victim"
+        for planted in ("../victim", str(victim)):
+            victim.write_bytes(b"kept")
+            lines = [
+                {"target": "x", "temporary": planted},
+                {"target": planted, "backup": "y"},
+                {"commit": True, "new": True},
+            ]
+            path = tmp_path / "out" / f".0{journal.SUFFIX}"
+            path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            journal.tidy_up(tmp_path / "out")
+            assert victim.read_bytes() == b"kept" and not path.exists()
 
     def test_a_journal_that_another_run_tidied_up_is_made_anew(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -136,6 +136,11 @@ def test_a_folder_in_which_nothing_can_be_written(
     assert refused(series, tmp_path / "out", Options(), monkeypatch).code == RefusalCode.CANNOT_WRITE
 
 
+def test_the_order_of_formats_makes_no_other_results() -> None:
+    one, other = (Options(formats=formats) for formats in (("dicom-seg", "nifti", "nifti"), ("nifti", "dicom-seg")))
+    assert one.recorded() == other.recorded() and other.recorded()["formats"] == ["nifti", "dicom-seg"]
+
+
 @pytest.mark.parametrize(
     "keyword", ["SpecificCharacterSet", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality"]
 )

@@ -188,14 +188,14 @@ def test_a_fault_is_tried_again_and_then_kept(
 
 
 @pytest.mark.parametrize(
-    "refusal",
+    ("refusal", "attempts"),
     [
-        CannotWrite(RefusalCode.CANNOT_WRITE, "no space"),
-        InputRefused(RefusalCode.OUT_OF_MEMORY, "the image does not fit"),
+        (CannotWrite(RefusalCode.CANNOT_WRITE, "no space"), 1),
+        (InputRefused(RefusalCode.OUT_OF_MEMORY, "the image does not fit"), 2),  # each is an attempt
     ],
 )
 def test_a_full_disk_or_memory_is_waited_for(
-    refusal: InputRefused, hospital: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    refusal: InputRefused, attempts: int, hospital: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = [True]
     real = worker_module.process
@@ -208,10 +208,25 @@ def test_a_full_disk_or_memory_is_waited_for(
 
     monkeypatch.setattr(worker_module, "WAIT_S", 0.2)
     monkeypatch.setattr(worker_module, "process", sometimes)
-    with hospital.node(attempts=1) as node:
+    with hospital.node(attempts=attempts) as node:
         storescu(node.listener.port, write_study(tmp_path / "in", "cardiac", 1))
         wait_until(lambda: jobs(node) == {"done": 1}, "room for the job")
         assert node.counts.get("jobs", "waiting") == 1
+
+
+def test_what_never_fits_into_memory_is_refused(
+    hospital: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: Any, **__: Any) -> None:
+        raise InputRefused(RefusalCode.OUT_OF_MEMORY, "the image does not fit")
+
+    monkeypatch.setattr(worker_module, "WAIT_S", 0.1)
+    monkeypatch.setattr(worker_module, "process", too_large)
+    with hospital.node(attempts=3) as node:
+        storescu(node.listener.port, write_study(tmp_path / "in", "cardiac", 1))
+        wait_until(lambda: jobs(node) == {"refused": 1}, "the end of the attempts")
+        assert node.counts.get("jobs", "waiting") == 2
+        assert node.state.rows("SELECT code FROM jobs")[0]["code"] == "OUT_OF_MEMORY"
 
 
 def test_below_the_watermark_nothing_is_taken_and_the_node_is_not_ready(hospital: Hospital, tmp_path: Path) -> None:
