@@ -99,7 +99,7 @@ class Options:
         """The options that shape the results, as the report holds them."""
         options = asdict(self)
         del options["overwrite"]
-        formats = [writer.name for writer in writers() if writer.name in self.formats]  # whatever order they are given in
+        formats = [writer.name for writer in writers() if writer.name in self.formats]  # in whatever order they come
         return {**options, "formats": formats}
 
 
