@@ -50,7 +50,7 @@ def test_table_follows_from_the_cases(folder: Path) -> None:
         label, reference = label_of(row), reference_of(row)
         assert float(row["dice"]) == pytest.approx(scores_of(cases[label], seeds[label]).statistics().mean, abs=1e-5)
         assert int(row["seeds"]) == len(seeds[label])
-        if label == reference:
+        if label == reference or reference not in cases:
             assert row["difference"] == ""
             continue
         both = seeds[label] & seeds[reference]
