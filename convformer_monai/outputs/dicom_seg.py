@@ -20,12 +20,7 @@ from numpy.typing import NDArray
 from convformer_monai import __version__
 from convformer_monai.errors import InputRefused, RefusalCode, need_highdicom
 from convformer_monai.outputs.atomic import AtomicFiles, transaction
-from convformer_monai.outputs.dicom_sources import (
-    DicomWriter,
-    as_slices,
-    restore_references,
-    source_headers,
-)
+from convformer_monai.outputs.dicom_sources import DicomWriter, as_slices, restore_references, source_headers
 from convformer_monai.outputs.dicom_uids import MakeUid, derived_uids, random_uids
 from convformer_monai.outputs.writer import Options, Result, path_for, register_writer
 from convformer_monai.tasks.task import Code, Label
